@@ -1,0 +1,138 @@
+"""Configuration of the Show and Tell captioner."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class NICConfig(PreTrainedConfig):
+    r"""
+    What a [`NICForConditionalGeneration`] is made of: a vision backbone, and an LSTM that reads its feature first and
+    words after it (Vinyals et al. 2015, [Show and Tell](https://arxiv.org/abs/1411.4555)).
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of any Transformers vision model. Defaults to MobileNetV2 at 224 px.
+        use_backbone_pooler (`bool`, *optional*, defaults to `True`):
+            Build the backbone with its pooling layer, where its class can do without one. `from_backbone_pretrained`
+            sets it to `False` for a checkpoint without weights for that layer; features are then the mean over
+            positions.
+        feature_size (`int`, *optional*):
+            Size of the backbone's pooled feature. Found by a dry run of the backbone where it is not given.
+        vocab_size (`int`, *optional*, defaults to 10000):
+            Number of words, special tokens included.
+        embedding_size (`int`, *optional*, defaults to 512):
+            Size of the LSTM's input, which word vectors and the projected image feature share. It differs from
+            `hidden_size` where pretrained word vectors demand it (MiniLM: 384).
+        hidden_size (`int`, *optional*, defaults to 512):
+            Size of the LSTM's state.
+        num_hidden_layers (`int`, *optional*, defaults to 1):
+            Number of LSTM layers.
+        dropout (`float`, *optional*, defaults to 0.3):
+            Share of the LSTM's inputs, of its outputs and of the states between its layers set to zero in training.
+            0.3 is the `im2txt` code's.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target probability spread evenly over the vocabulary in training. The loss in eval mode is
+            never smoothed, so that it stays comparable.
+        freeze_backbone (`bool`, *optional*, defaults to `True`):
+            Keep the backbone as it is: no gradient, and eval mode (no BatchNorm update, no dropout) even in training.
+        freeze_word_embeddings (`bool`, *optional*, defaults to `False`):
+            Keep the word vectors as they are.
+        initializer_range (`float`, *optional*, defaults to 0.08):
+            Weights outside the backbone start uniform in `[-initializer_range, initializer_range]`, as in `im2txt`.
+        pad_token_id, bos_token_id, eos_token_id, unk_token_id (`int`, *optional*, default to 0, 1, 2, 3):
+            Ids of `<pad>`, `<bos>`, `<eos>` and `<unk>`.
+
+    Raises:
+        ValueError: where a size is not positive, a rate is outside `[0, 1)`, or a token id is outside the vocabulary.
+
+    Example:
+
+    ```python
+    >>> from nic_hf import NICConfig, NICForConditionalGeneration
+
+    >>> config = NICConfig(vocab_size=2540)
+    >>> config.backbone_config.model_type
+    'mobilenet_v2'
+    >>> model = NICForConditionalGeneration(config)  # random weights
+
+    ```
+    """
+
+    model_type = "nic"
+    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 - annotating it would make it a field
+    keys_to_ignore_at_inference = ["past_key_values", "image_features", "decoder_hidden_states"]  # noqa: RUF012
+
+    backbone_config: PreTrainedConfig | dict | None = None
+    use_backbone_pooler: bool = True
+    feature_size: int | None = None
+    vocab_size: int = 10000
+    embedding_size: int = 512
+    hidden_size: int = 512
+    num_hidden_layers: int = 1
+    dropout: float = 0.3
+    label_smoothing: float = 0.0
+    freeze_backbone: bool = True
+    freeze_word_embeddings: bool = False
+    initializer_range: float = 0.08
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    unk_token_id: int = 3
+    decoder_start_token_id: int | None = None
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = False
+    use_cache: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Resolve the backbone's configuration and check every value."""
+        self.backbone_config = resolve_backbone_config(self.backbone_config)
+        if self.decoder_start_token_id is None:
+            self.decoder_start_token_id = self.bos_token_id
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
+            _check_positive_int(name, getattr(self, name))
+        if self.feature_size is not None:
+            _check_positive_int("feature_size", self.feature_size)
+        for name in ("dropout", "label_smoothing"):
+            rate = getattr(self, name)
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+                raise ValueError(f"NICConfig: `{name}` must be a number in [0, 1), got {rate!r}")
+        ids = {name: getattr(self, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id")}
+        for name, value in ids.items():
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < self.vocab_size:
+                raise ValueError(
+                    f"NICConfig: `{name}` must be an id of the vocabulary, 0 to {self.vocab_size - 1} "
+                    f"(`vocab_size` is {self.vocab_size}), got {value!r}"
+                )
+        if len(set(ids.values())) < len(ids):
+            raise ValueError(f"NICConfig: the special tokens need ids of their own, got {ids}")
+
+
+def _check_positive_int(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"NICConfig: `{name}` must be a positive integer, got {value!r}")
+
+
+def resolve_backbone_config(config: PreTrainedConfig | dict | None) -> PreTrainedConfig:
+    """Turn what a user or a `config.json` gives into the configuration of a model that sees nothing but images.
+
+    Raises:
+        ValueError: where it is neither a configuration nor a dict that names its `model_type`.
+    """
+    if config is None:
+        config = {"model_type": "mobilenet_v2"}
+    if isinstance(config, dict):
+        if "model_type" not in config:
+            raise ValueError("NICConfig: `backbone_config` needs a `model_type`, such as 'mobilenet_v2'")
+        config = AutoConfig.for_model(**config)
+    if not isinstance(config, PreTrainedConfig):
+        raise ValueError(f"NICConfig: `backbone_config` must be a configuration or a dict, got {config!r:.80}")
+    # CLIP, SigLIP and their kind hold the image half of a two-tower model as `vision_config`.
+    return getattr(config, "vision_config", config)
+
+
+NICConfig.register_for_auto_class()

@@ -1,0 +1,467 @@
+"""The Show and Tell captioner: a vision backbone, an LSTM, and the loss of the paper.
+
+Equation numbers are those of Vinyals et al. 2015, Show and Tell, https://arxiv.org/abs/1411.4555.
+"""
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from .backbone_nic import NICEncoder, infer_feature_size, load_backbone
+from .checkpoint_nic import check_all_weights_loaded, custom_pipelines, staged_save
+from .configuration_nic import NICConfig
+
+IGNORED_LABEL = -100
+
+
+class NICCache:
+    """The state of the LSTM after the words read so far, in the role of Transformers' key-value cache.
+
+    Attributes:
+        hidden_state, cell_state (`torch.FloatTensor` of shape `(num_hidden_layers, batch_size, hidden_size)`):
+            h and c of the LSTM; `None` before the image is read.
+    """
+
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self) -> None:
+        self.hidden_state: torch.Tensor | None = None
+        self.cell_state: torch.Tensor | None = None
+        self.seq_length = 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of words read, `<bos>` included. The image is not a word."""
+        return self.seq_length
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        """-1: the state does not grow with the caption."""
+        return -1
+
+    def update(self, hidden_state: torch.Tensor, cell_state: torch.Tensor, num_tokens: int) -> None:
+        """Replace the state by the one after `num_tokens` more words."""
+        self.hidden_state, self.cell_state = hidden_state, cell_state
+        self.seq_length += num_tokens
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Let row `i` continue the caption of row `beam_idx[i]`; `beam_idx` has shape `(batch_size * num_beams,)`."""
+        if self.hidden_state is not None and self.cell_state is not None:
+            self.hidden_state = self.hidden_state.index_select(1, beam_idx.to(self.hidden_state.device))
+            self.cell_state = self.cell_state.index_select(1, beam_idx.to(self.cell_state.device))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row `repeats` times."""
+        if self.hidden_state is not None and self.cell_state is not None:
+            self.hidden_state = self.hidden_state.repeat_interleave(repeats, dim=1)
+            self.cell_state = self.cell_state.repeat_interleave(repeats, dim=1)
+
+    def batch_select_indices(self, indices: torch.LongTensor) -> None:
+        """Keep the rows `indices` only."""
+        self.reorder_cache(indices)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.hidden_state, self.cell_state, self.seq_length = None, None, 0
+
+
+@dataclass
+class NICOutput(ModelOutput):
+    """What [`NICForConditionalGeneration`] returns.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`): equation 10, the mean over the words of the batch; with `labels`.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): scores of each next word.
+        past_key_values (`NICCache`): the LSTM's state, with `use_cache`.
+        decoder_hidden_states (`tuple` of one `torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+            outputs of the last LSTM layer, with `output_hidden_states`.
+        image_features (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the backbone's pooled features;
+            `None` where a cache that has seen the image made them unnecessary.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: NICCache | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    image_features: torch.FloatTensor | None = None
+
+
+class NICImageProjection(nn.Module):
+    """Feature to the LSTM's first input, x(-1) = CNN(I) in equation 7, by way of standardisation and a linear layer.
+
+    `mean` and `std`, of the features of the training photos, travel with the weights. They start as 0 and 1; pooled
+    features of a CNN are far from zero mean, and an LSTM learns several times faster when they are standardised.
+    """
+
+    def __init__(self, config: NICConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(config.feature_size))
+        self.register_buffer("std", torch.ones(config.feature_size))
+        self.linear = nn.Linear(config.feature_size, config.embedding_size)
+
+    def forward(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
+        """Project features of shape `(batch_size, feature_size)` to `(batch_size, embedding_size)`."""
+        standardised = (image_features.to(self.linear.weight.dtype) - self.mean) / self.std
+        return self.linear(standardised)
+
+
+class NICDecoder(nn.Module):
+    """The LSTM: image first, then words; p(t+1) from what it has read (equations 4 to 9)."""
+
+    def __init__(self, config: NICConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.embed_tokens.weight.requires_grad_(not config.freeze_word_embeddings)
+        self.dropout = nn.Dropout(config.dropout)
+        self.lstm = nn.LSTM(
+            config.embedding_size,
+            config.hidden_size,
+            config.num_hidden_layers,
+            batch_first=True,
+            dropout=config.dropout if config.num_hidden_layers > 1 else 0.0,
+        )
+
+    def forward(
+        self, inputs_embeds: torch.FloatTensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.FloatTensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Read inputs of shape `(batch_size, sequence_length, embedding_size)`, going on from `state`.
+
+        Returns:
+            The outputs, of shape `(batch_size, sequence_length, hidden_size)`, and the state (h, c) after them, each
+            of shape `(num_hidden_layers, batch_size, hidden_size)`.
+        """
+        inputs_embeds = self.dropout(inputs_embeds)
+        if inputs_embeds.shape[1] == 1 and state is not None and not self.training:
+            outputs, state = self._step(inputs_embeds[:, 0], state)
+        else:
+            outputs, state = self.lstm(inputs_embeds, state)
+        return self.dropout(outputs), state
+
+    def _step(
+        self, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """One word by the fused cell: for one step, nn.LSTM spends most of its time on overhead."""
+        hidden_states, cell_states = [], []
+        for layer, weights in enumerate(self.lstm.all_weights):
+            inputs, cell = torch.lstm_cell(inputs, (state[0][layer], state[1][layer]), *weights)
+            hidden_states.append(inputs)
+            cell_states.append(cell)
+        return inputs.unsqueeze(1), (torch.stack(hidden_states), torch.stack(cell_states))
+
+
+class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Show and Tell: a caption of an image, word by word.
+
+    The encoder-decoder shape lets `generate()` run the backbone once an image, whatever the number of beams.
+    """
+
+    config_class = NICConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["NICImageProjection", "NICDecoder"]  # noqa: RUF012
+    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(self, config: NICConfig) -> None:
+        super().__init__(config)
+        if config.feature_size is None:
+            config.feature_size = infer_feature_size(config.backbone_config, config.use_backbone_pooler)
+        self.encoder = NICEncoder(config)
+        self.image_projection = NICImageProjection(config)
+        self.decoder = NICDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.generation_config = default_generation_config(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        bound = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding):
+            init.uniform_(module.weight, -bound, bound)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LSTM):
+            forget_gate = torch.zeros(4, module.hidden_size)
+            forget_gate[1] = 1.0  # remember by default, as TensorFlow's cell in im2txt does
+            for name, parameter in module.named_parameters():
+                if name.startswith("weight"):
+                    init.uniform_(parameter, -bound, bound)
+                elif name.startswith("bias_ih"):
+                    init.copy_(parameter, forget_gate.flatten().to(parameter))
+                else:
+                    init.zeros_(parameter)
+        elif isinstance(module, NICImageProjection):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
+
+    @classmethod
+    def from_backbone_pretrained(
+        cls,
+        backbone: str | PathLike | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        word_embeddings: torch.Tensor | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> "NICForConditionalGeneration":
+        """Build a captioner around a pretrained vision model; the LSTM starts at random.
+
+        Args:
+            backbone: a Hub id, a path, or a loaded vision model. The image half of a CLIP-like model is taken.
+            tokenizer: gives `vocab_size` and the ids of the special tokens.
+            word_embeddings (`torch.FloatTensor` of shape `(vocab_size, embedding_size)`): word vectors to start from,
+                such as `nic_hf.tokenization.load_word_vectors(...).weights`; it sets `embedding_size`.
+            backbone_kwargs: passed to the backbone's `from_pretrained` (`revision`, `token`, `subfolder`, ...).
+            **config: fields of [`NICConfig`].
+
+        Raises:
+            ValueError: where the backbone gives no image feature, its checkpoint lacks weights, or sizes disagree.
+        """
+        use_pooler = config.pop("use_backbone_pooler", True)
+        if not isinstance(backbone, PreTrainedModel):
+            backbone, use_pooler = load_backbone(backbone, use_pooler, backbone_kwargs or {})
+        if tokenizer is not None:
+            config["vocab_size"] = len(tokenizer)
+            for name in ("pad", "bos", "eos", "unk"):
+                token_id = getattr(tokenizer, f"{name}_token_id")
+                if token_id is None:
+                    raise ValueError(f"the tokenizer has no {name} token; a captioner needs pad, bos, eos and unk")
+                config[f"{name}_token_id"] = token_id
+        if word_embeddings is not None:
+            config["embedding_size"] = word_embeddings.shape[1]
+        model = cls(NICConfig(backbone_config=backbone.config, use_backbone_pooler=use_pooler, **config))
+        model.encoder.backbone.load_state_dict(backbone.state_dict())
+        if word_embeddings is not None:
+            if len(word_embeddings) != model.config.vocab_size:
+                raise ValueError(
+                    f"word vectors for {len(word_embeddings)} words do not fit a vocabulary of {model.config.vocab_size}"
+                )
+            model.decoder.embed_tokens.weight.data.copy_(word_embeddings)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint, as in Transformers, but refuse one that lacks weights.
+
+        Raises:
+            ValueError: naming the tensors that are missing or have another shape than the configuration says.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, **{**kwargs, "output_loading_info": True}
+        )
+        check_all_weights_loaded(pretrained_model_name_or_path, info)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: str | PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
+        """Save as Transformers does, but whole or not at all: a failure leaves an earlier checkpoint as it was.
+
+        Raises:
+            OSError: naming `save_directory`, where it cannot be written or the disk is full.
+        """
+        self.config.custom_pipelines = custom_pipelines()
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", Path(save_directory).name)
+        with staged_save(save_directory, is_main_process) as directory:
+            super().save_pretrained(directory, is_main_process=is_main_process, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embedding."""
+        return self.decoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embedding."""
+        self.decoder.embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The layer that scores the words."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the layer that scores the words."""
+        self.lm_head = new_embeddings
+
+    def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """The backbone with its pooling, which `generate()` runs once an image."""
+        return self.encoder
+
+    def set_backbone_frozen(self, frozen: bool) -> None:
+        """Freeze or thaw the backbone, and say so in the configuration."""
+        self.config.freeze_backbone = frozen
+        self.encoder.set_frozen(frozen)
+
+    def set_feature_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Standardise image features by `mean` and `std`, each of shape `(feature_size,)`, of the training photos."""
+        self.image_projection.mean.copy_(mean)
+        self.image_projection.std.copy_(std.clamp_min(1e-6))  # a feature that never moves carries no information
+
+    def get_image_features(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+        """Pooled backbone features of shape `(batch_size, feature_size)`: what `encoder_outputs` takes."""
+        return self.encoder(pixel_values).last_hidden_state.squeeze(1)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        """Shift labels of shape `(batch_size, sequence_length)` right behind `<bos>`: the word read to predict each."""
+        decoder_input_ids = labels.new_full(labels.shape, self.config.decoder_start_token_id)
+        decoder_input_ids[:, 1:] = labels[:, :-1]
+        return decoder_input_ids.masked_fill(decoder_input_ids == IGNORED_LABEL, self.config.pad_token_id)
+
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | torch.FloatTensor | tuple[torch.FloatTensor, ...] | None = None,
+        past_key_values: NICCache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> NICOutput:
+        """Score captions of images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): the images.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words read, `<bos>` first.
+                Made from `labels` where it is not given.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words to predict, `<eos>` last, -100
+                where padded.
+            encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
+                image features, in place of `pixel_values`.
+            past_key_values (`NICCache`): state to go on from; once it has read the image, no image is needed.
+            use_cache: return the state after the last word. Defaults to the configuration's, or to `False` with labels.
+            output_hidden_states: also return the LSTM's outputs.
+            num_items_in_batch: number of words over which the sum of losses is averaged, where it is more than this
+                batch holds (gradient accumulation). Trainer passes it.
+            **kwargs: ignored, so that `Trainer` and `generate()` may pass what other models need.
+
+        Raises:
+            ValueError: where the image or the words are missing.
+        """
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("give `labels` to train, or `decoder_input_ids` (`<bos>` and the words so far) to score")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if use_cache is None:
+            use_cache = self.config.use_cache and labels is None
+
+        inputs_embeds = self.decoder.embed_tokens(decoder_input_ids)  # shape: (batch_size, sequence_length, embedding)
+        image_features, state = None, None
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            state = (past_key_values.hidden_state, past_key_values.cell_state)
+        else:
+            # The image is the input at t = -1 (equation 7), one step before <bos>.
+            image_features = self._image_features(pixel_values, encoder_outputs)
+            first_input = self.image_projection(image_features).unsqueeze(1)
+            inputs_embeds = torch.cat([first_input, inputs_embeds.to(first_input.dtype)], dim=1)
+
+        hidden_states, state = self.decoder(inputs_embeds, state)
+        if image_features is not None:
+            hidden_states = hidden_states[:, 1:]  # what the LSTM says on seeing the image alone predicts no word
+        logits = self.lm_head(hidden_states)  # shape: (batch_size, sequence_length, vocab_size)
+
+        if use_cache:
+            past_key_values = NICCache() if past_key_values is None else past_key_values
+            past_key_values.update(*state, num_tokens=decoder_input_ids.shape[1])
+        return NICOutput(
+            loss=None if labels is None else self._loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            past_key_values=past_key_values if use_cache else None,
+            decoder_hidden_states=(hidden_states,) if output_hidden_states else None,
+            image_features=image_features,
+        )
+
+    def _image_features(self, pixel_values: torch.Tensor | None, encoder_outputs: Any) -> torch.Tensor:
+        if encoder_outputs is None:
+            if pixel_values is None:
+                raise ValueError("no image: give `pixel_values`, or its features as `encoder_outputs`")
+            encoder_outputs = self.encoder(pixel_values)
+        return _as_encoder_outputs(encoder_outputs).last_hidden_state.squeeze(1)
+
+    def _loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """-sum_t log p_t(S_t), equation 10, over the number of words."""
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            labels.flatten().to(logits.device),
+            ignore_index=IGNORED_LABEL,
+            reduction="mean" if num_items_in_batch is None else "sum",
+            label_smoothing=self.config.label_smoothing if self.training else 0.0,
+        )
+        if num_items_in_batch is None:
+            return loss
+        if torch.is_tensor(num_items_in_batch):
+            num_items_in_batch = num_items_in_batch.to(loss.device)
+        return loss / num_items_in_batch
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values: NICCache | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The words that the LSTM has not read, and the image where it has not seen that."""
+        num_read = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return {
+            "decoder_input_ids": input_ids[:, num_read:],
+            "encoder_outputs": encoder_outputs if num_read == 0 else None,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            "output_hidden_states": output_hidden_states,
+        }
+
+    def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
+        # Cached features come as a bare tensor; generate() reads the batch size off an encoder's output.
+        if model_kwargs.get("encoder_outputs") is not None:
+            model_kwargs["encoder_outputs"] = _as_encoder_outputs(model_kwargs["encoder_outputs"])
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = NICCache()
+
+
+def default_generation_config(config: NICConfig) -> GenerationConfig:
+    """Beam 3 and at most 20 words, as in the 2016 paper; a special token is never part of a caption."""
+    return GenerationConfig(
+        num_beams=3,
+        max_new_tokens=20,
+        suppress_tokens=sorted({config.pad_token_id, config.bos_token_id, config.unk_token_id}),
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        decoder_start_token_id=config.decoder_start_token_id,
+    )
+
+
+def _as_encoder_outputs(value: Any) -> BaseModelOutput:
+    """Accept image features in every form that users and caches hold them in.
+
+    Raises:
+        ValueError: where the features are not of shape `(batch_size, feature_size)` or `(batch_size, 1, feature_size)`.
+    """
+    if isinstance(value, BaseModelOutput):
+        return value
+    if isinstance(value, dict):
+        value = value["last_hidden_state"]
+    elif isinstance(value, tuple | list):
+        value = value[0]
+    if not torch.is_tensor(value) or value.ndim not in (2, 3):
+        raise ValueError(f"`encoder_outputs` must be features of shape (batch_size, feature_size), got {value!r:.200}")
+    return BaseModelOutput(last_hidden_state=value.unsqueeze(1) if value.ndim == 2 else value)
+
+
+NICForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

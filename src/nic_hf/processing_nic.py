@@ -1,0 +1,171 @@
+"""Preprocessing: photos to `pixel_values`, captions to `labels`, prefixes to `decoder_input_ids`."""
+
+from os import PathLike
+from typing import Any
+
+import transformers
+from transformers import BatchFeature, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.processing_utils import ProcessorMixin
+
+from .images_nic import load_photo
+
+IGNORED_LABEL = -100
+
+
+def load_image_processor(name_or_path: str | PathLike, **kwargs: Any) -> Any:
+    """Load a backbone's image processor, always the one that computes with Pillow and NumPy.
+
+    Transformers otherwise takes torchvision where that is installed; its resize gives slightly other pixels, and a
+    captioner should see the same photo on every machine. (5.17 cannot even load one without torchvision.)
+
+    Args:
+        name_or_path: a Hub id or a directory.
+        **kwargs: fields to change, such as `size={"height": 224, "width": 224}`, and Hub arguments.
+    """
+    settings, kwargs = ImageProcessingMixin.get_image_processor_dict(name_or_path, **kwargs)
+    return build_image_processor({**settings, **kwargs})
+
+
+def build_image_processor(settings: dict[str, Any]) -> Any:
+    """Build an image processor from what `preprocessor_config.json` holds."""
+    name = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
+    name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
+    processor_class = getattr(transformers, f"{name}Pil", None)
+    if processor_class is None:
+        processor_class = getattr(transformers, name, None)
+    if processor_class is None:
+        raise ValueError(f"Transformers {transformers.__version__} has no image processor '{name}'")
+    return processor_class.from_dict({key: value for key, value in settings.items() if key not in ("auto_map",)})
+
+
+def squeeze_to(image_processor: Any, height: int, width: int | None = None) -> Any:
+    """Let an image processor resize whole photos to `height` x `width` pixels, aspect ratio given up, without a crop.
+
+    A centre crop loses what stands at the edges, which captions speak of.
+    """
+    image_processor.do_resize = True
+    image_processor.size = type(image_processor.size)(height=height, width=width or height)
+    image_processor.do_center_crop = False
+    return image_processor
+
+
+class NICProcessor(ProcessorMixin):
+    """Image processor and tokenizer of a captioner, in one.
+
+    Args:
+        image_processor: any Transformers image processor (see [`load_image_processor`]).
+        tokenizer: a tokenizer of [`nic_hf.tokenization.train_tokenizer`].
+
+    Example:
+
+    ```python
+    inputs = processor(images=photo, return_tensors="pt")                          # pixel_values
+    inputs = processor(images=photo, text="a dog", return_tensors="pt")            # + decoder_input_ids: a prefix
+    inputs = processor(images=photo, text_target="a dog runs", return_tensors="pt")  # + labels
+    ```
+    """
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        text_target: str | list[str] | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare photos and captions for the model.
+
+        Args:
+            images: a photo or a list of them: paths, URLs, bytes, PIL images, arrays or tensors (see
+                [`load_photo`]).
+            text: caption prefixes to go on from, one a photo; an empty string is no prefix. Prefixes of one call must
+                have the same number of words, since an LSTM cannot skip padding on the left.
+            text_target: captions to learn, one a photo.
+            return_tensors: `"pt"` or `"np"`.
+            **kwargs: passed to the image processor.
+
+        Returns:
+            `BatchFeature` with, for what was given, `pixel_values` of shape `(batch_size, channels, height, width)`,
+            `decoder_input_ids` of shape `(batch_size, prefix_length)` and `labels` of shape
+            `(batch_size, caption_length)`, -100 where padded.
+
+        Raises:
+            ValueError: where nothing was given, or prefixes differ in length.
+            OSError: naming the file of a photo that cannot be read.
+        """
+        if images is None and text is None and text_target is None:
+            raise ValueError("give `images`, `text` or `text_target`")
+        data: dict[str, Any] = {}
+        if images is not None:
+            data["pixel_values"] = self._pixel_values(images, **kwargs)
+        if text is not None:
+            data["decoder_input_ids"] = self._prefix_ids([text] if isinstance(text, str) else list(text))
+        if text_target is not None:
+            data["labels"] = self._label_ids([text_target] if isinstance(text_target, str) else list(text_target))
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _pixel_values(self, images: Any, **kwargs: Any) -> Any:
+        if not isinstance(images, list | tuple):
+            images = [images]
+        images = [load_photo(image) for image in images]
+        kwargs = {key: value for key, value in kwargs.items() if key in self.image_processor.valid_kwargs.__annotations__}
+        return self.image_processor(images, return_tensors="pt", **kwargs)["pixel_values"]
+
+    def _prefix_ids(self, prefixes: list[str]) -> list[list[int]]:
+        words = self.tokenizer(prefixes, add_special_tokens=False).input_ids
+        if len({len(ids) for ids in words}) > 1:
+            raise ValueError("caption prefixes of one batch must have the same number of words; caption them one by one")
+        return [[self.tokenizer.bos_token_id, *ids] for ids in words]
+
+    def _label_ids(self, captions: list[str]) -> list[list[int]]:
+        ids = self.tokenizer(captions).input_ids
+        longest = max(map(len, ids))
+        return [row + [IGNORED_LABEL] * (longest - len(row)) for row in ids]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what the model takes from this processor."""
+        return ["pixel_values", "decoder_input_ids", "labels"]
+
+    def post_process_image_text_to_text(self, generated_outputs: Any, **kwargs: Any) -> list[str]:
+        """Token ids of shape `(batch_size, sequence_length)` to captions."""
+        kwargs.setdefault("skip_special_tokens", True)
+        return self.tokenizer.batch_decode(generated_outputs, **kwargs)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("processor_dict", "trust_remote_code")}
+        # Not AutoTokenizer, which would read the model's config.json first and ask about its code once more.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        check_vocabulary(tokenizer, pretrained_model_name_or_path, **kwargs)
+        return [load_image_processor(pretrained_model_name_or_path, **kwargs), tokenizer]
+
+
+def check_vocabulary(tokenizer: Any, name_or_path: str | PathLike, **kwargs: Any) -> None:
+    """Refuse a tokenizer that is not the one that the model beside it was trained with.
+
+    Raises:
+        ValueError: where the number of words, or the id of a special token, is not what the model's `config.json` says.
+    """
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
+    except OSError:
+        return  # a processor saved on its own
+    if config.get("model_type") != "nic":
+        return
+    if len(tokenizer) != config["vocab_size"]:
+        raise ValueError(
+            f"{name_or_path}: the tokenizer has {len(tokenizer)} words and the model {config['vocab_size']}; "
+            "they are not from the same training run"
+        )
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id"):
+        if getattr(tokenizer, name) != config[name]:
+            raise ValueError(
+                f"{name_or_path}: `{name}` is {getattr(tokenizer, name)} in the tokenizer and {config[name]} in the model"
+            )
+
+
+NICProcessor.register_for_auto_class("AutoProcessor")
