@@ -1,0 +1,21 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data that NIC_HF_TEST_DATA names."""
+    folder = os.environ.get("NIC_HF_TEST_DATA")
+    if not folder:
+        pytest.skip("NIC_HF_TEST_DATA is unset: it names the folder of real test data")
+    return Path(folder).resolve(strict=True)
+
+
+@pytest.fixture(scope="session")
+def flickr8k(test_data: Path) -> Path:
+    """The folder of Flickr8k: captions.txt, split lists, Images/."""
+    return test_data / "flickr8k"
