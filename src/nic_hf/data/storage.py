@@ -1,0 +1,91 @@
+"""Rows written once to an Arrow file and memory-mapped from there.
+
+Dataset.from_generator would not do: its cache key comes from the arguments and not from what the files hold, so an
+edited captions file would bring the old captions back.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, Image, List, Value, config
+
+from .photos import Row
+
+CAPTION_FEATURES = {"image_id": Value("string"), "captions": List(Value("string"))}
+
+_ROWS_A_BATCH = 1000
+# Part of every key: raised when the same rows have to give another file.
+_LAYOUT = "nic_hf captions 1"
+
+
+def dataset_of_photos(rows: Sequence[Row], cache_dir: Path | None) -> Dataset:
+    """Return a memory-mapped data set with `image` (a path, decoded when read), `image_id` and `captions`."""
+    features = Features({"image": Image(), **CAPTION_FEATURES})
+    records = (
+        {"image": {"bytes": None, "path": row.path}, "image_id": row.image_id, "captions": row.captions}
+        for row in rows
+    )
+    # Size and time of each photo are in the fingerprint alone: what `map` computed from a photo must not outlive it.
+    return _stored(features, records, _key(rows), cache_dir)
+
+
+def dataset_of_captions(
+    image_ids: Sequence[str], captions: Sequence[Sequence[str]], cache_dir: Path | None
+) -> Dataset:
+    """Return a memory-mapped data set with `image_id` and `captions`."""
+    rows = list(zip(image_ids, captions, strict=True))
+    records = ({"image_id": image_id, "captions": texts} for image_id, texts in rows)
+    return _stored(Features(CAPTION_FEATURES), records, _key(rows), cache_dir)
+
+
+def _key(rows: Iterable[Sequence[Any]]) -> str:
+    digest = hashlib.blake2b(_LAYOUT.encode(), digest_size=16)
+    for row in rows:
+        digest.update(json.dumps(row).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _stored(features: Features, records: Iterable[Mapping[str, Any]], key: str, cache_dir: Path | None) -> Dataset:
+    folder = Path(config.HF_DATASETS_CACHE) / "nic_hf" if cache_dir is None else cache_dir
+    file = folder / f"captions-{key}.arrow"
+    # The key covers all that the file holds, so a file that is there is the right one.
+    if not file.is_file():
+        _write(file, features, records, key)
+    return Dataset.from_file(os.fspath(file))
+
+
+def _write(file: Path, features: Features, records: Iterable[Mapping[str, Any]], fingerprint: str) -> None:
+    metadata = {"info": {"features": features.to_dict()}, "fingerprint": fingerprint}
+    schema = features.arrow_schema.with_metadata({"huggingface": json.dumps(metadata)})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with pa.OSFile(os.fspath(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for batch in _batches(records):
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+        try:
+            unfinished.replace(file)
+        except PermissionError:
+            # Windows does not replace a file that another process has mapped; that file holds the same rows.
+            if not file.is_file():
+                raise
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _batches(records: Iterable[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:
+    batch: list[Mapping[str, Any]] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == _ROWS_A_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
