@@ -34,7 +34,9 @@ def main():
     tokenizer = PTBTokenizer()
     gts = tokenizer.tokenize({i: [{"caption": text} for text in texts] for i, texts in references.items()})
     res = tokenizer.tokenize({i: [{"caption": text}] for i, text in predictions.items()})
-    scores = dict(zip(("bleu_1", "bleu_2", "bleu_3", "bleu_4"), Bleu(4).compute_score(gts, res, verbose=0)[0], strict=True))
+    scores = dict(
+        zip(("bleu_1", "bleu_2", "bleu_3", "bleu_4"), Bleu(4).compute_score(gts, res, verbose=0)[0], strict=True)
+    )
     scores["meteor"] = Meteor().compute_score(gts, res)[0]
     scores["rouge_l"] = Rouge().compute_score(gts, res)[0]
     scores["cider"] = Cider().compute_score(gts, res)[0]

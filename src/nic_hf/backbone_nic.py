@@ -1,6 +1,9 @@
 """Image to feature: any Transformers vision model, pooled to one vector a photo."""
 
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -10,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from .configuration_nic import NICConfig
+from .configuration_nic import NICConfig, resolve_backbone_config
 
 
 class NICEncoder(nn.Module):
@@ -21,7 +24,7 @@ class NICEncoder(nn.Module):
     def __init__(self, config: NICConfig) -> None:
         super().__init__()
         self.backbone = build_backbone(config.backbone_config, config.use_backbone_pooler)
-        self.set_frozen(config.freeze_backbone)
+        self.frozen = config.freeze_backbone
 
     def set_frozen(self, frozen: bool) -> None:
         """Freeze or thaw the backbone: its gradients, and its BatchNorm and dropout."""
@@ -36,11 +39,11 @@ class NICEncoder(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, pixel_values: torch.FloatTensor, return_dict: bool = True, **kwargs: Any) -> BaseModelOutput:
+    def forward(self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any) -> BaseModelOutput:
         """Encode images.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): from the processor.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): the images.
             return_dict, **kwargs: accepted because `generate()` passes them to every encoder; not used.
 
         Returns:
@@ -52,12 +55,13 @@ class NICEncoder(nn.Module):
         return BaseModelOutput(last_hidden_state=pool_features(outputs).unsqueeze(1))
 
 
-def infer_feature_size(backbone_config: PreTrainedConfig, use_pooler: bool = True) -> int:
+def infer_feature_size(backbone_config: PreTrainedConfig | dict | None, use_pooler: bool = True) -> int:
     """Size of a backbone's pooled feature, by a dry run without weights (on the meta device).
 
     Raises:
         ValueError: where the model does not turn `pixel_values` into one vector an image.
     """
+    backbone_config = resolve_backbone_config(backbone_config)
     size = getattr(backbone_config, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
     try:
@@ -85,30 +89,70 @@ def pool_features(backbone_outputs: ModelOutput) -> torch.Tensor:
     return features.flatten(1)
 
 
-def build_backbone(config: PreTrainedConfig, use_pooler: bool) -> PreTrainedModel:
-    return AutoModel.from_config(config, **_pooling_kwargs(config, use_pooler))
+def build_backbone(config: PreTrainedConfig | dict | None, use_pooler: bool) -> PreTrainedModel:
+    """A vision model with random weights, in the number format that the captioner around it is built in."""
+    config = resolve_backbone_config(config)
+    # A checkpoint in half precision says so in its configuration; the backbone must not differ from the LSTM in that.
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype(), **_pooling_kwargs(config, use_pooler))
 
 
 def _pooling_kwargs(config: PreTrainedConfig, use_pooler: bool) -> dict[str, bool]:
     if use_pooler:
         return {}
-    model_class = AutoModel._model_mapping[type(config)]
+    model_class: Any = AutoModel._model_mapping[type(config)]
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class).parameters else {}
 
 
 def load_backbone(
     name_or_path: str | PathLike, use_pooler: bool, kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, bool]:
-    """Load a vision model; drop its pooling layer where the checkpoint has no weights for that (ViT classifiers)."""
-    config = NICConfig(backbone_config=AutoConfig.from_pretrained(name_or_path, **kwargs)).backbone_config
+    """Load a vision model; drop its pooling layer where the checkpoint has no weights for that (ViT classifiers).
+
+    Returns:
+        The model, and whether it has its pooling layer.
+
+    Raises:
+        OSError: where there is no such model.
+        ValueError: where the checkpoint lacks weights.
+    """
+    config = resolve_backbone_config(AutoConfig.from_pretrained(name_or_path, **kwargs))
     pooling = _pooling_kwargs(config, use_pooler)
-    backbone, info = AutoModel.from_pretrained(
-        name_or_path, config=config, output_loading_info=True, **pooling, **kwargs
-    )
+    with _without_loading_report():
+        backbone, info = AutoModel.from_pretrained(
+            name_or_path, config=config, output_loading_info=True, **pooling, **kwargs
+        )
     missing = sorted(info["missing_keys"])
     if use_pooler and missing and all("pooler" in key for key in missing):
         return load_backbone(name_or_path, False, kwargs)
     if missing:
-        raise ValueError(f"{name_or_path}: the checkpoint lacks weights of {type(backbone).__name__}: {missing[:5]}")
-    config.num_labels = 2  # a classifier's labels are of no use to a captioner
+        raise ValueError(
+            f"{name_or_path}: the checkpoint lacks weights of {type(backbone).__name__}: {', '.join(missing[:5])}"
+        )
     return backbone, use_pooler
+
+
+def vision_part(model: PreTrainedModel, use_pooler: bool) -> tuple[PreTrainedModel, bool]:
+    """Take the image half of a two-tower model, or the body of a classifier.
+
+    Returns:
+        The part, and whether it has its pooling layer.
+    """
+    part: Any = getattr(model, "vision_model", model.base_model)
+    if not isinstance(part, PreTrainedModel):
+        part = model  # timm's wrapper calls what it wraps its base model
+    return part, use_pooler and getattr(part, "pooler", True) is not None
+
+
+@contextmanager
+def _without_loading_report() -> Iterator[None]:
+    """Keep Transformers from reporting a classifier's head as left over, and a pooler as made up, which it is not."""
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_report)

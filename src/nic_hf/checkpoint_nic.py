@@ -1,6 +1,7 @@
 """Checkpoints: saved whole or not at all, loaded whole or refused."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,17 +10,53 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 
-def check_all_weights_loaded(name: Any, loading_info: dict[str, Any]) -> None:
+
+def check_all_weights_loaded(name: Any, loading_info: dict[str, Any], allow_mismatched_sizes: bool = False) -> None:
     """Refuse a checkpoint that left weights of the model at random.
 
     Raises:
-        ValueError: naming the tensors that the checkpoint lacks.
+        ValueError: naming the tensors that the checkpoint lacks, or that have another shape than `config.json` says.
     """
-    missing = sorted(loading_info["missing_keys"])
+    mismatched = sorted(tuple(entry) for entry in loading_info["mismatched_keys"])
+    if mismatched and not allow_mismatched_sizes:
+        shapes = [f"{key} is {tuple(is_)} and should be {tuple(should)}" for key, is_, should in mismatched]
+        raise ValueError(
+            f"{name}: {len(mismatched)} tensors of the checkpoint do not fit its config.json (`vocab_size`, "
+            f"`hidden_size`, ...): {_some(shapes)}"
+        )
+    missing = sorted(set(loading_info["missing_keys"]) - {key for key, *_ in mismatched})
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ValueError(f"{name}: the checkpoint lacks {len(missing)} tensors: {', '.join(missing[:5])}{more}")
+        raise ValueError(f"{name}: the checkpoint lacks {len(missing)} tensors: {_some(missing)}")
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
+
+
+@contextmanager
+def damaged_file_as_oserror(name: Any) -> Iterator[None]:
+    """Turn what safetensors raises for a damaged file, which names no file, into an `OSError` that does."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise OSError(f"{name}: the weights cannot be read, perhaps they were cut off in a copy: {error}") from error
+
+
+@torch.no_grad()
+def own_weights(model: nn.Module) -> None:
+    """Copy weights out of the file that Transformers has mapped into memory.
+
+    Tensors in a file do not start where PyTorch would put them, which changes the last bits of what is computed with
+    them; and some systems refuse to save over a file in use.
+    """
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def custom_pipelines() -> dict[str, dict[str, Any]]:
@@ -78,8 +115,15 @@ def _replace_files(staging: Path, target: Path) -> None:
     for file in files:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / file, target / file)  # noqa: PTH105 - replaces an existing file on Windows too
-    # Shards of an earlier save would be read in place of a single file of this one.
-    if any(file.suffix == ".safetensors" for file in files):
-        for old in [*target.glob("model*.safetensors"), *target.glob("model*.safetensors.index.json")]:
-            if old.relative_to(target) not in files:
-                old.unlink()
+    # Transformers prefers a single file to shards; what an earlier save left of the other kind must not be found.
+    kinds = {_weights_variant(file.name) for file in files} - {None}
+    for old in list(target.iterdir()):
+        if _weights_variant(old.name) in kinds and old.relative_to(target) not in files:
+            old.unlink()
+
+
+def _weights_variant(file_name: str) -> str | None:
+    """The `variant` of a file of weights or of their index ("" for the usual one), `None` for any other file."""
+    match = re.fullmatch(r"model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors", file_name)
+    match = match or re.fullmatch(r"model\.safetensors\.index(?:\.(\w+))?\.json", file_name)
+    return match and (match[1] or "")

@@ -42,7 +42,7 @@ def load_photo(source: Any, timeout: float | None = None) -> Image.Image:
 
 
 def is_file(source: str | PathLike) -> bool:
-    """Whether `source` is the path of a file; long base64 text is no path on any system, which `Path` may say loudly."""
+    """Whether `source` is the path of a file. Long base64 text is no path, which some systems answer by an error."""
     try:
         return Path(source).is_file()
     except (OSError, ValueError):

@@ -3,6 +3,7 @@
 Equation numbers are those of Vinyals et al. 2015, Show and Tell, https://arxiv.org/abs/1411.4555.
 """
 
+import copy
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,8 +18,14 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from .backbone_nic import NICEncoder, infer_feature_size, load_backbone
-from .checkpoint_nic import check_all_weights_loaded, custom_pipelines, staged_save
+from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_part
+from .checkpoint_nic import (
+    check_all_weights_loaded,
+    custom_pipelines,
+    damaged_file_as_oserror,
+    own_weights,
+    staged_save,
+)
 from .configuration_nic import NICConfig
 
 IGNORED_LABEL = -100
@@ -82,17 +89,17 @@ class NICOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `(1,)`): equation 10, the mean over the words of the batch; with `labels`.
         logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): scores of each next word.
         past_key_values (`NICCache`): the LSTM's state, with `use_cache`.
-        decoder_hidden_states (`tuple` of one `torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+        decoder_hidden_states (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, hidden_size)`):
             outputs of the last LSTM layer, with `output_hidden_states`.
         image_features (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the backbone's pooled features;
             `None` where a cache that has seen the image made them unnecessary.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: NICCache | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    image_features: torch.FloatTensor | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    image_features: torch.Tensor | None = None
 
 
 class NICImageProjection(nn.Module):
@@ -102,13 +109,16 @@ class NICImageProjection(nn.Module):
     features of a CNN are far from zero mean, and an LSTM learns several times faster when they are standardised.
     """
 
-    def __init__(self, config: NICConfig) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(config.feature_size))
-        self.register_buffer("std", torch.ones(config.feature_size))
-        self.linear = nn.Linear(config.feature_size, config.embedding_size)
+    mean: torch.Tensor
+    std: torch.Tensor
 
-    def forward(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
+    def __init__(self, feature_size: int, embedding_size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(feature_size))
+        self.register_buffer("std", torch.ones(feature_size))
+        self.linear = nn.Linear(feature_size, embedding_size)
+
+    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
         """Project features of shape `(batch_size, feature_size)` to `(batch_size, embedding_size)`."""
         standardised = (image_features.to(self.linear.weight.dtype) - self.mean) / self.std
         return self.linear(standardised)
@@ -120,7 +130,6 @@ class NICDecoder(nn.Module):
     def __init__(self, config: NICConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.embed_tokens.weight.requires_grad_(not config.freeze_word_embeddings)
         self.dropout = nn.Dropout(config.dropout)
         self.lstm = nn.LSTM(
             config.embedding_size,
@@ -131,8 +140,8 @@ class NICDecoder(nn.Module):
         )
 
     def forward(
-        self, inputs_embeds: torch.FloatTensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> tuple[torch.FloatTensor, tuple[torch.Tensor, torch.Tensor]]:
+        self, inputs_embeds: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Read inputs of shape `(batch_size, sequence_length, embedding_size)`, going on from `state`.
 
         Returns:
@@ -171,23 +180,30 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _no_split_modules = ["NICImageProjection", "NICDecoder"]  # noqa: RUF012
     _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012
 
+    config: NICConfig
+
     def __init__(self, config: NICConfig) -> None:
         super().__init__(config)
         if config.feature_size is None:
             config.feature_size = infer_feature_size(config.backbone_config, config.use_backbone_pooler)
         self.encoder = NICEncoder(config)
-        self.image_projection = NICImageProjection(config)
+        self.image_projection = NICImageProjection(config.feature_size, config.embedding_size)
         self.decoder = NICDecoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self._freeze()
         self.generation_config = default_generation_config(config)
         self.post_init()
+
+    def _freeze(self) -> None:
+        self.encoder.set_frozen(self.config.freeze_backbone)
+        self.decoder.embed_tokens.weight.requires_grad_(not self.config.freeze_word_embeddings)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         bound = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
             init.uniform_(module.weight, -bound, bound)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LSTM):
             forget_gate = torch.zeros(4, module.hidden_size)
@@ -226,7 +242,9 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: where the backbone gives no image feature, its checkpoint lacks weights, or sizes disagree.
         """
         use_pooler = config.pop("use_backbone_pooler", True)
-        if not isinstance(backbone, PreTrainedModel):
+        if isinstance(backbone, PreTrainedModel):
+            backbone, use_pooler = vision_part(backbone, use_pooler)
+        else:
             backbone, use_pooler = load_backbone(backbone, use_pooler, backbone_kwargs or {})
         if tokenizer is not None:
             config["vocab_size"] = len(tokenizer)
@@ -237,12 +255,14 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 config[f"{name}_token_id"] = token_id
         if word_embeddings is not None:
             config["embedding_size"] = word_embeddings.shape[1]
-        model = cls(NICConfig(backbone_config=backbone.config, use_backbone_pooler=use_pooler, **config))
+        backbone_config = copy.deepcopy(backbone.config)
+        backbone_config.num_labels = 2  # a classifier's labels are of no use to a captioner
+        model = cls(NICConfig(backbone_config=backbone_config, use_backbone_pooler=use_pooler, **config))
         model.encoder.backbone.load_state_dict(backbone.state_dict())
         if word_embeddings is not None:
             if len(word_embeddings) != model.config.vocab_size:
                 raise ValueError(
-                    f"word vectors for {len(word_embeddings)} words do not fit a vocabulary of {model.config.vocab_size}"
+                    f"{len(word_embeddings)} word vectors do not fit a vocabulary of {model.config.vocab_size} words"
                 )
             model.decoder.embed_tokens.weight.data.copy_(word_embeddings)
         return model
@@ -253,15 +273,22 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: naming the tensors that are missing or have another shape than the configuration says.
+            OSError: where there is no such checkpoint, or its file is damaged.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, **{**kwargs, "output_loading_info": True}
-        )
-        check_all_weights_loaded(pretrained_model_name_or_path, info)
+        allow_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True)
+        with damaged_file_as_oserror(pretrained_model_name_or_path):
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = loaded
+        check_all_weights_loaded(pretrained_model_name_or_path, info, allow_mismatched_sizes)
+        own_weights(model)
+        model._freeze()  # loading made every weight trainable
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory: str | PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
         """Save as Transformers does, but whole or not at all: a failure leaves an earlier checkpoint as it was.
 
         Raises:
@@ -271,7 +298,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", Path(save_directory).name)
         with staged_save(save_directory, is_main_process) as directory:
-            super().save_pretrained(directory, is_main_process=is_main_process, **kwargs)
+            super().save_pretrained(directory, is_main_process, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embedding."""
@@ -279,15 +306,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding."""
-        self.decoder.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The layer that scores the words."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the layer that scores the words."""
-        self.lm_head = new_embeddings
+        self.decoder.embed_tokens = value  # type: ignore[assignment]
 
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         """The backbone with its pooling, which `generate()` runs once an image."""
@@ -303,22 +322,21 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.image_projection.mean.copy_(mean)
         self.image_projection.std.copy_(std.clamp_min(1e-6))  # a feature that never moves carries no information
 
-    def get_image_features(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Pooled backbone features of shape `(batch_size, feature_size)`: what `encoder_outputs` takes."""
         return self.encoder(pixel_values).last_hidden_state.squeeze(1)
 
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
-        """Shift labels of shape `(batch_size, sequence_length)` right behind `<bos>`: the word read to predict each."""
-        decoder_input_ids = labels.new_full(labels.shape, self.config.decoder_start_token_id)
-        decoder_input_ids[:, 1:] = labels[:, :-1]
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """The words read to predict labels `(batch_size, sequence_length)`: `<bos>`, then all labels but the last."""
+        decoder_input_ids = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
         return decoder_input_ids.masked_fill(decoder_input_ids == IGNORED_LABEL, self.config.pad_token_id)
 
     def forward(
         self,
-        pixel_values: torch.FloatTensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        encoder_outputs: BaseModelOutput | torch.FloatTensor | tuple[torch.FloatTensor, ...] | None = None,
+        pixel_values: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | torch.Tensor | tuple[torch.Tensor, ...] | None = None,
         past_key_values: NICCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -336,7 +354,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
                 image features, in place of `pixel_values`.
             past_key_values (`NICCache`): state to go on from; once it has read the image, no image is needed.
-            use_cache: return the state after the last word. Defaults to the configuration's, or to `False` with labels.
+            use_cache: return the state after the last word. Defaults to the configuration's; `False` with labels.
             output_hidden_states: also return the LSTM's outputs.
             num_items_in_batch: number of words over which the sum of losses is averaged, where it is more than this
                 batch holds (gradient accumulation). Trainer passes it.
@@ -347,7 +365,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if decoder_input_ids is None:
             if labels is None:
-                raise ValueError("give `labels` to train, or `decoder_input_ids` (`<bos>` and the words so far) to score")
+                raise ValueError("no words: give `labels` to train, or `decoder_input_ids` (`<bos>` first) to score")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None
@@ -369,7 +387,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         if use_cache:
             past_key_values = NICCache() if past_key_values is None else past_key_values
-            past_key_values.update(*state, num_tokens=decoder_input_ids.shape[1])
+            past_key_values.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1])
         return NICOutput(
             loss=None if labels is None else self._loss(logits, labels, num_items_in_batch),
             logits=logits,
@@ -383,7 +401,23 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if pixel_values is None:
                 raise ValueError("no image: give `pixel_values`, or its features as `encoder_outputs`")
             encoder_outputs = self.encoder(pixel_values)
-        return _as_encoder_outputs(encoder_outputs).last_hidden_state.squeeze(1)
+        return self._check_features(encoder_outputs).squeeze(1)
+
+    def _check_features(self, encoder_outputs: Any) -> torch.Tensor:
+        """Features of shape `(batch_size, 1, feature_size)`, from every form that users and caches hold them in."""
+        features = encoder_outputs
+        if isinstance(encoder_outputs, dict):  # the encoder's output is one
+            features = encoder_outputs.get("last_hidden_state")
+        elif isinstance(encoder_outputs, tuple | list) and encoder_outputs:
+            features = encoder_outputs[0]
+        if torch.is_tensor(features) and features.ndim == 2:
+            features = features.unsqueeze(1)
+        if not torch.is_tensor(features) or features.shape[1:] != (1, self.config.feature_size):
+            given = f"shape {tuple(features.shape)}" if torch.is_tensor(features) else f"{features!r:.80}"
+            raise ValueError(
+                f"`encoder_outputs` must be features of shape (batch_size, {self.config.feature_size}), got {given}"
+            )
+        return features
 
     def _loss(
         self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
@@ -404,7 +438,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         past_key_values: NICCache | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         use_cache: bool | None = None,
@@ -424,10 +458,11 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
         # Cached features come as a bare tensor; generate() reads the batch size off an encoder's output.
         if model_kwargs.get("encoder_outputs") is not None:
-            model_kwargs["encoder_outputs"] = _as_encoder_outputs(model_kwargs["encoder_outputs"])
-        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+            features = self._check_features(model_kwargs["encoder_outputs"])
+            model_kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=features)
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)  # type: ignore[misc]
 
-    def _prepare_cache_for_generation(
+    def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
@@ -445,23 +480,6 @@ def default_generation_config(config: NICConfig) -> GenerationConfig:
         eos_token_id=config.eos_token_id,
         decoder_start_token_id=config.decoder_start_token_id,
     )
-
-
-def _as_encoder_outputs(value: Any) -> BaseModelOutput:
-    """Accept image features in every form that users and caches hold them in.
-
-    Raises:
-        ValueError: where the features are not of shape `(batch_size, feature_size)` or `(batch_size, 1, feature_size)`.
-    """
-    if isinstance(value, BaseModelOutput):
-        return value
-    if isinstance(value, dict):
-        value = value["last_hidden_state"]
-    elif isinstance(value, tuple | list):
-        value = value[0]
-    if not torch.is_tensor(value) or value.ndim not in (2, 3):
-        raise ValueError(f"`encoder_outputs` must be features of shape (batch_size, feature_size), got {value!r:.200}")
-    return BaseModelOutput(last_hidden_state=value.unsqueeze(1) if value.ndim == 2 else value)
 
 
 NICForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

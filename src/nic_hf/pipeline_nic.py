@@ -1,5 +1,6 @@
 """The image-to-text pipeline, which Transformers removed in 5.0: photos in, captions out."""
 
+from os import PathLike
 from typing import Any
 
 import torch
@@ -24,16 +25,20 @@ class ImageToTextPipeline(Pipeline):
     ```
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_processor = True  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
 
-    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:
+    model: Any
+    processor: Any
+
+    def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Caption one photo or many.
 
         Args:
             inputs: a path, URL, base64 text, bytes, PIL image or array, or a list, generator or data set of those.
+            *args: ignored, as by other pipelines.
             **kwargs:
                 prompt (`str`): words that the caption starts with.
                 timeout (`float`): seconds after which a download is given up.
@@ -52,7 +57,16 @@ class ImageToTextPipeline(Pipeline):
             inputs = kwargs.pop("images", None)  # the former pipeline's name for it
         if inputs is None:
             raise ValueError("no photo: give a path, a URL, bytes, a PIL image, or a list of those")
-        return super().__call__(inputs, **kwargs)
+        if isinstance(inputs, list | tuple):
+            inputs = list(inputs)
+            if not inputs:
+                return []
+        return super().__call__(inputs, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
+        """Save model and processor, so that the directory can be given to `pipeline` again."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
 
     def _sanitize_parameters(
         self,
@@ -68,17 +82,19 @@ class ImageToTextPipeline(Pipeline):
     def preprocess(  # type: ignore[override]
         self, image: Any, prompt: str | None = None, timeout: float | None = None
     ) -> dict[str, torch.Tensor]:
+        """Read a photo, and make tensors of it and of the prompt."""
         inputs = self.processor(images=load_photo(image, timeout), text=prompt, return_tensors="pt")
         return dict(inputs)
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
-        batch_size = len(model_inputs["pixel_values"])
-        ids = self.model.generate(**model_inputs, **generate_kwargs)
+    def _forward(self, input_tensors: Any, **generate_kwargs: Any) -> Any:
+        batch_size = len(input_tensors["pixel_values"])
+        ids = self.model.generate(**input_tensors, **generate_kwargs)
         ids = ids if torch.is_tensor(ids) else ids.sequences
         # shape: (batch_size, num_return_sequences, sequence_length), so that a batch can be taken apart by photo
         return {"generated_ids": ids.view(batch_size, -1, ids.shape[-1])}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, str]]:  # type: ignore[override]
+        """Turn the ids of one photo's captions into text."""
         ids = model_outputs["generated_ids"].flatten(0, -2)
         captions = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [{"generated_text": caption} for caption in captions]

@@ -1,12 +1,14 @@
 """Preprocessing: photos to `pixel_values`, captions to `labels`, prefixes to `decoder_input_ids`."""
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import BatchFeature, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
+from .checkpoint_nic import staged_save
 from .images_nic import load_photo
 
 IGNORED_LABEL = -100
@@ -68,7 +70,7 @@ class NICProcessor(ProcessorMixin):
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: Any = None,
         text: str | list[str] | None = None,
@@ -111,13 +113,14 @@ class NICProcessor(ProcessorMixin):
         if not isinstance(images, list | tuple):
             images = [images]
         images = [load_photo(image) for image in images]
-        kwargs = {key: value for key, value in kwargs.items() if key in self.image_processor.valid_kwargs.__annotations__}
+        known = self.image_processor.valid_kwargs.__annotations__
+        kwargs = {key: value for key, value in kwargs.items() if key in known}
         return self.image_processor(images, return_tensors="pt", **kwargs)["pixel_values"]
 
     def _prefix_ids(self, prefixes: list[str]) -> list[list[int]]:
         words = self.tokenizer(prefixes, add_special_tokens=False).input_ids
         if len({len(ids) for ids in words}) > 1:
-            raise ValueError("caption prefixes of one batch must have the same number of words; caption them one by one")
+            raise ValueError("caption prefixes of one batch must have the same number of words; give them one by one")
         return [[self.tokenizer.bos_token_id, *ids] for ids in words]
 
     def _label_ids(self, captions: list[str]) -> list[list[int]]:
@@ -130,25 +133,46 @@ class NICProcessor(ProcessorMixin):
         """Names of what the model takes from this processor."""
         return ["pixel_values", "decoder_input_ids", "labels"]
 
-    def post_process_image_text_to_text(self, generated_outputs: Any, **kwargs: Any) -> list[str]:
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Save as Transformers does, but whole or not at all: a failure leaves earlier files as they were.
+
+        Raises:
+            OSError: naming `save_directory`, where it cannot be written or the disk is full.
+        """
+        if push_to_hub:
+            kwargs.setdefault("repo_id", Path(save_directory).name)
+        with staged_save(save_directory) as directory:
+            files = super().save_pretrained(directory, push_to_hub, **kwargs)
+        return [str(Path(save_directory) / Path(file).name) for file in files]
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
         """Token ids of shape `(batch_size, sequence_length)` to captions."""
-        kwargs.setdefault("skip_special_tokens", True)
-        return self.tokenizer.batch_decode(generated_outputs, **kwargs)
+        return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> list[Any]:
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+    ) -> list[Any]:
         kwargs = {key: value for key, value in kwargs.items() if key not in ("processor_dict", "trust_remote_code")}
+        image_processor = load_image_processor(pretrained_model_name_or_path, **kwargs)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if folder.is_dir() and not (folder / "tokenizer.json").is_file():
+            raise OSError(
+                f"{folder} holds no tokenizer.json; save the processor there: processor.save_pretrained(...)"
+            )
         # Not AutoTokenizer, which would read the model's config.json first and ask about its code once more.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)
         check_vocabulary(tokenizer, pretrained_model_name_or_path, **kwargs)
-        return [load_image_processor(pretrained_model_name_or_path, **kwargs), tokenizer]
+        return [image_processor, tokenizer]
 
 
 def check_vocabulary(tokenizer: Any, name_or_path: str | PathLike, **kwargs: Any) -> None:
     """Refuse a tokenizer that is not the one that the model beside it was trained with.
 
     Raises:
-        ValueError: where the number of words, or the id of a special token, is not what the model's `config.json` says.
+        ValueError: where the number of words or the id of a special token differs from the model's `config.json`.
     """
     try:
         config, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
@@ -162,9 +186,11 @@ def check_vocabulary(tokenizer: Any, name_or_path: str | PathLike, **kwargs: Any
             "they are not from the same training run"
         )
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id"):
-        if getattr(tokenizer, name) != config[name]:
+        token_id = getattr(tokenizer, name)
+        if token_id != config[name]:
             raise ValueError(
-                f"{name_or_path}: `{name}` is {getattr(tokenizer, name)} in the tokenizer and {config[name]} in the model"
+                f"{name_or_path}: `{name}` is {token_id} in the tokenizer and {config[name]} in the model; "
+                "they are not from the same training run"
             )
 
 

@@ -1,0 +1,162 @@
+"""Time of a training step from cached features: Trainer against a plain PyTorch loop.
+
+    python benchmarks/training_step.py --data path/to/flickr8k --backbone path/to/mobilenet-v2
+
+Both train the same architecture on the same features and captions with the same optimiser, batch size and vocabulary.
+They take turns in one process, so that a machine that slows down slows both. Prints one table and writes JSON.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+from torch.nn import functional as F
+
+from nic_hf import NICForConditionalGeneration, NICProcessor
+from nic_hf.data import CaptionDataset, PhotoDataset, cache_features, load_captions
+from nic_hf.processing_nic import load_image_processor, squeeze_to
+from nic_hf.tokenization import train_tokenizer
+from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments
+
+
+class PlainCaptioner(nn.Module):
+    """Show and Tell as a tutorial would write it."""
+
+    def __init__(self, feature_size, vocab_size, size, dropout):
+        super().__init__()
+        self.project = nn.Linear(feature_size, size)
+        self.embed = nn.Embedding(vocab_size, size)
+        self.lstm = nn.LSTM(size, size, batch_first=True)
+        self.head = nn.Linear(size, vocab_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features, words):
+        """Logits of shape (batch, time, words)."""
+        inputs = torch.cat([self.project(features).unsqueeze(1), self.embed(words)], dim=1)
+        outputs, _ = self.lstm(self.dropout(inputs))
+        return self.head(self.dropout(outputs[:, 1:]))
+
+
+def plain_loop(features, samples, vocab_size, steps, args, seed):
+    """Seconds a step of a bare loop; the data already in memory as lists and one tensor."""
+    torch.manual_seed(seed)
+    model = PlainCaptioner(features.shape[1], vocab_size, args.size, args.dropout)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    order = random.Random(seed).sample(range(len(samples)), steps * args.batch_size)
+    model.train()
+    start = time.perf_counter()
+    for step in range(steps):
+        batch = [samples[i] for i in order[step * args.batch_size : (step + 1) * args.batch_size]]
+        labels = nn.utils.rnn.pad_sequence([ids for _, ids in batch], batch_first=True, padding_value=-100)
+        words = torch.cat([torch.ones(len(batch), 1, dtype=torch.long), labels[:, :-1].clamp_min(0)], dim=1)
+        logits = model(features[[row for row, _ in batch]], words)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=args.label_smoothing)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    return (time.perf_counter() - start) / steps, loss.item()
+
+
+def trainer_loop(model, dataset, steps, args, seed):
+    """Seconds a step of CaptioningTrainer, its set-up left out."""
+    model.init_weights()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = CaptioningTrainer(
+            model=model,
+            args=CaptioningTrainingArguments(
+                output_dir=folder,
+                max_steps=steps,
+                per_device_train_batch_size=args.batch_size,
+                learning_rate=args.learning_rate,
+                eval_strategy="no",
+                save_strategy="no",
+                load_best_model_at_end=False,
+                disable_tqdm=True,
+                seed=seed,
+                report_to="none",
+            ),
+            train_dataset=dataset,
+        )
+        result = trainer.train()
+    return result.metrics["train_runtime"] / steps, result.training_loss
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="captioned photos with a train split")
+    parser.add_argument("--backbone", required=True, help="pretrained vision model")
+    parser.add_argument("--max-photos", type=int, default=None)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--dropout", type=float, default=0.5)
+    parser.add_argument("--label-smoothing", type=float, default=0.1)
+    parser.add_argument("--learning-rate", type=float, default=7e-4)
+    parser.add_argument("--cache-dir", default=None)
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here too")
+    args = parser.parse_args()
+
+    photos = load_captions(args.data, "train")
+    if args.max_photos:
+        photos = photos.select(range(args.max_photos))
+    tokenizer = train_tokenizer(caption for captions in photos["captions"] for caption in captions)
+    processor = NICProcessor(squeeze_to(load_image_processor(args.backbone), 224), tokenizer)
+    model = NICForConditionalGeneration.from_backbone_pretrained(
+        args.backbone,
+        tokenizer=tokenizer,
+        embedding_size=args.size,
+        hidden_size=args.size,
+        dropout=args.dropout,
+        label_smoothing=args.label_smoothing,
+    )
+    table = cache_features(model, processor, photos, args.cache_dir)
+    model.set_feature_statistics(*table.statistics())
+    dataset = CaptionDataset(PhotoDataset(photos, processor, table), tokenizer)
+    features = torch.cat(list(table.chunks()))
+    features = (features - model.image_projection.mean) / model.image_projection.std
+    pairs = dataset.pairs.with_format(None)
+    samples = [(pair["row"], torch.tensor(pair["labels"])) for pair in pairs]
+
+    plain_loop(features, samples, len(tokenizer), 5, args, seed=0)  # warm up
+    rounds = []
+    for number in range(args.rounds):
+        trainer, trainer_loss = trainer_loop(model, dataset, args.steps, args, number)
+        plain, plain_loss = plain_loop(features, samples, len(tokenizer), args.steps, args, number)
+        rounds.append({"trainer_s": trainer, "plain_s": plain, "ratio": trainer / plain})
+        print(
+            f"round {number + 1}: Trainer {trainer * 1e3:.0f} ms/step (mean loss {trainer_loss:.2f}), "
+            f"plain {plain * 1e3:.0f} ms/step (last loss {plain_loss:.2f}), ratio {trainer / plain:.2f}"
+        )
+    steps_an_epoch = len(dataset) // args.batch_size
+    medians = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+    print(f"\n| | ms a step (median of {args.rounds}) | s an epoch of {steps_an_epoch} steps |\n|---|---|---|")
+    for name, label in (("trainer_s", "CaptioningTrainer"), ("plain_s", "plain PyTorch loop")):
+        print(f"| {label} | {medians[name] * 1e3:.1f} | {medians[name] * steps_an_epoch:.1f} |")
+    print(f"\nratio, median of the rounds: {medians['ratio']:.3f}")
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    print(json.dumps(machine))
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine, "rounds": rounds, "medians": medians}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

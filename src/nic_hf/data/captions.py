@@ -1,0 +1,202 @@
+"""What a Trainer learns from: one caption and its photo a sample."""
+
+import copy
+import hashlib
+import json
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..processing_nic import IGNORED_LABEL, NICProcessor
+from .feature_cache import FeatureTable, load_photo_row, warn_unreadable
+
+
+class PhotoDataset(Dataset):
+    """Model inputs of photos: cached features as `encoder_outputs`, or `pixel_values` computed on the fly.
+
+    The names are those of the model's `forward`, so that Trainer keeps them whatever `remove_unused_columns` says.
+
+    Args:
+        photos: a data set with columns `image`, `image_id` and `captions` (see [`nic_hf.data.load_captions`]).
+        processor: the preprocessing; used where there are no features.
+        features: cached features of the same photos in the same order. Photos that the cache could not read are left
+            out.
+        keep_pixels: keep preprocessed photos in memory, where there are no features: for small sets, whose photos are
+            preprocessed once instead of once an epoch.
+        on_error: where there are no features, `"skip"` reads every photo once to leave out, and list in the log, those
+            that cannot be read; `"raise"` stops at the first of them when its turn comes.
+
+    Raises:
+        ValueError: where features and photos differ in number.
+        OSError: on reading a sample whose photo cannot be read, naming its file.
+    """
+
+    def __init__(
+        self,
+        photos: datasets.Dataset,
+        processor: NICProcessor,
+        features: FeatureTable | None = None,
+        keep_pixels: bool = False,
+        on_error: str = "raise",
+    ) -> None:
+        if features is not None and len(features) != len(photos):
+            raise ValueError(f"features of {len(features)} photos do not fit a data set of {len(photos)}")
+        self.photos = photos.cast_column("image", datasets.Image(decode=False))
+        unreadable: list[int] = []
+        if features is not None:
+            unreadable = features.unreadable_rows()
+        elif on_error == "skip":
+            unreadable = _unreadable_rows(self.photos)
+        # Eight bytes a row: a list would take five times as much, and there are millions of photos somewhere.
+        self.rows: range | array[int] = range(len(photos))
+        if unreadable:
+            self.rows = array("q", sorted(set(self.rows).difference(unreadable)))
+        self.processor = processor
+        self.features = features
+        self.kept: dict[int, torch.Tensor] | None = {} if keep_pixels else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """`encoder_outputs` of shape `(feature_size,)`, or `pixel_values` of shape `(channels, height, width)`."""
+        return self.inputs(self.rows[index])
+
+    def inputs(self, row: int) -> dict[str, torch.Tensor]:
+        """Model inputs of the photo at `row` of the data set."""
+        if self.features is not None:
+            return {"encoder_outputs": self.features[row]}
+        if self.kept is not None and row in self.kept:
+            return {"pixel_values": self.kept[row]}
+        photo = load_photo_row(self.photos[row]["image"])
+        pixel_values = self.processor(images=photo, return_tensors="pt")["pixel_values"][0]
+        if self.kept is not None:
+            self.kept[row] = pixel_values
+        return {"pixel_values": pixel_values}
+
+    def first(self, number: int) -> "PhotoDataset":
+        """The first photos only, as a data set of their own."""
+        few = copy.copy(self)
+        few.rows = self.rows[:number]
+        return few
+
+    def image_ids(self) -> list[str]:
+        """The ids of the photos, in order."""
+        return self.photos.select_columns("image_id").select(self.rows)["image_id"][:]
+
+    def references(self) -> dict[str, list[str]]:
+        """The captions of each photo, by its id."""
+        table = self.photos.select_columns(["image_id", "captions"]).select(self.rows)
+        return {row["image_id"]: row["captions"] for row in table}
+
+
+class CaptionDataset(Dataset):
+    """Pairs of a photo and one of its captions; a photo with five captions is five samples.
+
+    Args:
+        photos: where the photos come from.
+        tokenizer: turns captions into labels, `<eos>` last.
+        max_caption_length: longer captions are cut to so many tokens, `<eos>` included.
+
+    Raises:
+        ValueError: where `max_caption_length` leaves no room for a word.
+    """
+
+    def __init__(self, photos: PhotoDataset, tokenizer: PreTrainedTokenizerBase, max_caption_length: int = 50) -> None:
+        if max_caption_length < 2:
+            raise ValueError(f"max_caption_length must be at least 2, a word and <eos>, not {max_caption_length}")
+        self.photos = photos
+        self.pairs = _tokenized_pairs(photos, tokenizer, max_caption_length).with_format("numpy")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def lengths(self) -> np.ndarray:
+        """Number of labels of each sample, `<eos>` included."""
+        return pc.list_value_length(self.pairs.data.column("labels")).to_numpy()
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Inputs of the photo (see [`PhotoDataset`]) and `labels`, an array of token ids."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several samples at once: one read of the table of pairs for a whole batch."""
+        pairs = self.pairs[list(indices)]
+        rows = pairs["row"].tolist()
+        inputs = {row: self.photos.inputs(row) for row in set(rows)}
+        return [{**inputs[row], "labels": labels} for row, labels in zip(rows, pairs["labels"], strict=True)]
+
+
+class CaptionCollator:
+    """Stack samples; pad labels with -100, which the loss leaves out."""
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Batch of `encoder_outputs` or `pixel_values` and, where given, `labels` of shape `(batch_size, length)`."""
+        batch: dict[str, torch.Tensor] = {
+            name: torch.stack([sample[name] for sample in samples])
+            for name in ("encoder_outputs", "pixel_values")
+            if name in samples[0]
+        }
+        if "labels" in samples[0]:
+            labels = [torch.as_tensor(sample["labels"], dtype=torch.long) for sample in samples]
+            batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
+        return batch
+
+
+def _unreadable_rows(photos: datasets.Dataset) -> list[int]:
+    rows = []
+    for row, image in enumerate(photos.select_columns("image")):
+        try:
+            load_photo_row(image["image"])
+        except OSError:
+            rows.append(row)
+    if rows:
+        warn_unreadable(photos, rows)
+    return rows
+
+
+def _tokenized_pairs(
+    photos: PhotoDataset, tokenizer: PreTrainedTokenizerBase, max_caption_length: int
+) -> datasets.Dataset:
+    """An on-disk table of `row` (of the photo) and `labels`, so that memory does not grow with the captions."""
+    rows = photos.rows
+    table = photos.photos.select_columns("captions")
+    if len(rows) < len(table):
+        table = table.select(rows)
+
+    def tokenize(batch: dict[str, list], positions: list[int]) -> dict[str, list]:
+        pairs = [
+            (rows[position], caption)
+            for position, captions in zip(positions, batch["captions"], strict=True)
+            for caption in captions
+        ]
+        encoded = tokenizer([caption for _, caption in pairs], truncation=True, max_length=max_caption_length)
+        return {"row": [row for row, _ in pairs], "labels": encoded.input_ids}
+
+    # Without the cut and the padding that the tokenizer was last used with: this call decides on those.
+    words = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
+    recipe = hashlib.sha256(photos.photos._fingerprint.encode())
+    recipe.update(array("q", rows))
+    recipe.update(json.dumps([words, max_caption_length], sort_keys=True).encode())
+    try:
+        return table.map(
+            tokenize,
+            batched=True,
+            with_indices=True,
+            remove_columns=table.column_names,
+            features=datasets.Features(
+                {"row": datasets.Value("int32"), "labels": datasets.List(datasets.Value("int32"))}
+            ),
+            new_fingerprint=recipe.hexdigest()[:32],
+            desc="Tokenizing captions",
+        )
+    finally:
+        # The tokenizer remembers the length, and would save it with the checkpoint as if captions had to be cut.
+        tokenizer.backend_tokenizer.no_truncation()

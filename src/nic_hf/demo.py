@@ -1,0 +1,230 @@
+"""The main job on the embedded default: train a captioner, then caption pictures nobody trained on."""
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from transformers import set_seed
+
+from .configuration_nic import NICConfig
+from .contact_sheet import contact_sheet, save_picture
+from .data import CaptionDataset, PhotoDataset, cache_features, load_captions
+from .data.feature_cache import load_photo_row
+from .data.scene_grammar import caption_is_correct, explain_caption
+from .data.scenes import IMAGE_SIZE, Scene, make_scenes, scene_backbone_config
+from .modeling_nic import NICForConditionalGeneration
+from .processing_nic import NICProcessor, build_image_processor, load_image_processor, squeeze_to
+from .tokenization import train_tokenizer
+from .training import CaptioningTrainer, CaptioningTrainingArguments
+
+NUM_SCENES = {"train": 3000, "validation": 200, "test": 300}
+SHEET_PHOTOS = 20
+
+
+@dataclass
+class DemoResult:
+    """What the demo found.
+
+    Attributes:
+        captions: a caption for each test photo, by its id.
+        metrics: scores on the test split; `correct`, the share of scenes captioned right, for scenes only.
+        checkpoint: folder of the trained captioner.
+        sheet: path of the contact sheet.
+        seconds: wall time, all in all.
+    """
+
+    captions: dict[str, str]
+    metrics: dict[str, float]
+    checkpoint: Path
+    sheet: Path
+    seconds: float
+
+
+@dataclass
+class _Task:
+    """A captioner to train and the photos for it."""
+
+    model: NICForConditionalGeneration
+    processor: NICProcessor
+    photos: dict[str, PhotoDataset]
+    recipe: dict[str, Any]
+    judge: Callable[[dict[str, Any], str], bool] | None = None
+
+
+def run_demo(
+    output: str | os.PathLike = "demo",
+    data: str | None = None,
+    backbone: str | None = None,
+    *,
+    seed: int = 0,
+    epochs: float | None = None,
+    say: Callable[[str], None] = print,
+) -> DemoResult:
+    """Train from scratch on the built-in scenes, or on photos of yours, and caption the test split.
+
+    Args:
+        output: folder for the checkpoint (`checkpoint/`), the contact sheet (`captions.png`) and `captions.json`.
+        data: captioned photos with splits (see [`nic_hf.data.load_captions`]); the built-in scenes where not given.
+        backbone: a pretrained vision model for those photos, Hub id or path.
+        seed: seed of data, weights and training.
+        epochs: passes over the captions, in place of the recipe's number.
+        say: takes each line of the report.
+
+    Raises:
+        ValueError: where only one of `data` and `backbone` is given.
+        OSError: where `output` cannot be written, or a photo cannot be read.
+    """
+    if (data is None) != (backbone is None):
+        raise ValueError("photos need a pretrained backbone and a backbone needs photos: give both, or neither")
+    start = time.perf_counter()
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot write to {output}: {error}") from error
+    _quieten()
+    set_seed(seed)
+    if data is None or backbone is None:
+        say("Drawing scenes: coloured shapes, some combinations of which are kept for the test.")
+        task = _scenes(seed)
+    else:
+        say(f"Reading photos and captions of {data}.")
+        task = _photos(data, backbone)
+    if epochs is not None:
+        task.recipe["num_train_epochs"] = epochs
+
+    train, test = task.photos["train"], task.photos["test"]
+    say(f"Training on {len(train):,} pictures; {len(task.processor.tokenizer) - 4:,} words.")
+    trainer = CaptioningTrainer(
+        model=task.model,
+        args=CaptioningTrainingArguments(
+            output_dir=str(output / "run"), seed=seed, logging_strategy="epoch", report_to="none", **task.recipe
+        ),
+        train_dataset=CaptionDataset(train, task.processor.tokenizer),
+        eval_dataset=CaptionDataset(task.photos["validation"], task.processor.tokenizer),
+        processing_class=task.processor,
+    )
+    trainer.train()
+    checkpoint = output / "checkpoint"
+    trainer.save_model(str(checkpoint))
+
+    say(f"Captioning {len(test):,} pictures that it was not trained on.")
+    captions = trainer.caption(test)
+    metrics = {"distinct": len(set(captions.values())) / len(captions)}
+    verdicts = None
+    if task.judge is not None:
+        verdicts = [task.judge(test.photos[row], captions[test.photos[row]["image_id"]]) for row in test.rows]
+        metrics["correct"] = sum(verdicts) / len(verdicts)
+    (output / "captions.json").write_text(json.dumps(captions, indent=1, ensure_ascii=False), encoding="utf-8")
+    sheet = _draw_sheet(test, captions, verdicts, output / "captions.png")
+    result = DemoResult(captions, metrics, checkpoint, sheet, time.perf_counter() - start)
+    _report(result, task, say)
+    return result
+
+
+def _scenes(seed: int) -> _Task:
+    splits = {split: make_scenes(split, number, seed) for split, number in NUM_SCENES.items()}  # type: ignore[arg-type]
+    tokenizer = train_tokenizer((c for captions in splits["train"]["captions"] for c in captions), min_frequency=1)
+    image_processor = build_image_processor(
+        {"image_processor_type": "ViTImageProcessor", "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
+    )
+    processor = NICProcessor(image_processor, tokenizer)
+    config = NICConfig(
+        backbone_config=scene_backbone_config(),
+        vocab_size=len(tokenizer),
+        embedding_size=128,
+        hidden_size=128,
+        dropout=0.1,
+        freeze_backbone=False,
+    )
+
+    def judge(row: dict[str, Any], caption: str) -> bool:
+        return caption_is_correct(caption, Scene.from_json(row["scene"]))
+
+    return _Task(
+        model=NICForConditionalGeneration(config),
+        processor=processor,
+        photos={split: PhotoDataset(photos, processor, keep_pixels=True) for split, photos in splits.items()},
+        recipe={
+            "num_train_epochs": 8,
+            "per_device_train_batch_size": 64,
+            "learning_rate": 3e-3,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "load_best_model_at_end": False,
+        },
+        judge=judge,
+    )
+
+
+def _photos(data: str, backbone: str) -> _Task:
+    splits = {split: load_captions(data, split) for split in ("train", "validation", "test")}
+    tokenizer = train_tokenizer(caption for captions in splits["train"]["captions"] for caption in captions)
+    image_processor = load_image_processor(backbone)
+    target = getattr(image_processor, "crop_size", None) or image_processor.size
+    squeeze_to(image_processor, target["height"], target["width"])
+    processor = NICProcessor(image_processor, tokenizer)
+    model = NICForConditionalGeneration.from_backbone_pretrained(
+        backbone, tokenizer=tokenizer, dropout=0.5, label_smoothing=0.1
+    )
+    features = {split: cache_features(model, processor, photos) for split, photos in splits.items()}
+    model.set_feature_statistics(*features["train"].statistics())
+    photos = {split: PhotoDataset(splits[split], processor, features[split]) for split in splits}
+    return _Task(model, processor, photos, recipe={})
+
+
+def _draw_sheet(photos: PhotoDataset, captions: dict[str, str], verdicts: list[bool] | None, path: Path) -> Path:
+    few = photos.first(SHEET_PHOTOS)
+    rows = [few.photos[row] for row in few.rows]
+    references = few.references()
+    sheet = contact_sheet(
+        [load_photo_row(row["image"]) for row in rows],
+        [captions[row["image_id"]] for row in rows],
+        notes=[f"a person: {references[row['image_id']][0]}" for row in rows],
+        good=None if verdicts is None else verdicts[:SHEET_PHOTOS],
+        title="Captions of pictures that the model was not trained on",
+        columns=5,
+    )
+    return save_picture(sheet, path)
+
+
+def _report(result: DemoResult, task: _Task, say: Callable[[str], None]) -> None:
+    test = task.photos["test"]
+    say("")
+    for row in test.rows[:8]:
+        example = test.photos[row]
+        caption = result.captions[example["image_id"]]
+        wrong = explain_caption(caption, Scene.from_json(example["scene"])) if task.judge else None
+        say(f"  {example['image_id']}: {caption}" + (f"   WRONG: {wrong}" if wrong else ""))
+    say("")
+    if "correct" in result.metrics:
+        say(
+            f"{result.metrics['correct']:.1%} of {len(test)} scenes captioned right; none of their combinations of words"
+        )
+        say("was in the training scenes. A caption is right if all that it says is true and no object is left out.")
+    say(f"Done in {result.seconds:.0f} s. Look at {result.sheet}; the captioner is in {result.checkpoint}:")
+    say("")
+    say("  from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor")
+    say(f"  model = NICForConditionalGeneration.from_pretrained({str(result.checkpoint)!r})")
+    say(f"  processor = NICProcessor.from_pretrained({str(result.checkpoint)!r})")
+    say("  print(ImageToTextPipeline(model=model, processor=processor)('photo.png'))")
+    if task.judge is not None:
+        say("")
+        say("Next, on your own photos: make demo DATA=path/to/flickr8k BACKBONE=google/mobilenet_v2_1.0_224")
+
+
+def _quieten() -> None:
+    """Leave the terminal to the demo's own lines and Trainer's progress bar."""
+    transformers.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    logging.getLogger("nic_hf").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")

@@ -1,0 +1,8 @@
+"""Train a captioner with Trainer."""
+
+from .arguments import CaptioningTrainingArguments
+from .callbacks import SampleCaptionsCallback
+from .captioning import generate_captions
+from .trainer import CaptioningTrainer
+
+__all__ = ["CaptioningTrainer", "CaptioningTrainingArguments", "SampleCaptionsCallback", "generate_captions"]

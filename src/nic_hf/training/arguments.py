@@ -1,0 +1,52 @@
+"""Training arguments with the values that suit a small captioner."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+
+@dataclass
+class CaptioningTrainingArguments(TrainingArguments):
+    """`TrainingArguments`, other defaults: a recipe for thousands of photos and a frozen backbone.
+
+    Every field of `TrainingArguments` is there.
+    """
+
+    output_dir: str = field(default="runs/captioner", metadata={"help": "Where checkpoints and samples go."})
+    num_train_epochs: float = field(default=16, metadata={"help": "Passes over the captions."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Captions a step and device."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Captions a step and device, to evaluate."})
+    learning_rate: float = field(default=7e-4, metadata={"help": "The highest learning rate of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the learning rate falls."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of all steps if below 1, of warm-up."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
+    max_grad_norm: float = field(default=5.0, metadata={"help": "Gradients are clipped to this norm, as in im2txt."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept, besides the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "What the best is best in."})
+    logging_steps: float = field(default=100, metadata={"help": "Steps between lines of the log."})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin host memory; of use with a GPU only."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Drop what `forward` does not name. Images are columns too."}
+    )
+
+    def check_output_dir(self) -> None:
+        """Find out before the work, and not after it, whether `output_dir` can be written.
+
+        Raises:
+            OSError: naming it, where it cannot.
+        """
+        folder = Path(self.output_dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            raise OSError(f"cannot write to the output directory {folder}: {error}") from error

@@ -1,0 +1,46 @@
+"""Watch a captioner learn: the same few photos, captioned again after each evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..contact_sheet import contact_sheet, save_picture
+from ..data.captions import PhotoDataset
+from ..data.feature_cache import load_photo_row
+from .captioning import generate_captions
+
+
+class SampleCaptionsCallback(TrainerCallback):
+    """Log captions of the same photos through training: as text, and as one picture each time.
+
+    Writes `samples/step-00000469.png` and one line of `samples/captions.jsonl` to the output directory.
+
+    Args:
+        photos: the photos; keep them few.
+        **generate_kwargs: passed to `generate()`.
+    """
+
+    def __init__(self, photos: PhotoDataset, **generate_kwargs: Any) -> None:
+        self.photos = photos
+        self.generate_kwargs = generate_kwargs
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Caption the photos."""
+        captions = generate_captions(model, self.photos, progress=False, **self.generate_kwargs)
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir or ".") / "samples"
+        images = [load_photo_row(self.photos.photos[row]["image"]) for row in self.photos.rows]
+        title = f"step {state.global_step}, epoch {state.epoch or 0:.1f}"
+        save_picture(
+            contact_sheet(images, list(captions.values()), title=title), folder / f"step-{state.global_step:08d}.png"
+        )
+        with (folder / "captions.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, "captions": captions}, ensure_ascii=False) + "\n")
+        for image_id, caption in captions.items():
+            tqdm.write(f"  {image_id}: {caption}")  # print() would break Trainer's progress bar

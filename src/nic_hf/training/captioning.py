@@ -1,0 +1,64 @@
+"""Captions of a whole data set, on one process or many."""
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+
+from ..data.captions import CaptionCollator, PhotoDataset
+from ..modeling_nic import NICForConditionalGeneration
+
+
+def generate_captions(
+    model: NICForConditionalGeneration,
+    photos: PhotoDataset,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = True,
+    **generate_kwargs: Any,
+) -> dict[str, str]:
+    """Caption every photo; under torchrun each process takes its share and all get the whole result.
+
+    Args:
+        model: the captioner; put in eval mode while it captions.
+        photos: the photos.
+        batch_size: photos a step.
+        num_workers: processes that decode photos, where there are no cached features.
+        progress: show a bar.
+        **generate_kwargs: passed to `generate()`; what is not given is as the checkpoint's generation config says.
+
+    Returns:
+        A caption for each `image_id`, in the order of the data set.
+    """
+    state = PartialState()
+    share = range(state.process_index, len(photos), state.num_processes)
+    if photos.features is not None:
+        num_workers = 0  # to read cached features takes less time than to start a worker
+    loader: DataLoader = DataLoader(
+        Subset(photos, share),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=CaptionCollator(),
+        multiprocessing_context="spawn" if num_workers else None,
+        generator=torch.Generator(),  # a loader draws from the global one otherwise, and changes a run by watching it
+    )
+    was_training = model.training
+    model.eval()
+    captioner: Any = model  # the type of `generate` holds for the library's own classes only
+    ids: list[list[int]] = []
+    hidden = not (progress and state.is_main_process)
+    with torch.no_grad(), tqdm(total=len(share), unit="photo", desc="Captioning", disable=hidden, leave=False) as bar:
+        for batch in loader:
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            batch_length = len(next(iter(batch.values())))
+            generated = captioner.generate(**batch, **generate_kwargs)
+            ids += generated[:: len(generated) // batch_length].tolist()  # the best of `num_return_sequences`
+            bar.update(batch_length)
+    model.train(was_training)
+    captions = photos.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    found = dict(gather_object(list(zip(share, captions, strict=True))))
+    return {image_id: found[position] for position, image_id in enumerate(photos.image_ids())}

@@ -1,0 +1,28 @@
+"""Defaults that suit a small captioner."""
+
+from pathlib import Path
+
+import pytest
+from transformers import HfArgumentParser
+
+from nic_hf.training import CaptioningTrainingArguments
+
+
+def test_the_recipe_is_the_default_and_every_field_can_be_given(tmp_path: Path) -> None:
+    parser = HfArgumentParser(CaptioningTrainingArguments)
+    (default,) = parser.parse_args_into_dataclasses([])
+    assert (default.num_train_epochs, default.per_device_train_batch_size, default.learning_rate) == (16, 64, 7e-4)
+    (given,) = parser.parse_args_into_dataclasses(["--output_dir", str(tmp_path), "--adam_beta2", "0.9"])
+    assert (given.output_dir, given.adam_beta2, given.num_train_epochs) == (str(tmp_path), 0.9, 16)
+
+
+def test_a_writable_output_directory_is_made_and_left_empty(tmp_path: Path) -> None:
+    CaptioningTrainingArguments(output_dir=str(tmp_path / "a" / "b")).check_output_dir()
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_an_output_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder", "utf-8")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match=f"cannot write to the output directory {folder}"):
+            CaptioningTrainingArguments(output_dir=str(folder)).check_output_dir()

@@ -1,0 +1,310 @@
+"""Training on a few real photos: it learns, resumes exactly, and its figures are right."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sacrebleu
+import torch
+from conftest import Workshop
+from torch.utils.data import Dataset
+from transformers import Trainer
+
+from nic_hf.data import CaptionDataset, PhotoDataset, cache_features
+from nic_hf.training import CaptioningTrainer, generate_captions
+from nic_hf.training.trainer import caption_metrics
+
+Weights = Callable[[torch.nn.Module], dict[str, torch.Tensor]]
+
+
+def words(caption: str) -> str:
+    """The words of a caption, by a rule that is enough for the captions here."""
+    return " ".join("".join(c if c.isalnum() or c in "-'" else " " for c in caption.lower()).split())
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert different == []
+
+
+def word_loss(model: Any, samples: CaptionDataset) -> float:
+    """Mean over the words of all captions, one caption at a time, from the definition."""
+    total, number = 0.0, 0
+    for index in range(len(samples)):
+        sample = samples[index]
+        ids = [int(word) for word in sample["labels"]]
+        read = torch.tensor([[model.config.bos_token_id, *ids[:-1]]])
+        with torch.no_grad():
+            logits = model(encoder_outputs=sample["encoder_outputs"][None], decoder_input_ids=read).logits[0]
+        total -= sum(logits.double().log_softmax(-1)[step, word].item() for step, word in enumerate(ids))
+        number += len(ids)
+    return total / number
+
+
+@pytest.fixture(scope="module")
+def overfitted(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> CaptioningTrainer:
+    """A captioner that learned one caption of each of six photos by heart."""
+    rows = workshop.rows["train"].select(range(6))
+    rows = rows.map(lambda row: {"captions": [min(row["captions"], key=len)]}, load_from_cache_file=False)
+    model, processor = workshop.captioner(hidden_size=64, embedding_size=64)
+    photos = PhotoDataset(rows, processor, workshop.encode(model, rows))
+    trainer = workshop.trainer(
+        tmp_path_factory.mktemp("overfitted"),
+        model,
+        CaptionDataset(photos, processor.tokenizer),
+        num_train_epochs=150,
+        logging_steps=1,
+        learning_rate=2e-2,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_the_loss_falls_to_almost_nothing(overfitted: CaptioningTrainer) -> None:
+    losses = [entry["loss"] for entry in overfitted.state.log_history if "loss" in entry]
+    assert losses[0] > 4 and losses[-1] < 0.1
+
+
+def test_a_few_photos_get_their_own_captions(overfitted: CaptioningTrainer) -> None:
+    photos = overfitted.train_dataset.photos
+    captions = overfitted.caption(photos)
+    expected = {image_id: words(captions[0]) for image_id, captions in photos.references().items()}
+    assert captions == expected
+    assert len(set(captions.values())) == len(photos)
+
+
+def test_captions_follow_the_features(overfitted: CaptioningTrainer, workshop: Workshop) -> None:
+    photos = overfitted.train_dataset.photos
+    backwards = workshop.encode(overfitted.model, photos.photos.select(range(len(photos) - 1, -1, -1)))
+    shuffled = PhotoDataset(photos.photos, photos.processor, backwards)
+    assert list(overfitted.caption(shuffled).values()) == list(overfitted.caption(photos).values())[::-1]
+
+
+def test_captions_follow_the_pixels(overfitted: CaptioningTrainer) -> None:
+    photos = overfitted.train_dataset.photos
+    assert overfitted.caption(PhotoDataset(photos.photos, photos.processor)) == overfitted.caption(photos)
+
+
+@pytest.mark.parametrize("step", [5, 8], ids=["at the end of an epoch", "within an epoch"])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(
+    step: int, workshop: Workshop, weights: Weights, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {
+        "num_train_epochs": 3,
+        "eval_strategy": "steps",
+        "eval_steps": step,
+        "save_strategy": "steps",
+        "save_steps": step,
+        "save_total_limit": None,
+    }
+
+    def captioner() -> Any:
+        return workshop.captioner(dropout=0.5, label_smoothing=0.1, num_hidden_layers=2)[0]
+
+    whole = workshop.trainer(tmp_path / "whole", captioner(), **arguments)
+    whole.train()
+    assert whole.state.global_step == 15
+
+    model = captioner()
+    model.init_weights()  # what the checkpoint holds must come from the checkpoint
+    torch.rand(7)
+    resumed = workshop.trainer(tmp_path / "resumed", model, **arguments)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    assert resumed.state.global_step == 15
+    assert_same(weights(whole.model), weights(resumed.model))
+
+    other_order = workshop.trainer(tmp_path / "other", captioner(), seed=1, **arguments)
+    other_order.train()
+    assert not torch.equal(other_order.model.lm_head.weight, whole.model.lm_head.weight)
+
+
+def test_evaluation_is_the_mean_over_words_and_one_caption_a_photo(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = workshop.trainer(tmp_path, per_device_eval_batch_size=3)
+    captioned = []
+    generate = trainer.model.generate
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        captioned.append(len(kwargs["encoder_outputs"]))
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.model, "generate", counting)
+    metrics = trainer.evaluate()
+    samples = trainer.eval_dataset
+    assert metrics["eval_loss"] == pytest.approx(word_loss(trainer.model, samples), rel=1e-6)
+    assert sum(captioned) == len(samples.photos) == 5
+
+    captions = trainer.caption(samples.photos)
+    assert list(captions) == samples.photos.image_ids()
+    references = [[words(caption) for caption in texts] for texts in samples.photos.references().values()]
+    by_hand = sacrebleu.BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(
+        list(captions.values()), list(zip(*references, strict=True))
+    )
+    assert metrics["eval_bleu_4"] == pytest.approx(by_hand.score / 100)
+    assert metrics["eval_distinct"] == len(set(captions.values())) / 5
+    assert metrics["eval_words"] == sum(len(caption.split()) for caption in captions.values()) / 5
+
+
+def test_evaluation_after_training_scores_what_was_learned(overfitted: CaptioningTrainer) -> None:
+    metrics = overfitted.evaluate(overfitted.train_dataset, metric_key_prefix="train")
+    assert metrics["train_bleu_4"] == pytest.approx(1.0)
+    assert metrics["train_distinct"] == 1.0
+    assert metrics["train_loss"] == pytest.approx(word_loss(overfitted.model, overfitted.train_dataset), rel=1e-5)
+
+
+def test_the_evaluation_batch_size_does_not_move_the_loss(workshop: Workshop, tmp_path: Path) -> None:
+    model = workshop.captioner()[0]
+    losses = [
+        workshop.trainer(tmp_path, model, per_device_eval_batch_size=size).evaluate()["eval_loss"]
+        for size in (2, 7, 100)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_evaluation_arguments_reach_generate(workshop: Workshop, tmp_path: Path) -> None:
+    trainer = workshop.trainer(tmp_path)
+    trainer.eval_generate_kwargs = {"max_new_tokens": 3, "num_beams": 1}
+    assert trainer.evaluate()["eval_words"] <= 3
+    photos = workshop.photos("dev")
+    short = generate_captions(trainer.model, photos, progress=False, max_new_tokens=3, num_beams=1)
+    assert trainer.caption(photos) == short
+    assert all(
+        len(caption.split()) == 5 for caption in trainer.caption(photos, min_new_tokens=5, max_new_tokens=5).values()
+    )
+
+
+def test_the_best_of_several_captions_is_taken(overfitted: CaptioningTrainer) -> None:
+    photos = overfitted.train_dataset.photos
+    assert overfitted.caption(photos, num_beams=3, num_return_sequences=3) == overfitted.caption(photos)
+
+
+def test_captioning_gives_the_training_mode_back(workshop: Workshop) -> None:
+    model = workshop.captioner()[0]
+    for training in (True, False):
+        model.train(training)
+        generate_captions(model, workshop.photos("dev").first(1), progress=False)
+        assert model.training is training
+
+
+def test_predictions_are_the_captions_one_a_photo(overfitted: CaptioningTrainer) -> None:
+    output = overfitted.predict(overfitted.train_dataset)
+    assert output.predictions.tolist() == list(overfitted.caption(overfitted.train_dataset.photos).values())
+    assert output.metrics["test_bleu_4"] == pytest.approx(1.0)
+
+
+class Samples(Dataset):
+    """Samples that are no CaptionDataset."""
+
+    def __init__(self, samples: CaptionDataset) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.samples[index]
+
+
+def test_other_data_sets_are_evaluated_as_trainer_does(workshop: Workshop, tmp_path: Path) -> None:
+    trainer = workshop.trainer(tmp_path, per_device_eval_batch_size=100, prediction_loss_only=True)
+    trainer.evaluate()
+    metrics = trainer.evaluate(Samples(trainer.eval_dataset))
+    assert metrics["eval_loss"] == pytest.approx(word_loss(trainer.model, trainer.eval_dataset), rel=1e-5)
+    assert "eval_bleu_4" not in metrics
+
+
+def test_bleu_takes_references_of_different_number(workshop: Workshop) -> None:
+    captions = {"a": "a dog runs through the snow", "b": "two children play on the beach"}
+    references = {
+        "a": ["A dog runs through deep snow ."],
+        "b": ["Kids at the sea .", "Two children play on a beach .", "The beach !"],
+    }
+    metrics = caption_metrics(captions, references, workshop.processor.tokenizer)
+    by_hand = sacrebleu.BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(
+        list(captions.values()),
+        [
+            ["a dog runs through deep snow", "kids at the sea"],
+            [None, "two children play on a beach"],
+            [None, "the beach"],
+        ],
+    )
+    assert 0 < metrics["bleu_4"] == pytest.approx(by_hand.score / 100)
+    assert (metrics["distinct"], metrics["words"]) == (1.0, 6.0)
+
+
+def test_captions_all_alike_are_seen_as_such(workshop: Workshop) -> None:
+    captions = dict.fromkeys("abcd", "a dog")
+    metrics = caption_metrics(captions, {name: ["a cat"] for name in captions}, workshop.processor.tokenizer)
+    assert metrics == {"bleu_4": 0.0, "distinct": 0.25, "words": 2.0}
+
+
+def test_trainer_itself_trains_the_same_weights(workshop: Workshop, weights: Weights, tmp_path: Path) -> None:
+    ours = workshop.trainer(tmp_path, train_sampling_strategy="sequential")
+    plain = workshop.trainer(tmp_path, train_sampling_strategy="sequential")
+    other = Trainer(
+        model=plain.model, args=plain.args, train_dataset=plain.train_dataset, data_collator=plain.data_collator
+    )
+    ours.train()
+    other.train()
+    assert_same(weights(ours.model), weights(other.model))
+
+
+def test_unused_columns_may_be_removed(workshop: Workshop, weights: Weights, tmp_path: Path) -> None:
+    trainers = [workshop.trainer(tmp_path, remove_unused_columns=remove) for remove in (False, True)]
+    for trainer in trainers:
+        trainer.train()
+    assert_same(*(weights(trainer.model) for trainer in trainers))
+    assert trainers[1].evaluate()["eval_loss"] == trainers[0].evaluate()["eval_loss"]
+
+
+def test_spawned_workers_give_the_same_batches(workshop: Workshop, weights: Weights, tmp_path: Path) -> None:
+    trainers = [
+        workshop.trainer(tmp_path, num_train_epochs=1, **settings)
+        for settings in (
+            {},
+            {"dataloader_num_workers": 2, "dataloader_multiprocessing_context": "spawn"},
+        )
+    ]
+    for trainer in trainers:
+        trainer.train()
+    assert_same(*(weights(trainer.model) for trainer in trainers))
+
+
+def test_accumulated_batches_are_one_large_batch(workshop: Workshop, weights: Weights, tmp_path: Path) -> None:
+    large = workshop.trainer(tmp_path, per_device_train_batch_size=16)
+    small = workshop.trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    for trainer in (large, small):
+        trainer.train()
+    for name, tensor in weights(large.model).items():
+        torch.testing.assert_close(weights(small.model)[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_trained_backbone_learns_from_pixels(workshop: Workshop, weights: Weights, tmp_path: Path) -> None:
+    model = workshop.captioner(freeze_backbone=False)[0]
+    before = weights(model)
+    photos = PhotoDataset(workshop.rows["train"].select(range(4)), workshop.processor, keep_pixels=True)
+    train = CaptionDataset(photos, workshop.processor.tokenizer)
+    workshop.trainer(tmp_path, model, train, max_steps=2, warmup_steps=0, per_device_train_batch_size=4).train()
+    moved = {name for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])}
+    assert any(name.startswith("encoder.backbone") and name.endswith("weight") for name in moved)
+    assert any(name.endswith("running_mean") for name in moved)
+
+
+def test_a_frozen_backbone_does_not_move(workshop: Workshop, weights: Weights, tmp_path: Path) -> None:
+    trainer = workshop.trainer(tmp_path, max_steps=2)
+    before = copy.deepcopy(weights(trainer.model.encoder))
+    trainer.train()
+    assert_same(weights(trainer.model.encoder), before)
+
+
+def test_the_features_of_a_trained_checkpoint_are_still_in_the_cache(
+    overfitted: CaptioningTrainer, workshop: Workshop, tmp_path: Path
+) -> None:
+    overfitted.save_model(str(tmp_path))
+    model = type(overfitted.model).from_pretrained(tmp_path)
+    model.encoder.backbone.forward = None  # it must not run
+    cache_features(model, workshop.processor, workshop.rows["train"], workshop.folder / "features")
