@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_features, tiny_model, tiny_pixels, tiny_tokenizer
-from transformers import BaseStreamer, LogitsProcessor, LogitsProcessorList, TextStreamer
+from transformers import LogitsProcessor, LogitsProcessorList, TextStreamer
+from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
 from nic_hf import NICForConditionalGeneration
