@@ -207,9 +207,10 @@ def _report(result: DemoResult, task: _Task, say: Callable[[str], None]) -> None
     say("")
     if "correct" in result.metrics:
         say(
-            f"{result.metrics['correct']:.1%} of {len(test)} scenes captioned right; none of their combinations of words"
+            f"{result.metrics['correct']:.1%} of {len(test)} scenes captioned right; none of their combinations of"
+            " words was in the training scenes."
         )
-        say("was in the training scenes. A caption is right if all that it says is true and no object is left out.")
+        say("A caption is right if all that it says is true and no object is left out.")
     say(f"Done in {result.seconds:.0f} s. Look at {result.sheet}; the captioner is in {result.checkpoint}:")
     say("")
     say("  from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor")

@@ -1,6 +1,8 @@
 """Photos in: from a path, URL, bytes, array or PIL image to an upright RGB image."""
 
 import io
+import os
+import struct
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,20 +27,39 @@ def load_photo(source: Any, timeout: float | None = None) -> Image.Image:
         OSError: naming the file, where it is missing, empty, truncated or not an image.
         ValueError: where `source` is none of the above.
     """
-    name = "the photo"
-    try:
-        if isinstance(source, bytes | bytearray):
-            return to_rgb(Image.open(io.BytesIO(source)))
-        if isinstance(source, str | PathLike):
-            name = str(source) if len(str(source)) < 500 else f"{str(source)[:80]}..."
-            if is_file(source):
-                with Image.open(source) as image:
-                    return to_rgb(image)
-            source = load_image(str(source), timeout=timeout)
+    if not isinstance(source, str | PathLike | bytes | bytearray | Image.Image):
         return to_rgb(source)
-    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
-        # SyntaxError is what Pillow raises for some broken PNG files.
-        raise OSError(f"{name}: cannot read it as an image: {error}") from error
+    try:
+        return to_rgb(_open(source, timeout))
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow answers a damaged file by ValueError, SyntaxError, struct.error and others, depending on the format.
+        raise OSError(f"{_name(source)}: cannot read it as an image: {error}") from error
+
+
+def _open(source: Any, timeout: float | None) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, bytes | bytearray):
+        return Image.open(io.BytesIO(source))
+    if is_file(source):
+        with Image.open(source) as image:
+            image.load()
+            return image
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return load_image(source, timeout=timeout)
+    try:
+        return load_image(os.fspath(source))
+    except ValueError:
+        raise FileNotFoundError("there is no such file") from None
+
+
+def _name(source: Any) -> str:
+    if isinstance(source, str | PathLike):
+        name = os.fspath(source)
+        return name if len(name) < 500 else f"{name[:80]}..."  # base64 text
+    return str(getattr(source, "filename", "") or "the photo")
 
 
 def is_file(source: str | PathLike) -> bool:
@@ -56,23 +77,38 @@ def to_rgb(image: Any) -> Image.Image:
 
     Args:
         image: a `PIL.Image.Image`, or an array or tensor of shape `(height, width)`, `(height, width, channels)` or
-            `(channels, height, width)` with values 0 to 255, or 0 to 1 where they are floating-point.
+            `(channels, height, width)`, of 1, 3 or 4 channels. Values are 0 to 255; 0 to 1 where they are
+            floating-point or boolean; 0 to 65535 where they are 16-bit.
 
     Raises:
         ValueError: where the image is empty or is not an image.
         OSError: where its file is damaged (Pillow decodes when the pixels are first needed).
     """
-    if isinstance(image, np.ndarray) or torch.is_tensor(image):
-        image = _array_to_image(np.asarray(image))
+    if torch.is_tensor(image):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+    if isinstance(image, np.ndarray):
+        image = _array_to_image(image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"not an image: {type(image).__name__}")
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_scale_to_bytes(np.asarray(image)))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        grey = np.asarray(image)
+        image = Image.fromarray(_scale_to_bytes(grey.astype(np.uint16) if image.mode.startswith("I;16") else grey))
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow converts it to nothing else
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return image  # a damaged EXIF block takes nothing from the pixels
 
 
 def _array_to_image(array: np.ndarray) -> Image.Image:
@@ -82,13 +118,17 @@ def _array_to_image(array: np.ndarray) -> Image.Image:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ValueError(f"not an image: an array of shape {array.shape}")
-    if np.issubdtype(array.dtype, np.floating):
-        array = (array.clip(0, 1) * 255).round() if array.max() <= 1 else array
+    if array.dtype == np.bool_ or array.dtype == np.uint16 or np.issubdtype(array.dtype, np.floating):
+        return Image.fromarray(_scale_to_bytes(array))
     return Image.fromarray(array.clip(0, 255).astype(np.uint8))
 
 
 def _scale_to_bytes(array: np.ndarray) -> np.ndarray:
-    """Grey levels of 16 or 32 bits to 8: by 257 for a 16-bit file, else by the range that the photo uses."""
-    array = array.astype(np.float64)
-    top = 65535.0 if 255 < array.max() <= 65535 else max(255.0, float(array.max()))
+    """Levels of any kind to 0 to 255. Full scale is 65535 for 16-bit levels, else 1, 255 or 65535 by what fits."""
+    top = 65535.0
+    if array.dtype != np.uint16:
+        scales = (255.0, 65535.0) if np.issubdtype(array.dtype, np.integer) else (1.0, 255.0, 65535.0)
+        array = np.nan_to_num(array.astype(np.float64), posinf=0.0, neginf=0.0)
+        # Twice the scale, because resizing a photo can overshoot it.
+        top = next((scale for scale in scales if array.max() <= 2 * scale), float(array.max()))
     return (array.clip(0, top) * (255.0 / top)).round().astype(np.uint8)

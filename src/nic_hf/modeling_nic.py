@@ -29,6 +29,7 @@ from .checkpoint_nic import (
 from .configuration_nic import NICConfig
 
 IGNORED_LABEL = -100
+NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
 
 
 class NICCache:
@@ -399,7 +400,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _image_features(self, pixel_values: torch.Tensor | None, encoder_outputs: Any) -> torch.Tensor:
         if encoder_outputs is None:
             if pixel_values is None:
-                raise ValueError("no image: give `pixel_values`, or its features as `encoder_outputs`")
+                raise ValueError(NO_IMAGE)
             encoder_outputs = self.encoder(pixel_values)
         return self._check_features(encoder_outputs).squeeze(1)
 
@@ -460,6 +461,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if model_kwargs.get("encoder_outputs") is not None:
             features = self._check_features(model_kwargs["encoder_outputs"])
             model_kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=features)
+        elif inputs is None and model_kwargs.get("pixel_values") is None:
+            raise ValueError(NO_IMAGE)
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)  # type: ignore[misc]
 
     def _prepare_cache_for_generation(  # type: ignore[override]

@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import resource
 import shutil
 import signal
 import subprocess
@@ -396,6 +395,20 @@ def test_a_file_cut_short_while_in_use_says_so(
         table[NUMBER - 1]
 
 
+def test_a_relative_cache_still_opens_after_a_change_of_folder(
+    model: NICForConditionalGeneration,
+    processor: NICProcessor,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = cache_features(model, processor, dataset_of(folder), "cache")
+    before = everything(table)
+    monkeypatch.chdir(folder)
+    assert torch.equal(everything(table), before) and len(chunk_files(tmp_path / "cache")) == 1
+
+
 def test_rows_outside_the_table_are_refused(
     model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path
 ) -> None:
@@ -589,6 +602,7 @@ def check_full_disk(model: NICForConditionalGeneration, processor: NICProcessor,
 def test_a_file_size_limit_is_a_clear_error(
     model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path
 ) -> None:
+    resource = pytest.importorskip("resource", reason="needs POSIX limits")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
     try:

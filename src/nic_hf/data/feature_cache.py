@@ -160,7 +160,8 @@ def cache_features(
         )
     if not len(photos):
         raise ValueError("no photos to compute features of: the data set is empty")
-    folder = Path(cache_dir or default_cache_dir()) / _encoder_key(model, processor)
+    # Absolute, so that the table still opens its files after a change of working directory.
+    folder = Path(cache_dir or default_cache_dir()).expanduser().absolute() / _encoder_key(model, processor)
     images = photos.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
     paths = [folder / f"{key}.safetensors" for key in _chunk_keys(images, photos_a_chunk)]
     files = [_open(path) for path in paths]

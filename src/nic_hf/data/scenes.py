@@ -20,6 +20,7 @@ from .scene_grammar import COLOURS, SHAPES, SIZES, Description, write_captions
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import ResNetConfig
 
 Split = Literal["train", "validation", "test"]
 RGB = tuple[int, int, int]
@@ -241,3 +242,16 @@ def _jitter(colour: RGB, rng: Random) -> RGB:
     """A shade of a colour."""
     red, green, blue = (min(255, max(0, value + rng.randint(-_FILL_JITTER, _FILL_JITTER))) for value in colour)
     return red, green, blue
+
+
+def scene_backbone_config() -> "ResNetConfig":
+    """A ResNet small enough to train from scratch on scenes; its last map is 2 x 2, so that places are not averaged."""
+    from transformers import ResNetConfig
+
+    return ResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[32, 64, 128, 256],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        image_size=IMAGE_SIZE,
+    )
