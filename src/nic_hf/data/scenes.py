@@ -245,7 +245,7 @@ def _jitter(colour: RGB, rng: Random) -> RGB:
 
 
 def scene_backbone_config() -> "ResNetConfig":
-    """A ResNet small enough to train from scratch on scenes; its last map is 2 x 2, so that places are not averaged."""
+    """A ResNet small enough to train from scratch on scenes; its last map is 2 x 2, which keeps places apart."""
     from transformers import ResNetConfig
 
     return ResNetConfig(
@@ -253,5 +253,4 @@ def scene_backbone_config() -> "ResNetConfig":
         hidden_sizes=[32, 64, 128, 256],
         depths=[1, 1, 1, 1],
         layer_type="basic",
-        image_size=IMAGE_SIZE,
     )
