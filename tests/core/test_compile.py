@@ -31,11 +31,10 @@ def test_a_compiled_forward_gives_the_same_loss_and_scores() -> None:
 )
 def test_a_compiled_decoding_step_gives_the_same_captions() -> None:
     pixel_values = tiny_pixels()
-    expected = [tiny_model().generate(pixel_values=pixel_values, num_beams=width) for width in (1, 3)]
+    expected = tiny_model().generate(pixel_values=pixel_values, num_beams=3)
     model = tiny_model()
     model.forward = torch.compile(model.forward, dynamic=True)
-    found = [model.generate(pixel_values=pixel_values, num_beams=width) for width in (1, 3)]
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert torch.equal(model.generate(pixel_values=pixel_values, num_beams=3), expected)
 
 
 def test_the_decoding_step_is_compiled_once_and_not_once_a_word() -> None:

@@ -191,6 +191,7 @@ def test_the_captioner_around_the_backbone_does_not_matter(
     model.save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
     loaded = NICForConditionalGeneration.from_pretrained(tmp_path / "checkpoint")
+    loaded.encoder.backbone.config._name_or_path = "the same backbone, downloaded"
     with counted(loaded) as runs:
         cache_features(loaded, NICProcessor.from_pretrained(tmp_path / "checkpoint"), dataset_of(folder), cache)
     assert runs == []
@@ -590,6 +591,22 @@ def test_a_full_cache_needs_no_right_to_write(
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr(feature_cache, "save_file", refuse)
     assert torch.equal(everything(cache_features(model, processor, dataset_of(folder), cache)), before)
+
+
+def test_a_chunk_that_cannot_be_put_in_place_leaves_nothing(
+    model: NICForConditionalGeneration,
+    processor: NICProcessor,
+    folder: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError("in use")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match=f"cannot keep features in {cache}.*: in use"):
+        cache_features(model, processor, dataset_of(folder), cache)
+    assert leftovers(cache) == chunk_files(cache) == []
 
 
 def check_full_disk(model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path) -> None:
