@@ -328,8 +328,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.encoder(pixel_values).last_hidden_state.squeeze(1)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """The words read to predict labels `(batch_size, sequence_length)`: `<bos>`, then all labels but the last."""
-        decoder_input_ids = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
+        """The words read to predict labels `(..., sequence_length)`: `<bos>`, then all labels but the last."""
+        decoder_input_ids = F.pad(labels[..., :-1], (1, 0), value=self.config.decoder_start_token_id)
         return decoder_input_ids.masked_fill(decoder_input_ids == IGNORED_LABEL, self.config.pad_token_id)
 
     def forward(
@@ -351,7 +351,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             decoder_input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words read, `<bos>` first.
                 Made from `labels` where it is not given.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words to predict, `<eos>` last, -100
-                where padded.
+                where padded. Several captions of each image, of shape `(batch_size, num_captions, sequence_length)`,
+                share one pass of the backbone; logits are then those of `batch_size * num_captions` captions.
             encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
                 image features, in place of `pixel_values`.
             past_key_values (`NICCache`): state to go on from; once it has read the image, no image is needed.
@@ -370,6 +371,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None
+        num_captions = decoder_input_ids.shape[1] if decoder_input_ids.ndim == 3 else 1
+        decoder_input_ids = decoder_input_ids.flatten(0, -2)
 
         inputs_embeds = self.decoder.embed_tokens(decoder_input_ids)  # shape: (batch_size, sequence_length, embedding)
         image_features, state = None, None
@@ -378,7 +381,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         else:
             # The image is the input at t = -1 (equation 7), one step before <bos>.
             image_features = self._image_features(pixel_values, encoder_outputs)
-            first_input = self.image_projection(image_features).unsqueeze(1)
+            first_input = self.image_projection(image_features).unsqueeze(1).repeat_interleave(num_captions, dim=0)
             inputs_embeds = torch.cat([first_input, inputs_embeds.to(first_input.dtype)], dim=1)
 
         hidden_states, state = self.decoder(inputs_embeds, state)

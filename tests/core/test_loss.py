@@ -75,3 +75,13 @@ def test_what_a_dataset_carries_beside_the_models_inputs_is_ignored() -> None:
     model = tiny_model()
     inputs = {"encoder_outputs": tiny_features(), "labels": tiny_labels(LENGTHS)}
     assert torch.equal(model(**inputs, image_id=torch.arange(4), attention_mask=None).loss, model(**inputs).loss)
+
+
+def test_several_captions_of_a_photo_share_its_features_and_cost_what_they_cost_apart() -> None:
+    model, features, labels = tiny_model(), tiny_features(2), tiny_labels(LENGTHS).unflatten(0, (2, 2))
+    labels[1, 1] = -100  # a photo with fewer captions
+    together = model(encoder_outputs=features, labels=labels)
+    apart = model(encoder_outputs=features.repeat_interleave(2, dim=0), labels=labels.flatten(0, 1))
+    torch.testing.assert_close(together.logits, apart.logits)
+    torch.testing.assert_close(together.loss, apart.loss)
+    assert together.image_features.shape == features.shape

@@ -102,6 +102,42 @@ def test_several_samples_at_once_are_the_samples_one_by_one(samples: CaptionData
     ]
 
 
+def test_a_sample_of_several_captions_holds_those_of_one_photo(
+    rows: datasets.Dataset, processor: NICProcessor, features: FeatureTable
+) -> None:
+    photos = PhotoDataset(rows, processor, features)
+    samples = CaptionDataset(photos, processor.tokenizer, captions_per_sample=2)
+    assert len(samples) == 9  # two, two and one caption of each photo
+    order = [8, 3, 0, 1]
+    wanted = [[14], [5, 6], [0, 1], [2, 3]]
+    together = samples.__getitems__(order)
+    for sample, index, captions in zip(together, order, wanted, strict=True):
+        ids = [ids_by_hand(processor, FLAT[caption]) for caption in captions]
+        assert [labels.tolist() for labels in sample["labels"]] == ids
+        assert torch.equal(sample["encoder_outputs"], features[index // 3])
+        assert samples.lengths()[index] == max(map(len, ids))
+
+    batch = CaptionCollator()(together)
+    assert batch["encoder_outputs"].shape[0] == 4
+    assert batch["labels"].shape == (4, 2, samples.lengths()[order].max())
+    assert (batch["labels"][0, 1] == -100).all()
+    for labels, captions in zip(batch["labels"], wanted, strict=True):
+        for row, caption in zip(labels, captions, strict=False):
+            assert row[row != -100].tolist() == ids_by_hand(processor, FLAT[caption])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 9])
+def test_samples_of_several_captions_hold_each_caption_once(
+    rows: datasets.Dataset, processor: NICProcessor, number: int
+) -> None:
+    photos = PhotoDataset(rows, processor)
+    one_each = CaptionDataset(photos, processor.tokenizer)
+    samples = CaptionDataset(photos, processor.tokenizer, captions_per_sample=number)
+    labels = [samples[index]["labels"] for index in range(len(samples))]
+    held = [ids.tolist() for each in labels for ids in (each if number > 1 else [each])]
+    assert held == [one_each[index]["labels"].tolist() for index in range(len(one_each))]
+
+
 def test_a_cut_caption_still_ends(rows: datasets.Dataset, processor: NICProcessor, features: FeatureTable) -> None:
     samples = CaptionDataset(PhotoDataset(rows, processor, features), processor.tokenizer, max_caption_length=4)
     for index, caption in enumerate(FLAT):
@@ -120,6 +156,8 @@ def test_the_tokenizer_is_left_as_it_was(rows: datasets.Dataset, processor: NICP
 def test_no_room_for_a_word_is_an_error(rows: datasets.Dataset, processor: NICProcessor) -> None:
     with pytest.raises(ValueError, match=r"max_caption_length must be at least 2.*not 1"):
         CaptionDataset(PhotoDataset(rows, processor), processor.tokenizer, max_caption_length=1)
+    with pytest.raises(ValueError, match="captions_per_sample must be at least 1, not 0"):
+        CaptionDataset(PhotoDataset(rows, processor), processor.tokenizer, captions_per_sample=0)
 
 
 def test_a_batch_pads_labels_with_what_the_loss_leaves_out(samples: CaptionDataset, features: FeatureTable) -> None:

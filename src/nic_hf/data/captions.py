@@ -104,50 +104,96 @@ class CaptionDataset(Dataset):
         photos: where the photos come from.
         tokenizer: turns captions into labels, `<eos>` last.
         max_caption_length: longer captions are cut to so many tokens, `<eos>` included.
+        captions_per_sample: captions of one photo that make up a sample. With more than one they share a pass of the
+            backbone, which pays where it is trained: a photo with five captions is then one sample of five, or three
+            of two, two and one. Each caption comes once an epoch all the same.
 
     Raises:
-        ValueError: where `max_caption_length` leaves no room for a word.
+        ValueError: where `max_caption_length` leaves no room for a word, or a sample would hold no caption.
     """
 
-    def __init__(self, photos: PhotoDataset, tokenizer: PreTrainedTokenizerBase, max_caption_length: int = 50) -> None:
+    def __init__(
+        self,
+        photos: PhotoDataset,
+        tokenizer: PreTrainedTokenizerBase,
+        max_caption_length: int = 50,
+        captions_per_sample: int = 1,
+    ) -> None:
         if max_caption_length < 2:
             raise ValueError(f"max_caption_length must be at least 2, a word and <eos>, not {max_caption_length}")
+        if captions_per_sample < 1:
+            raise ValueError(f"captions_per_sample must be at least 1, not {captions_per_sample}")
         self.photos = photos
+        self.captions_per_sample = captions_per_sample
         self.pairs = _tokenized_pairs(photos, tokenizer, max_caption_length).with_format("numpy")
+        # Where each sample's captions begin in the table, and where the last one's end.
+        self.bounds: Sequence[int] | np.ndarray = range(len(self.pairs) + 1)
+        if captions_per_sample > 1:
+            self.bounds = _bounds(self.pairs.data.column("row").to_numpy(), captions_per_sample)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.bounds) - 1
 
     def lengths(self) -> np.ndarray:
-        """Number of labels of each sample, `<eos>` included."""
-        return pc.list_value_length(self.pairs.data.column("labels")).to_numpy()
+        """Number of labels of each sample's longest caption, `<eos>` included."""
+        lengths = pc.list_value_length(self.pairs.data.column("labels")).to_numpy()
+        return lengths if self.captions_per_sample == 1 else np.maximum.reduceat(lengths, self.bounds[:-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Inputs of the photo (see [`PhotoDataset`]) and `labels`, an array of token ids."""
+        """Inputs of the photo (see [`PhotoDataset`]) and `labels`, an array of token ids, or a list of such arrays."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Several samples at once: one read of the table of pairs for a whole batch."""
-        pairs = self.pairs[list(indices)]
-        rows = pairs["row"].tolist()
-        inputs = {row: self.photos.inputs(row) for row in set(rows)}
-        return [{**inputs[row], "labels": labels} for row, labels in zip(rows, pairs["labels"], strict=True)]
+        wanted = [range(self.bounds[index], self.bounds[index + 1]) for index in indices]
+        pairs = self.pairs[[pair for sample in wanted for pair in sample]]
+        captions, rows = iter(pairs["labels"]), iter(pairs["row"].tolist())
+        inputs: dict[int, dict[str, torch.Tensor]] = {}
+        samples = []
+        for sample in wanted:
+            row = [next(rows) for _ in sample][0]
+            labels = [next(captions) for _ in sample]
+            if row not in inputs:
+                inputs[row] = self.photos.inputs(row)
+            samples.append({**inputs[row], "labels": labels if self.captions_per_sample > 1 else labels[0]})
+        return samples
 
 
 class CaptionCollator:
     """Stack samples; pad labels with -100, which the loss leaves out."""
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Batch of `encoder_outputs` or `pixel_values` and, where given, `labels` of shape `(batch_size, length)`."""
+        """Batch of `encoder_outputs` or `pixel_values` and, where given, `labels`.
+
+        Labels have the shape `(batch_size, sequence_length)`, or `(batch_size, num_captions, sequence_length)` where
+        samples hold several captions; a sample with fewer of them than others has rows of padding.
+        """
         batch: dict[str, torch.Tensor] = {
             name: torch.stack([sample[name] for sample in samples])
             for name in ("encoder_outputs", "pixel_values")
             if name in samples[0]
         }
-        if "labels" in samples[0]:
-            labels = [torch.as_tensor(sample["labels"], dtype=torch.long) for sample in samples]
-            batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
+        if "labels" not in samples[0]:
+            return batch
+        if not isinstance(samples[0]["labels"], list):
+            batch["labels"] = _pad([sample["labels"] for sample in samples])
+            return batch
+        num_captions = max(len(sample["labels"]) for sample in samples)
+        captions = [(*s["labels"], *[[]] * (num_captions - len(s["labels"]))) for s in samples]
+        batch["labels"] = _pad([ids for each in captions for ids in each]).unflatten(0, (len(samples), num_captions))
         return batch
+
+
+def _bounds(rows: np.ndarray, captions_per_sample: int) -> np.ndarray:
+    """Bounds of samples of one photo's captions; the captions of a photo lie together."""
+    photo_starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    position = np.arange(len(rows)) - np.repeat(photo_starts, np.diff(photo_starts, append=len(rows)))
+    return np.append(np.flatnonzero(position % captions_per_sample == 0), len(rows))
+
+
+def _pad(captions: Sequence[Any]) -> torch.Tensor:
+    labels = [torch.as_tensor(ids, dtype=torch.long) for ids in captions]
+    return torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
 
 
 def _unreadable_rows(photos: datasets.Dataset) -> list[int]:

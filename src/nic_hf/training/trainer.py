@@ -90,7 +90,7 @@ class CaptioningTrainer(Trainer):
         if self._loss_and_words is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        labels = inputs["labels"]  # shape: (batch_size, sequence_length)
+        labels = inputs["labels"].flatten(0, -2)  # shape: (number of captions, sequence_length)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs).logits.flatten(0, 1).float()
         losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
