@@ -36,7 +36,7 @@ lint: $(STAMP)
 test: lint
 	$(SCRIPTS)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 	@echo
-	@echo "Tests passed. Next: make demo, or read docs/tutorial.md to train on your own photos."
+	@echo "Tests passed. Next: make demo, or read docs/training.md to train on your own photos."
 
 test-slow: lint
 	$(SCRIPTS)/python -m pytest $(PYTEST_ARGS)

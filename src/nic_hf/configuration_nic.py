@@ -40,6 +40,9 @@ class NICConfig(PreTrainedConfig):
             Keep the word vectors as they are.
         initializer_range (`float`, *optional*, defaults to 0.08):
             Weights outside the backbone start uniform in `[-initializer_range, initializer_range]`, as in `im2txt`.
+        forget_bias (`float`, *optional*, defaults to 1.0):
+            What the biases of the forget gates start at: 1, as in `im2txt`. A backbone that learns from scratch gets
+            its gradient through every step between the image and a word, and needs more (3 to 5).
         pad_token_id, bos_token_id, eos_token_id, unk_token_id (`int`, *optional*, default to 0, 1, 2, 3):
             Ids of `<pad>`, `<bos>`, `<eos>` and `<unk>`.
 
@@ -75,6 +78,7 @@ class NICConfig(PreTrainedConfig):
     freeze_backbone: bool = True
     freeze_word_embeddings: bool = False
     initializer_range: float = 0.08
+    forget_bias: float = 1.0
     pad_token_id: int = 0
     bos_token_id: int = 1
     eos_token_id: int = 2

@@ -208,7 +208,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LSTM):
             forget_gate = torch.zeros(4, module.hidden_size)
-            forget_gate[1] = 1.0  # remember by default, as TensorFlow's cell in im2txt does
+            forget_gate[1] = self.config.forget_bias  # above 0: remember by default
             for name, parameter in module.named_parameters():
                 if name.startswith("weight"):
                     init.uniform_(parameter, -bound, bound)

@@ -51,6 +51,7 @@ def test_every_field_survives_a_round_trip_through_a_file(tmp_path: Path) -> Non
         "freeze_backbone": False,
         "freeze_word_embeddings": True,
         "initializer_range": 0.5,
+        "forget_bias": 2.5,
         "pad_token_id": 9,
         "bos_token_id": 8,
         "eos_token_id": 7,

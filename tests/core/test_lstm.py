@@ -168,12 +168,13 @@ def test_a_cache_reorders_repeats_selects_and_forgets() -> None:
     assert cache.hidden_state is None
 
 
-def test_the_forget_gate_starts_open() -> None:
+@pytest.mark.parametrize(("settings", "forget_bias"), [({}, 1.0), ({"forget_bias": 4.0}, 4.0)])
+def test_the_forget_gate_starts_open(settings: dict[str, float], forget_bias: float) -> None:
     """As TensorFlow's cell in im2txt, so that a photo read first is not forgotten at once."""
-    model = tiny_model(num_hidden_layers=2, initializer_range=0.08)
+    model = tiny_model(num_hidden_layers=2, initializer_range=0.08, **settings)
     for layer in range(2):
         bias = getattr(model.decoder.lstm, f"bias_ih_l{layer}") + getattr(model.decoder.lstm, f"bias_hh_l{layer}")
-        assert torch.equal(bias.view(4, 9), torch.tensor([0.0, 1.0, 0.0, 0.0]).view(4, 1).expand(4, 9))
+        assert torch.equal(bias.view(4, 9), torch.tensor([0.0, forget_bias, 0.0, 0.0]).view(4, 1).expand(4, 9))
     for name in ("decoder.embed_tokens.weight", "decoder.lstm.weight_hh_l1", "lm_head.weight"):
         weight = model.get_parameter(name)
         assert 0.04 < weight.abs().max() <= 0.08, name

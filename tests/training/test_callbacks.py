@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Workshop
 from PIL import Image
+from workshop import Workshop
 
 from nic_hf.training import SampleCaptionsCallback, generate_captions
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import sacrebleu
 import torch
-from conftest import Workshop
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, RandomSampler
 from transformers import Trainer
+from workshop import Workshop
 
 from nic_hf.data import CaptionDataset, PhotoDataset, cache_features
+from nic_hf.data.sampling import LengthGroupedSampler
 from nic_hf.training import CaptioningTrainer, generate_captions
 from nic_hf.training.trainer import caption_metrics
 
@@ -163,6 +164,27 @@ def test_the_evaluation_batch_size_does_not_move_the_loss(workshop: Workshop, tm
         for size in (2, 7, 100)
     ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_captions_that_share_a_sample_are_evaluated_as_apart(workshop: Workshop, tmp_path: Path) -> None:
+    trainer = workshop.trainer(tmp_path)
+    apart = trainer.evaluate()
+    photos = trainer.eval_dataset.photos
+    shared = CaptionDataset(photos, photos.processor.tokenizer, captions_per_sample=3)
+    together = trainer.evaluate(shared)
+    assert len(shared) == 2 * len(photos)
+    for name in ("eval_loss", "eval_bleu_4", "eval_distinct", "eval_words"):
+        assert together[name] == pytest.approx(apart[name], rel=1e-6), name
+
+
+def test_batches_are_of_like_length_where_features_are_cached_and_random_where_the_backbone_runs(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    trainer = workshop.trainer(tmp_path)
+    assert isinstance(trainer._get_train_sampler(), LengthGroupedSampler)
+    photos = PhotoDataset(workshop.rows["train"], workshop.processor)
+    sampler = trainer._get_train_sampler(CaptionDataset(photos, workshop.processor.tokenizer))
+    assert isinstance(sampler, RandomSampler)
 
 
 def test_evaluation_arguments_reach_generate(workshop: Workshop, tmp_path: Path) -> None:

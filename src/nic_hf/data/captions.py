@@ -146,16 +146,14 @@ class CaptionDataset(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Several samples at once: one read of the table of pairs for a whole batch."""
         wanted = [range(self.bounds[index], self.bounds[index + 1]) for index in indices]
-        pairs = self.pairs[[pair for sample in wanted for pair in sample]]
-        captions, rows = iter(pairs["labels"]), iter(pairs["row"].tolist())
-        inputs: dict[int, dict[str, torch.Tensor]] = {}
-        samples = []
-        for sample in wanted:
-            row = [next(rows) for _ in sample][0]
-            labels = [next(captions) for _ in sample]
-            if row not in inputs:
-                inputs[row] = self.photos.inputs(row)
-            samples.append({**inputs[row], "labels": labels if self.captions_per_sample > 1 else labels[0]})
+        pairs = self.pairs[[pair for captions in wanted for pair in captions]]
+        rows, labels = pairs["row"].tolist(), list(pairs["labels"])
+        inputs = {row: self.photos.inputs(row) for row in set(rows)}
+        samples, start = [], 0
+        for captions in wanted:
+            own = labels[start : start + len(captions)]
+            samples.append({**inputs[rows[start]], "labels": own if self.captions_per_sample > 1 else own[0]})
+            start += len(captions)
         return samples
 
 

@@ -47,7 +47,13 @@ class CaptioningTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(dataset, CaptionDataset) or self.args.train_sampling_strategy != "random":
+        if (
+            not isinstance(dataset, CaptionDataset)
+            or dataset.photos.features is None
+            or self.args.train_sampling_strategy != "random"
+        ):
+            # Where the backbone runs, padding is cheap, and batches of like captions are batches of like photos: the
+            # BatchNorm of a backbone that learns should not see those.
             return super()._get_train_sampler(train_dataset)
         batch_size = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -90,12 +96,13 @@ class CaptioningTrainer(Trainer):
         if self._loss_and_words is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        labels = inputs["labels"].flatten(0, -2)  # shape: (number of captions, sequence_length)
+        labels = inputs["labels"]  # shape: (batch_size, sequence_length), or with captions in between
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs).logits.flatten(0, 1).float()
         losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
-        sums = torch.stack([losses.view_as(labels).sum(1), (labels != IGNORED_LABEL).sum(1)], dim=1)
-        # Gathered a caption at a time: the last batch repeats some, to give each process as many; those are dropped.
+        counts = (labels != IGNORED_LABEL).flatten(1).sum(1)
+        sums = torch.stack([losses.view(len(labels), -1).sum(1), counts], dim=1)
+        # Gathered a sample at a time: the last batch repeats some, to give each process as many; those are dropped.
         self._loss_and_words += self.gather_function(sums).cpu().double().sum(0)
         return None, None, None
 
