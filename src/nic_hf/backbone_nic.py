@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from .checkpoint_nic import check_path
 from .configuration_nic import NICConfig, resolve_backbone_config
 
 
@@ -115,6 +116,7 @@ def load_backbone(
         OSError: where there is no such model.
         ValueError: where the checkpoint lacks weights.
     """
+    check_path(name_or_path)
     config = resolve_backbone_config(AutoConfig.from_pretrained(name_or_path, **kwargs))
     pooling = _pooling_kwargs(config, use_pooler)
     with _without_loading_report():

@@ -14,6 +14,19 @@ import torch
 from torch import nn
 
 
+def check_path(name_or_path: Any) -> None:
+    """Refuse the path of a folder that is not there, which Transformers takes for the name of a Hub repository.
+
+    Raises:
+        FileNotFoundError: naming it.
+    """
+    name = os.fspath(name_or_path)
+    # A repository is called "name" or "owner/name".
+    is_path = isinstance(name_or_path, PathLike) or name.startswith((".", "~", os.sep)) or Path(name).is_absolute()
+    if (is_path or name.count("/") + name.count("\\") > 1) and not Path(name).exists():
+        raise FileNotFoundError(f"{name}: no such folder")
+
+
 def check_all_weights_loaded(name: Any, loading_info: dict[str, Any], allow_mismatched_sizes: bool = False) -> None:
     """Refuse a checkpoint that left weights of the model at random.
 

@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_part
 from .checkpoint_nic import (
     check_all_weights_loaded,
+    check_path,
     custom_pipelines,
     damaged_file_as_oserror,
     own_weights,
@@ -276,6 +277,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: naming the tensors that are missing or have another shape than the configuration says.
             OSError: where there is no such checkpoint, or its file is damaged.
         """
+        if pretrained_model_name_or_path is not None:
+            check_path(pretrained_model_name_or_path)
         wants_info = kwargs.pop("output_loading_info", False)
         allow_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True)

@@ -8,7 +8,7 @@ import transformers
 from transformers import BatchFeature, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
-from .checkpoint_nic import staged_save
+from .checkpoint_nic import check_path, staged_save
 from .images_nic import load_photo
 
 IGNORED_LABEL = -100
@@ -23,7 +23,11 @@ def load_image_processor(name_or_path: str | PathLike, **kwargs: Any) -> Any:
     Args:
         name_or_path: a Hub id or a directory.
         **kwargs: fields to change, such as `size={"height": 224, "width": 224}`, and Hub arguments.
+
+    Raises:
+        OSError: where there is no such directory or repository, or it holds no image processor.
     """
+    check_path(name_or_path)
     settings, kwargs = ImageProcessingMixin.get_image_processor_dict(name_or_path, **kwargs)
     return build_image_processor({**settings, **kwargs})
 

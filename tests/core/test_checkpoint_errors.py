@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny import CAPTIONS, save_tiny_checkpoint, tiny_model, tiny_pixels, tiny_processor
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
+from nic_hf.processing_nic import load_image_processor
 from nic_hf.tokenization import train_tokenizer
 
 
@@ -226,3 +228,19 @@ def test_a_bug_while_saving_is_not_called_a_full_disk(tmp_path: Path, monkeypatc
     with pytest.raises(KeyError, match="a bug"):
         model.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["/nowhere/model", "./nowhere", "~/nowhere", "runs/nowhere/checkpoint-1", Path("nowhere")]
+)
+@pytest.mark.parametrize(
+    "load",
+    [
+        NICForConditionalGeneration.from_pretrained,
+        NICForConditionalGeneration.from_backbone_pretrained,
+        load_image_processor,
+    ],
+)
+def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_id(load: Callable[[Any], Any], name: str | Path) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"^{re.escape(str(name))}: no such folder$"):
+        load(name)
