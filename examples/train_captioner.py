@@ -90,7 +90,7 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING, format="%(message)s")
     transformers.utils.logging.set_verbosity(training_args.get_process_log_level())
-    training_args.check_output_dir()
+    training_args.check_paths()
     set_seed(training_args.seed)
 
     # Photos and captions. One process prepares them, the others then find them in the cache.

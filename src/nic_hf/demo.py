@@ -88,10 +88,7 @@ def run_demo(
         raise ValueError("photos need a pretrained backbone and a backbone needs photos: give both, or neither")
     start = time.perf_counter()
     output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot write to {output}: {error}") from error
+    CaptioningTrainingArguments(output_dir=str(output / "run")).check_paths()
     _quieten()
     set_seed(seed)
     if data is None or backbone is None:

@@ -17,7 +17,7 @@ def test_the_recipe_is_the_default_and_every_field_can_be_given(tmp_path: Path) 
 
 
 def test_a_writable_output_directory_is_made_and_left_empty(tmp_path: Path) -> None:
-    CaptioningTrainingArguments(output_dir=str(tmp_path / "a" / "b")).check_output_dir()
+    CaptioningTrainingArguments(output_dir=str(tmp_path / "a" / "b")).check_paths()
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
@@ -25,4 +25,12 @@ def test_an_output_directory_that_cannot_be_written_is_named(tmp_path: Path) -> 
     (tmp_path / "file").write_text("not a folder", "utf-8")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OSError, match=f"cannot write to the output directory {folder}"):
-            CaptioningTrainingArguments(output_dir=str(folder)).check_output_dir()
+            CaptioningTrainingArguments(output_dir=str(folder)).check_paths()
+
+
+def test_a_checkpoint_to_resume_from_that_is_not_there_is_named(tmp_path: Path) -> None:
+    arguments = CaptioningTrainingArguments(
+        output_dir=str(tmp_path), resume_from_checkpoint=str(tmp_path / "checkpoint-5")
+    )
+    with pytest.raises(FileNotFoundError, match=r"checkpoint-5: no such checkpoint to resume from"):
+        arguments.check_paths()

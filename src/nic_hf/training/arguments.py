@@ -37,12 +37,14 @@ class CaptioningTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Drop what `forward` does not name. Images are columns too."}
     )
 
-    def check_output_dir(self) -> None:
+    def check_paths(self) -> None:
         """Find out before the work, and not after it, whether `output_dir` can be written.
 
         Raises:
-            OSError: naming it, where it cannot.
+            OSError: naming it, where it cannot, or `resume_from_checkpoint`, where there is no such checkpoint.
         """
+        if self.resume_from_checkpoint and not Path(self.resume_from_checkpoint).is_dir():
+            raise FileNotFoundError(f"{self.resume_from_checkpoint}: no such checkpoint to resume from")
         folder = Path(self.output_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
