@@ -10,7 +10,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 .PHONY: help demo test test-slow lint bench clean
 
 help:
-	@echo "make demo                     train on rendered scenes in about two minutes, caption unseen ones"
+	@echo "make demo                     train on rendered scenes in two to three minutes, caption unseen ones"
 	@echo "make demo DATA=... BACKBONE=... the same on your photos (a Flickr8k folder, a COCO JSON, ...)"
 	@echo "make test                     lint, types, import contracts and all tests but the slow ones"
 	@echo "make test-slow                the long training runs too"

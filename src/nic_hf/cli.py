@@ -34,7 +34,7 @@ def demo(
 ) -> None:
     """Train a captioner from scratch on built-in scenes, then caption scenes it has never seen.
 
-    It takes about two minutes on two cores and needs no download. It ends with the share of captions that are right
+    It takes two to three minutes on two cores and needs no download. It ends with the share of captions that are right
     and a contact sheet to look at.
 
     Examples:

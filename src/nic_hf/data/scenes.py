@@ -36,7 +36,7 @@ _OVERSAMPLING = 4
 _HELD_OUT_MODULUS = 5
 _SHARE_OF_SINGLE_OBJECTS = 0.25
 
-_RADII = {"small": (7, 8), "large": (12, 13)}
+_RADII = {"small": (8, 9), "large": (12, 13)}
 _FILLS: dict[str, RGB] = {
     "red": (216, 48, 48),
     "yellow": (240, 196, 32),

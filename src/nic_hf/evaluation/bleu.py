@@ -1,0 +1,51 @@
+"""BLEU-1 to BLEU-4 as coco-caption computes them (Papineni et al. 2002; reference length: the closest)."""
+
+import numpy as np
+
+from .ngrams import MAX_ORDER, CaptionTable, find_sorted
+
+BLEU_NAMES = tuple(f"bleu_{order}" for order in range(1, MAX_ORDER + 1))
+
+# coco-caption's guards against division by zero (bleu_scorer.py); without them scores would differ from its own.
+SMALL, TINY = 1e-9, 1e-15
+
+
+def bleu_statistics(table: CaptionTable) -> np.ndarray:
+    """What BLEU is computed from; statistics of a corpus are the sum over its photos.
+
+    Returns:
+        Shape `(num_photos, 10)`: words of the prediction, words of the reference closest in length (the shorter of
+        two), n-grams of the prediction for n = 1 to 4, and those of them found in the references, clipped.
+    """
+    statistics = np.zeros((table.num_photos, 2 + 2 * MAX_ORDER), np.int64)
+    lengths = table.prediction_lengths
+    statistics[:, 0] = lengths
+    statistics[:, 1] = _closest_lengths(table)
+    for order in range(MAX_ORDER):
+        statistics[:, 2 + order] = np.maximum(lengths - order, 0)
+        predicted, referred = table.predictions[order], table.per_photo(order)
+        places, found = find_sorted(
+            table.pairs(referred.captions, referred.ngrams, order),
+            table.pairs(predicted.captions, predicted.ngrams, order),
+        )
+        clipped = np.minimum(predicted.counts[found], referred.counts[places[found]])
+        statistics[:, 2 + MAX_ORDER + order] = np.bincount(predicted.captions[found], clipped, table.num_photos)
+    return statistics
+
+
+def bleu_from_statistics(statistics: np.ndarray) -> np.ndarray:
+    """BLEU-1 to BLEU-4, shape `(..., 4)`, fractions, from statistics of shape `(..., 10)`."""
+    predicted_words, reference_words = statistics[..., :1], statistics[..., 1:2]
+    guessed, correct = statistics[..., 2 : 2 + MAX_ORDER], statistics[..., 2 + MAX_ORDER :]
+    precisions = np.cumprod((correct + TINY) / (guessed + SMALL), axis=-1) ** (1 / np.arange(1, MAX_ORDER + 1))
+    ratio = (predicted_words + TINY) / (reference_words + SMALL)
+    with np.errstate(over="ignore"):
+        return precisions * np.exp(np.minimum(1 - 1 / ratio, 0))
+
+
+def _closest_lengths(table: CaptionTable) -> np.ndarray:
+    photos, lengths = table.photo_of_reference, table.reference_lengths
+    distances = np.abs(lengths - table.prediction_lengths[photos])
+    order = np.lexsort((lengths, distances, photos))
+    first = np.cumsum(table.num_references) - table.num_references
+    return lengths[order[first]]

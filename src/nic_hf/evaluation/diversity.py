@@ -1,0 +1,122 @@
+"""How varied captions are: over a set of photos, and over the N-best list of one photo."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .cider import DocumentFrequencies
+from .ngrams import NgramIndex
+from .ptb import ptb_tokenize
+
+
+@dataclass(frozen=True)
+class DiversityScores:
+    """Variety of a set of captions, compared word by word after tokenization.
+
+    Attributes:
+        distinct_captions: Distinct captions over captions.
+        in_training: Share of captions that are a training caption too; None where no training captions were given.
+        vocabulary: Number of distinct words used.
+        distinct_1: Distinct words over words.
+        distinct_2: Distinct bigrams over bigrams (Li et al., arXiv 1510.03055); 0 where there are none.
+    """
+
+    distinct_captions: float
+    in_training: float | None
+    vocabulary: int
+    distinct_1: float
+    distinct_2: float
+
+
+def diversity_scores(
+    captions: Iterable[str],
+    training_captions: Iterable[str] | None = None,
+    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+) -> DiversityScores:
+    """Variety of captions, one a photo or several.
+
+    Args:
+        captions: captions to look at.
+        training_captions: the captions that the model was trained on.
+        tokenize: turns a caption into words.
+
+    Raises:
+        ValueError: where there are no captions.
+
+    Example:
+        >>> scores = diversity_scores(["A dog.", "a dog", "A cat.", "a bird"], ["A dog ."])
+        >>> scores.distinct_captions, scores.in_training, scores.vocabulary, scores.distinct_1, scores.distinct_2
+        (0.75, 0.5, 4, 0.5, 0.75)
+    """
+    tokenized = [" ".join(tokenize(caption)) for caption in captions]
+    if not tokenized:
+        raise ValueError("diversity needs at least one caption")
+    in_training = None
+    if training_captions is not None:
+        wanted = set(tokenized)
+        seen = wanted.intersection(" ".join(tokenize(caption)) for caption in training_captions)
+        in_training = sum(caption in seen for caption in tokenized) / len(tokenized)
+    index = NgramIndex(tokenized)
+    totals = [int(entries.counts.sum()) for entries in index.occurrences]
+    return DiversityScores(
+        distinct_captions=len(set(tokenized)) / len(tokenized),
+        in_training=in_training,
+        vocabulary=len(index.vocabulary),
+        distinct_1=len(index.keys[0]) / totals[0] if totals[0] else 0.0,
+        distinct_2=len(index.keys[1]) / totals[1] if totals[1] else 0.0,
+    )
+
+
+def self_cider(
+    captions: Sequence[str],
+    frequencies: DocumentFrequencies,
+    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+) -> float:
+    """Self-CIDEr diversity of several captions of one photo: 0 where all are the same, 1 where none share an n-gram.
+
+    With the eigenvalues l_1 >= l_2 >= ... of the matrix K of CIDEr similarities (cosines, from 0 to 1) between m
+    captions it is -log(sqrt(l_1) / sum sqrt(l_i)) / log(m).
+
+    Source: Wang and Chan, "Describing like Humans: on Diversity in Image Captioning" (arXiv 1903.12020), section 3.2.
+    The Gaussian of CIDEr-D on lengths stays out: K must be a kernel, and plain CIDEr's cosine is one.
+
+    Args:
+        captions: at least two captions.
+        frequencies: document frequencies, from references of many photos.
+        tokenize: turns a caption into words.
+
+    Raises:
+        ValueError: fewer than two captions, or one without a word whose weight is above 0.
+    """
+    if len(captions) < 2:
+        raise ValueError(f"self-CIDEr needs at least two captions, not {len(captions)}")
+    similarities = cider_similarities(captions, frequencies, tokenize)
+    empty = np.flatnonzero(np.diag(similarities) == 0)
+    if len(empty):
+        raise ValueError(f"caption {empty[0]} has no word that CIDEr gives a weight: {captions[empty[0]]!r}")
+    roots = np.sqrt(np.maximum(np.linalg.eigvalsh(similarities), 0))
+    return float(max(0.0, -np.log(roots.max() / roots.sum()) / np.log(len(captions))))
+
+
+def cider_similarities(
+    captions: Sequence[str],
+    frequencies: DocumentFrequencies,
+    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+) -> np.ndarray:
+    """Cosine similarities of TF-IDF vectors, a mean over n-gram orders 1 to 4; shape `(num_captions, num_captions)`.
+
+    A caption of three words has no 4-grams, so the mean is divided by what it is of each caption with itself.
+    """
+    index = NgramIndex(" ".join(tokenize(caption)) for caption in captions)
+    total = np.zeros((len(captions), len(captions)))
+    for entries, counts in zip(index.occurrences, frequencies.of(index), strict=True):
+        weights = np.log(frequencies.num_documents) - np.log(np.maximum(counts, 1))
+        vectors = np.zeros((len(captions), len(counts)))
+        vectors[entries.captions, entries.ngrams] = entries.counts * weights[entries.ngrams]
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+        total += vectors @ vectors.T
+    own = np.sqrt(np.diag(total))
+    scale = np.outer(own, own)
+    return np.divide(total, scale, out=np.zeros_like(total), where=scale > 0)

@@ -1,0 +1,145 @@
+"""Readers of predictions and references from files; ids come out as text."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+PREDICTION_FORMATS = (
+    'JSON lines or a JSON list of {"image_id": ..., "caption": ...} (COCO results), or one JSON object {id: caption}'
+)
+REFERENCE_FORMATS = (
+    'a COCO captions file (an object with "annotations"), JSON lines or a JSON list of '
+    '{"image_id": ..., "caption": ...}, or one JSON object {id: [captions]}'
+)
+
+
+class EvaluationDataError(ValueError):
+    """Predictions or references that cannot be scored; the message names the id and, for a file, the place in it."""
+
+
+def load_predictions(file: str | os.PathLike[str]) -> dict[str, str]:
+    """Read one caption a photo.
+
+    Args:
+        file: JSON lines or a JSON list of `{"image_id": ..., "caption": ...}` (COCO results), or one JSON object
+            `{id: caption}`; gzipped where the name ends in `.gz`.
+
+    Returns:
+        Caption by image id, ids as text.
+
+    Raises:
+        EvaluationDataError: an unknown format, a malformed line or entry, a caption that is not text, an id that
+            comes twice, or no captions.
+        OSError: the file cannot be read.
+    """
+    predictions: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for place, image_id, caption in _entries(Path(file), PREDICTION_FORMATS):
+        if not isinstance(caption, str):
+            raise EvaluationDataError(f"{place}: the caption of {image_id} is not text: {caption!r}")
+        if image_id in predictions:
+            raise EvaluationDataError(f"{place}: {image_id} has a caption already, at {places[image_id]}")
+        predictions[image_id], places[image_id] = caption, place
+    if not predictions:
+        raise EvaluationDataError(f"{file}: holds no captions")
+    return predictions
+
+
+def load_references(file: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Read the reference captions of each photo.
+
+    Args:
+        file: a COCO captions file, JSON lines or a JSON list of `{"image_id": ..., "caption": ...}` (one entry a
+            caption, or a list as its `caption`), or one JSON object `{id: [captions]}`; gzipped where the name ends
+            in `.gz`.
+
+    Returns:
+        Captions by image id, ids as text.
+
+    Raises:
+        EvaluationDataError: an unknown format, a malformed line or entry, a caption that is not text, an object with
+            the same id twice, or no captions.
+        OSError: the file cannot be read.
+    """
+    references: dict[str, list[str]] = {}
+    for place, image_id, captions in _entries(Path(file), REFERENCE_FORMATS):
+        listed = captions if isinstance(captions, list) else [captions]
+        if not listed:
+            raise EvaluationDataError(f"{place}: {image_id} has no captions")
+        for caption in listed:
+            if not isinstance(caption, str):
+                raise EvaluationDataError(f"{place}: a caption of {image_id} is not text: {caption!r}")
+        references.setdefault(image_id, []).extend(listed)
+    if not references:
+        raise EvaluationDataError(f"{file}: holds no captions")
+    return references
+
+
+def _entries(file: Path, formats: str) -> Iterator[tuple[str, str, Any]]:
+    """Place, image id and whatever stands for the caption, of each entry of the file."""
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        text = content.decode("utf-8-sig")
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+        raise EvaluationDataError(f"{file}: cannot be read as text: {error}") from error
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    try:
+        document = json.loads(text, object_pairs_hook=_unique)
+    except _DuplicateKeyError as error:
+        raise EvaluationDataError(f"{file}: the id {error} comes twice") from None
+    except json.JSONDecodeError as error:
+        if not (lines and lines[0][1].lstrip().startswith("{") and (len(lines) > 1 or file.suffix == ".jsonl")):
+            raise EvaluationDataError(f"{file}: not JSON: {error}; expected {formats}") from None
+        yield from _json_lines(file, lines)
+        return
+    if isinstance(document, dict) and {"image_id", "caption"} <= document.keys():
+        document = [document]
+    if isinstance(document, dict) and isinstance(document.get("annotations"), list):
+        document, name = document["annotations"], "annotations"
+    else:
+        name = "entry "
+    if isinstance(document, dict):
+        for image_id, caption in document.items():
+            yield str(file), image_id, caption
+    elif isinstance(document, list):
+        for number, entry in enumerate(document):
+            yield _entry(f"{file}: {name}[{number}]" if name != "entry " else f"{file}: entry {number}", entry)
+    else:
+        raise EvaluationDataError(f"{file}: holds {type(document).__name__}; expected {formats}")
+
+
+def _json_lines(file: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[str, str, Any]]:
+    for number, line in lines:
+        place = f"{file}: line {number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EvaluationDataError(f"{place}: not JSON: {error}") from None
+        yield _entry(place, entry)
+
+
+def _entry(place: str, entry: Any) -> tuple[str, str, Any]:
+    if not isinstance(entry, Mapping) or not {"image_id", "caption"} <= entry.keys():
+        raise EvaluationDataError(f'{place}: expected {{"image_id": ..., "caption": ...}} and found {entry!r:.200}')
+    image_id = entry["image_id"]
+    if isinstance(image_id, bool) or not isinstance(image_id, int | str):
+        raise EvaluationDataError(f'{place}: "image_id" is neither a number nor text: {image_id!r}')
+    return place, str(image_id), entry["caption"]
+
+
+class _DuplicateKeyError(ValueError):
+    """A JSON object has a key twice; `json.loads` alone would keep the last."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateKeyError(key)
+            seen.add(key)
+    return document

@@ -1,0 +1,235 @@
+"""Ranking by log p(caption | photo), in both directions: Tables 4 and 5 of the 2015 paper.
+
+Every caption is scored for every photo. Scored pair by pair, 1,000 photos and their 5,000 captions are five million
+runs of the LSTM. Here captions are sorted, so that those with the same first words share the steps that read them, and
+all photos of a block take a step at once; the input half of the LSTM's gates is computed once a word.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ..modeling_nic import NICForConditionalGeneration
+
+# States of so many (prefix, photo) pairs are held at a time, and logits of so many computed.
+PHOTOS_A_BLOCK = 64
+CAPTIONS_A_BLOCK = 128
+PAIRS_A_STEP = 4096
+
+
+@dataclass
+class RankingScores:
+    """How well the right items come first.
+
+    Attributes:
+        recall_1, recall_5, recall_10: share of queries with a right item among the first so many.
+        median_rank: median over the queries of the rank of the best right item, from 1.
+    """
+
+    recall_1: float
+    recall_5: float
+    recall_10: float
+    median_rank: float
+
+
+@torch.no_grad()
+def caption_log_likelihoods(
+    model: NICForConditionalGeneration,
+    image_features: torch.Tensor,
+    captions: Sequence[Sequence[int]],
+    progress: bool = False,
+) -> np.ndarray:
+    """log p(S | I), the sum over words and `<eos>`, of every caption for every photo.
+
+    Args:
+        model: the captioner, in eval mode.
+        image_features: features of the photos, of shape `(num_photos, feature_size)`.
+        captions: token ids of each caption, `<eos>` last.
+        progress: show a bar.
+
+    Returns:
+        Array of shape `(num_photos, num_captions)`, float32.
+
+    Raises:
+        ValueError: where the model is in training mode, or a caption holds no token.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode, where dropout makes likelihoods random: call model.eval()")
+    empty = [index for index, ids in enumerate(captions) if len(ids) == 0]
+    if empty:
+        raise ValueError(f"caption {empty[0]} holds no token; give its ids with <eos> last")
+    order = sorted(range(len(captions)), key=lambda index: tuple(captions[index]))
+    blocks = [order[start : start + CAPTIONS_A_BLOCK] for start in range(0, len(order), CAPTIONS_A_BLOCK)]
+    bos = cast(int, model.config.decoder_start_token_id)
+    trees = [_levels([[int(word) for word in captions[index]] for index in block], bos) for block in blocks]
+    scorer = _Scorer(model)
+    scores = np.empty((len(image_features), len(captions)), dtype=np.float32)
+    with tqdm(total=scores.size, unit="pair", unit_scale=True, desc="Scoring captions", disable=not progress) as bar:
+        for first in range(0, len(image_features), PHOTOS_A_BLOCK):
+            photos = slice(first, first + PHOTOS_A_BLOCK)
+            inputs = model.image_projection(image_features[photos].to(model.device)).unsqueeze(1)
+            _, state = model.decoder(inputs)
+            for block, levels in zip(blocks, trees, strict=True):
+                scores[photos, block] = scorer.score(state, levels, len(block)).cpu().numpy()
+                bar.update(len(inputs) * len(block))
+    return scores
+
+
+def normalise_by_marginal(scores: np.ndarray) -> np.ndarray:
+    """log p(S | I) - log p(S), with p(S) the mean of p(S | I) over the photos.
+
+    Raw likelihood favours captions that are likely for any photo, short and common ones.
+
+    Args:
+        scores: `(num_photos, num_captions)`, of [`caption_log_likelihoods`].
+    """
+    wide = scores.astype(np.float64)
+    return wide - (np.logaddexp.reduce(wide, axis=0) - np.log(len(wide)))
+
+
+def annotation_ranking(scores: np.ndarray, photo_of_caption: Sequence[int]) -> RankingScores:
+    """Photo to captions: where the best of its own captions comes among all.
+
+    Args:
+        scores: `(num_photos, num_captions)`.
+        photo_of_caption: row of the photo that each caption belongs to.
+
+    Raises:
+        ValueError: where a photo has no caption, or a score is NaN.
+    """
+    owner = _check(scores, photo_of_caption)
+    missing = sorted(set(range(len(scores))) - set(owner.tolist()))
+    if missing:
+        raise ValueError(f"photo {missing[0]} has no caption among those ranked")
+    ranks = np.empty(len(scores), dtype=np.int64)
+    for photo, row in enumerate(scores):
+        # Of captions with equal scores the wrong ones count as first: a constant score ranks nothing.
+        ranks[photo] = 1 + (row[owner != photo] >= row[owner == photo].max()).sum()
+    return _summary(ranks)
+
+
+def search_ranking(scores: np.ndarray, photo_of_caption: Sequence[int]) -> RankingScores:
+    """Caption to photos: where its own photo comes among all. Arguments and errors as in [`annotation_ranking`]."""
+    owner = _check(scores, photo_of_caption)
+    own = scores[owner, np.arange(len(owner))]
+    ranks = (scores >= own).sum(axis=0)  # its own photo counts as one
+    return _summary(ranks)
+
+
+def _check(scores: np.ndarray, photo_of_caption: Sequence[int]) -> np.ndarray:
+    owner = np.asarray(photo_of_caption)
+    if owner.shape != (scores.shape[1],):
+        raise ValueError(f"{scores.shape[1]} captions are scored, but photos are given for {owner.size}")
+    if np.isnan(scores).any():
+        photo, caption = np.argwhere(np.isnan(scores))[0]
+        raise ValueError(f"the score of caption {caption} for photo {photo} is NaN")
+    return owner
+
+
+def _summary(ranks: np.ndarray) -> RankingScores:
+    recall_1, recall_5, recall_10 = (float((ranks <= k).mean()) for k in (1, 5, 10))
+    return RankingScores(recall_1, recall_5, recall_10, float(np.median(ranks)))
+
+
+@dataclass
+class _Level:
+    """The captions of a block, one word further: prefixes of so many words, each told from the others once.
+
+    Attributes:
+        words: last word of each prefix, which the LSTM reads; `<bos>` at first.
+        parents: where each prefix without that word stands among the targets of the level before.
+        target_prefixes, target_words: the words that come next, `<eos>` among them, and the prefixes they follow.
+        ends: (caption, target) of the captions that end here.
+    """
+
+    words: list[int]
+    parents: list[int]
+    target_prefixes: list[int]
+    target_words: list[int]
+    ends: list[tuple[int, int]]
+
+
+def _levels(captions: Sequence[Sequence[int]], bos: int) -> list[_Level]:
+    """Levels of the tree of prefixes of some captions."""
+    levels: list[_Level] = []
+    words, parents = [bos], [0]
+    at = dict.fromkeys(range(len(captions)), 0)  # the prefix that each caption has come to
+    while at:
+        targets: dict[tuple[int, int], int] = {}
+        target_of = {
+            i: targets.setdefault((prefix, captions[i][len(levels)]), len(targets)) for i, prefix in at.items()
+        }
+        ends = [(i, target) for i, target in target_of.items() if len(captions[i]) == len(levels) + 1]
+        levels.append(_Level(words, parents, [p for p, _ in targets], [w for _, w in targets], ends))
+        for i, _ in ends:
+            del target_of[i]
+        parents = sorted(set(target_of.values()))
+        words = [levels[-1].target_words[target] for target in parents]
+        place = {target: position for position, target in enumerate(parents)}
+        at = {i: place[target] for i, target in target_of.items()}
+    return levels
+
+
+class _Scorer:
+    """The decoder in eval mode, with the input half of its first layer's gates computed for every word."""
+
+    def __init__(self, model: NICForConditionalGeneration) -> None:
+        self.lm_head = model.lm_head
+        self.layers = model.decoder.lstm.all_weights
+        w_ih, _, b_ih, b_hh = self.layers[0]
+        words = model.decoder.embed_tokens.weight
+        self.word_gates = F.linear(words, w_ih, b_ih + b_hh)  # shape: (vocab_size, 4 * hidden_size)
+
+    def score(self, state: tuple[torch.Tensor, torch.Tensor], levels: list[_Level], num_captions: int) -> torch.Tensor:
+        """log p of each caption of a block for each photo.
+
+        Args:
+            state: (h, c) after the photos, each of shape `(num_layers, num_photos, hidden_size)`.
+            levels: the captions, of [`_levels`].
+            num_captions: their number.
+
+        Returns:
+            Tensor of shape `(num_photos, num_captions)`.
+        """
+        h, c = (part.unsqueeze(1) for part in state)  # shape: (num_layers, prefixes, num_photos, H)
+        scores = h.new_zeros(h.shape[2], num_captions, dtype=torch.float32)
+        targets = scores.new_zeros(1, h.shape[2])  # log p so far, shape: (targets of the level before, num_photos)
+        for level in levels:
+            h, c = h[:, level.parents], c[:, level.parents]
+            so_far = targets[level.parents]
+            prefixes = torch.tensor(level.target_prefixes, device=h.device)
+            next_words = torch.tensor(level.target_words, device=h.device)
+            targets = scores.new_empty(len(prefixes), h.shape[2])
+            step = max(1, PAIRS_A_STEP // h.shape[2])
+            for start in range(0, len(level.words), step):
+                part = slice(start, start + step)
+                log_p = self._read(level.words[part], h[:, part], c[:, part])
+                wanted = (prefixes >= start) & (prefixes < start + step)
+                rows = prefixes[wanted] - start
+                targets[wanted] = so_far[prefixes[wanted]] + log_p[rows, :, next_words[wanted]]
+            for caption, target in level.ends:
+                scores[:, caption] = targets[target]
+            # The level after this one finds states by target.
+            h, c = h[:, level.target_prefixes], c[:, level.target_prefixes]
+        return scores
+
+    def _read(self, words: list[int], h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Read a word after each prefix; `h` and `c` are replaced by the states after it.
+
+        Returns:
+            log p of each next word, of shape `(prefixes, num_photos, vocab_size)`.
+        """
+        gates = self.word_gates[words].unsqueeze(1) + h[0] @ self.layers[0][1].T
+        for layer, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.layers):
+            if layer > 0:
+                gates = F.linear(h[layer - 1], w_ih, b_ih) + F.linear(h[layer], w_hh, b_hh)
+            # PyTorch's order of gates: input, forget, cell, output.
+            i, f, g, o = gates.chunk(4, dim=-1)
+            c[layer] = f.sigmoid() * c[layer] + i.sigmoid() * g.tanh()
+            h[layer] = o.sigmoid() * c[layer].tanh()
+        return self.lm_head(h[-1]).float().log_softmax(dim=-1)

@@ -1,0 +1,238 @@
+"""Score captions as pycocoevalcap does, without Java."""
+
+import logging
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .bleu import BLEU_NAMES, bleu_from_statistics, bleu_statistics
+from .cider import DocumentFrequencies, cider_scores
+from .files import EvaluationDataError
+from .java_metrics import JavaUnavailableError, check_java, meteor_scores, spice_scores
+from .ngrams import CaptionTable
+from .ptb import ptb_tokenize
+from .rouge import rouge_l
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("bleu", "rouge_l", "cider", "meteor", "spice")
+DEFAULT_METRICS = ("bleu", "rouge_l", "cider")
+JAVA_METRICS = ("meteor", "spice")
+IDS_IN_MESSAGE = 5
+
+Id = TypeVar("Id", bound=Hashable)
+Tokenizer = Callable[[str], list[str]]
+
+
+@dataclass(frozen=True)
+class CaptionStatistics:
+    """What the scores of a corpus are computed from, photo by photo.
+
+    Attributes:
+        ids: Ids of the photos.
+        bleu: Statistics of BLEU (see `bleu_statistics`), shape `(num_photos, 10)`; None where it was not asked for.
+        columns: Other metrics' scores of each photo, shape `(num_photos,)`; their corpus score is the mean.
+    """
+
+    ids: list[Any]
+    bleu: np.ndarray | None
+    columns: dict[str, np.ndarray]
+
+    def scores(self) -> dict[str, float]:
+        """Scores of the corpus by name."""
+        scores: dict[str, float] = {}
+        if self.bleu is not None:
+            corpus = bleu_from_statistics(self.bleu.sum(axis=0))
+            scores.update(zip(BLEU_NAMES, corpus.tolist(), strict=True))
+        scores.update((name, float(column.mean())) for name, column in self.columns.items())
+        return scores
+
+    def photo_scores(self) -> dict[str, np.ndarray]:
+        """Scores of each photo by name, shape `(num_photos,)`."""
+        scores: dict[str, np.ndarray] = {}
+        if self.bleu is not None:
+            scores.update(zip(BLEU_NAMES, bleu_from_statistics(self.bleu).T, strict=True))
+        return scores | self.columns
+
+
+def score_captions(
+    predictions: Mapping[Id, str],
+    references: Mapping[Id, Sequence[str]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    per_image: bool = False,
+    *,
+    allow_partial: bool = False,
+    document_frequencies: DocumentFrequencies | None = None,
+    tokenize: Tokenizer = ptb_tokenize,
+) -> dict[str, Any]:
+    """Score one caption a photo against its references: the numbers of pycocoevalcap 1.2, to rounding.
+
+    Args:
+        predictions: a caption by image id. An empty caption is scored, with a warning: it earns 0.
+        references: captions by image id, at least one each. The two mappings may be in any order.
+        metrics: of `"bleu"`, `"rouge_l"`, `"cider"` (CIDEr-D), `"meteor"`, `"spice"`. The last two need Java and
+            pycocoevalcap; where those are missing a warning says so before any work, and the others still come.
+        per_image: add the scores of each photo under `"per_image"`, by id.
+        allow_partial: leave out photos with references but no prediction instead of raising. Document frequencies of
+            CIDEr-D then come from the photos scored.
+        document_frequencies: for CIDEr-D, in place of those of the references.
+        tokenize: turns a caption into words.
+
+    Returns:
+        `bleu_1` to `bleu_4`, `rouge_l`, `cider`, `meteor`, `spice`, as asked for. They are fractions, which for
+        CIDEr-D go up to 10.
+
+    Raises:
+        EvaluationDataError: no predictions, an id without prediction or references, or a caption that is not text,
+            with the id.
+        ValueError: an unknown metric.
+
+    Example:
+        >>> scores = score_captions({"1.jpg": "A dog runs."}, {"1.jpg": ["A brown dog runs."]}, metrics=["rouge_l"])
+        >>> round(scores["rouge_l"], 4)
+        0.8356
+    """
+    _check_metrics(metrics)
+    java_metrics = _available_java_metrics(metrics)
+    ids, predicted, referred = tokenized_captions(predictions, references, allow_partial, tokenize)
+    statistics = _statistics(ids, predicted, referred, metrics, document_frequencies)
+    scores: dict[str, Any] = statistics.scores()
+    columns = statistics.photo_scores()
+    for name in java_metrics:
+        scorer = meteor_scores if name == "meteor" else spice_scores
+        try:
+            scores[name], columns[name] = scorer(predicted, referred)
+        except JavaUnavailableError as error:
+            logger.warning("%s is left out: %s", name, error)
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            column = columns.get(name, np.zeros(0))
+            bad = [image_id for image_id, score in zip(ids, column, strict=False) if not math.isfinite(score)]
+            raise EvaluationDataError(f"{name} is {value}{f', through {_listed(bad)}' if bad else ''}")
+    if per_image:
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        scores["per_image"] = {i: dict(zip(columns, row, strict=True)) for i, row in zip(ids, rows, strict=True)}
+    return scores
+
+
+def caption_statistics(
+    predictions: Mapping[Id, str],
+    references: Mapping[Id, Sequence[str]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    *,
+    allow_partial: bool = False,
+    document_frequencies: DocumentFrequencies | None = None,
+    tokenize: Tokenizer = ptb_tokenize,
+) -> CaptionStatistics:
+    """Statistics behind `score_captions`, for what resamples photos; its arguments and errors, without Java's metrics.
+
+    Raises:
+        EvaluationDataError: as `score_captions`.
+        ValueError: a metric other than `"bleu"`, `"rouge_l"` and `"cider"`.
+    """
+    _check_metrics(metrics, DEFAULT_METRICS)
+    ids, predicted, referred = tokenized_captions(predictions, references, allow_partial, tokenize)
+    return _statistics(ids, predicted, referred, metrics, document_frequencies)
+
+
+def tokenized_captions(
+    predictions: Mapping[Id, str],
+    references: Mapping[Id, Sequence[str]],
+    allow_partial: bool = False,
+    tokenize: Tokenizer = ptb_tokenize,
+) -> tuple[list[Id], list[str], list[list[str]]]:
+    """Check and tokenize captions.
+
+    Returns:
+        Ids in the order of the predictions, and for each its prediction and its references, words joined by spaces.
+
+    Raises:
+        EvaluationDataError: as `score_captions`.
+    """
+    _check_ids(predictions, references, allow_partial)
+    predicted, referred, empty = [], [], []
+    for image_id, caption in predictions.items():
+        predicted.append(" ".join(tokenize(_text(caption, "prediction", image_id))))
+        captions = references[image_id]
+        if isinstance(captions, str | bytes) or not isinstance(captions, Sequence):
+            raise EvaluationDataError(f"references of {image_id!r} must be a list of captions, not {captions!r:.200}")
+        if not captions:
+            raise EvaluationDataError(f"references of {image_id!r} are an empty list")
+        referred.append([" ".join(tokenize(_text(caption, "reference", image_id))) for caption in captions])
+        if not predicted[-1]:
+            empty.append(image_id)
+    if empty:
+        logger.warning("predictions without a word, which score 0: %s", _listed(empty))
+    return list(predictions), predicted, referred
+
+
+def _statistics(
+    ids: list[Id],
+    predictions: list[str],
+    references: list[list[str]],
+    metrics: Sequence[str],
+    document_frequencies: DocumentFrequencies | None,
+) -> CaptionStatistics:
+    bleu, columns = None, {}
+    table = CaptionTable(predictions, references) if {"bleu", "cider"} & set(metrics) else None
+    if table is not None and "bleu" in metrics:
+        bleu = bleu_statistics(table)
+    if "rouge_l" in metrics:
+        columns["rouge_l"] = np.array(list(map(rouge_l, predictions, references)))
+    if table is not None and "cider" in metrics:
+        columns["cider"] = cider_scores(table, document_frequencies)
+    return CaptionStatistics(ids, bleu, columns)
+
+
+def _check_metrics(metrics: Sequence[str], known: Sequence[str] = METRICS) -> None:
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics must be a list of names, not the text {metrics!r}")
+    unknown = [name for name in metrics if name not in known]
+    if unknown or not metrics:
+        raise ValueError(f"metrics are {list(metrics)}; they must be one or more of {', '.join(known)}")
+
+
+def _available_java_metrics(metrics: Sequence[str]) -> list[str]:
+    available = []
+    for name in JAVA_METRICS:
+        if name in metrics:
+            try:
+                check_java(name)
+                available.append(name)
+            except JavaUnavailableError as error:
+                logger.warning("%s is left out: %s", name, error)
+    return available
+
+
+def _check_ids(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]], allow_partial: bool) -> None:
+    for name, captions in (("predictions", predictions), ("references", references)):
+        if not isinstance(captions, Mapping):
+            raise EvaluationDataError(f"{name} must be a mapping by image id, not {type(captions).__name__}")
+        if not captions:
+            raise EvaluationDataError(f"{name} are empty: there is nothing to score")
+    without_references = [image_id for image_id in predictions if image_id not in references]
+    if without_references:
+        message = f"predictions without references: {_listed(without_references)}"
+        if {str(image_id) for image_id in without_references} & {str(image_id) for image_id in references}:
+            message += "; the references have such an id as another type: make both text or both numbers"
+        raise EvaluationDataError(message)
+    if not allow_partial and len(predictions) < len(references):
+        missing = [image_id for image_id in references if image_id not in predictions]
+        raise EvaluationDataError(
+            f"references without a prediction: {_listed(missing)}; allow_partial=True scores the others only"
+        )
+
+
+def _text(caption: Any, kind: str, image_id: Any) -> str:
+    if not isinstance(caption, str):
+        raise EvaluationDataError(f"{kind} of {image_id!r} is not text: {caption!r:.200}")
+    return caption
+
+
+def _listed(ids: Iterable[Any]) -> str:
+    ids = list(ids)
+    more = f" and {len(ids) - IDS_IN_MESSAGE} more" if len(ids) > IDS_IN_MESSAGE else ""
+    return ", ".join(map(repr, ids[:IDS_IN_MESSAGE])) + more

@@ -1,0 +1,197 @@
+"""How sure a score is: bootstrap intervals, and paired tests between two sets of predictions.
+
+Photos are resampled, and scores computed from statistics kept for each (Koehn 2004 for BLEU); document frequencies of
+CIDEr-D stay those of the whole corpus.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from .bleu import BLEU_NAMES, bleu_from_statistics
+from .files import EvaluationDataError
+from .ptb import ptb_tokenize
+from .scores import DEFAULT_METRICS, CaptionStatistics, caption_statistics
+
+Id = TypeVar("Id", bound=Hashable)
+
+# Cells of the matrix of resampled photos that is held at a time.
+CELLS_AT_A_TIME = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score of the corpus, and the bounds of its confidence interval."""
+
+    score: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Two scores of the same photos.
+
+    Attributes:
+        first, second: Scores of the corpus.
+        difference: `second - first`.
+        low, high: Bootstrap interval of the difference.
+        p_value: Two-sided, under the hypothesis that both are equally good.
+    """
+
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def bootstrap_intervals(
+    predictions: Mapping[Id, str],
+    references: Mapping[Id, Sequence[str]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+) -> dict[str, Interval]:
+    """Percentile bootstrap intervals of `score_captions`, by name of the score.
+
+    Args:
+        predictions: a caption by image id.
+        references: captions by image id.
+        metrics: of `"bleu"`, `"rouge_l"`, `"cider"`.
+        confidence: share of resamples inside the interval.
+        resamples: number of resamples.
+        seed: the same seed gives the same intervals.
+        tokenize: turns a caption into words.
+
+    Raises:
+        EvaluationDataError: as `score_captions`.
+        ValueError: an unknown metric, a confidence outside 0 to 1, or no resamples.
+    """
+    _check(confidence, resamples)
+    statistics = caption_statistics(predictions, references, metrics, tokenize=tokenize)
+    names, scores = _names(statistics), statistics.scores()
+    samples = _resampled(statistics, resamples, seed)
+    low, high = _percentiles(samples, confidence)
+    return {name: Interval(scores[name], float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def paired_test(
+    first: Mapping[Id, str],
+    second: Mapping[Id, str],
+    references: Mapping[Id, Sequence[str]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    *,
+    method: Literal["randomization", "bootstrap"] = "randomization",
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+) -> dict[str, PairedDifference]:
+    """Whether two sets of predictions for the same photos differ in score, by name of the score.
+
+    Args:
+        first: a caption by image id.
+        second: captions of the same photos by another model.
+        references: captions by image id.
+        metrics: of `"bleu"`, `"rouge_l"`, `"cider"`.
+        method: where the p-value comes from. `"randomization"` swaps the two captions of random photos (Noreen 1989);
+            `"bootstrap"` resamples photos and counts differences further from the one seen than that is from 0.
+        confidence: of the interval of the difference, which is the bootstrap's with either method.
+        resamples: number of random draws; the smallest p-value is `1 / (resamples + 1)`.
+        seed: the same seed gives the same result.
+        tokenize: turns a caption into words.
+
+    Raises:
+        EvaluationDataError: the two are of different photos, or as `score_captions`.
+        ValueError: an unknown metric or method, a confidence outside 0 to 1, or no resamples.
+    """
+    _check(confidence, resamples)
+    if method not in ("randomization", "bootstrap"):
+        raise ValueError(f'method is {method!r}; it must be "randomization" or "bootstrap"')
+    for image_id in [*first, *second]:
+        if image_id not in first or image_id not in second:
+            lacking = "first" if image_id not in first else "second"
+            raise EvaluationDataError(f"the {lacking} predictions have no caption of {image_id!r}, the others have")
+    second = {image_id: second[image_id] for image_id in first}
+    a = caption_statistics(first, references, metrics, tokenize=tokenize)
+    b = caption_statistics(second, references, metrics, tokenize=tokenize)
+    # The same seed draws the same photos for both.
+    differences = _resampled(b, resamples, seed) - _resampled(a, resamples, seed)
+    low, high = _percentiles(differences, confidence)
+    scores_a, scores_b = a.scores(), b.scores()
+    names = _names(a)
+    seen = np.array([scores_b[name] - scores_a[name] for name in names])
+    null = differences - seen if method == "bootstrap" else _swapped(a, b, resamples, seed)
+    # A hair's breadth of room: a draw equal to what was seen must count, whatever the order of summation.
+    extreme = (np.abs(null) >= np.abs(seen) - 1e-12).sum(axis=0)
+    p_values = (1 + extreme) / (1 + resamples)
+    return {
+        name: PairedDifference(
+            scores_a[name], scores_b[name], float(seen[i]), float(low[i]), float(high[i]), float(p_values[i])
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def _check(confidence: float, resamples: int) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+
+
+def _names(statistics: CaptionStatistics) -> list[str]:
+    return [*(BLEU_NAMES if statistics.bleu is not None else ()), *statistics.columns]
+
+
+def _matrix(statistics: CaptionStatistics) -> np.ndarray:
+    """Statistics that add up over photos, shape `(num_photos, num_statistics)`."""
+    parts: list[Any] = [] if statistics.bleu is None else [statistics.bleu]
+    return np.column_stack([*parts, *statistics.columns.values()]).astype(np.float64)
+
+
+def _scores(totals: np.ndarray, statistics: CaptionStatistics) -> np.ndarray:
+    """Scores from totals over photos, shape `(..., num_scores)`."""
+    cut = 0 if statistics.bleu is None else statistics.bleu.shape[1]
+    means = totals[..., cut:] / len(statistics.ids)
+    return np.concatenate([bleu_from_statistics(totals[..., :cut]), means], axis=-1) if cut else means
+
+
+def _chunks(resamples: int, num_photos: int) -> Iterator[int]:
+    size = max(1, CELLS_AT_A_TIME // num_photos)
+    for start in range(0, resamples, size):
+        yield min(size, resamples - start)
+
+
+def _resampled(statistics: CaptionStatistics, resamples: int, seed: int) -> np.ndarray:
+    """Scores of photos drawn with replacement, shape `(resamples, num_scores)`."""
+    rng, matrix, num_photos = np.random.default_rng(seed), _matrix(statistics), len(statistics.ids)
+    parts = []
+    for size in _chunks(resamples, num_photos):
+        drawn = rng.integers(num_photos, size=(size, num_photos)) + num_photos * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * num_photos).reshape(size, num_photos)
+        parts.append(_scores(times @ matrix, statistics))
+    return np.concatenate(parts)
+
+
+def _swapped(a: CaptionStatistics, b: CaptionStatistics, resamples: int, seed: int) -> np.ndarray:
+    """Differences after each photo's two captions were swapped or not, shape `(resamples, num_scores)`."""
+    rng, first, second = np.random.default_rng([seed, 1]), _matrix(a), _matrix(b)
+    parts = []
+    for size in _chunks(resamples, len(a.ids)):
+        swap = rng.integers(2, size=(size, len(a.ids))).astype(np.float64)
+        moved = swap @ (second - first)
+        parts.append(_scores(second.sum(axis=0) - moved, b) - _scores(first.sum(axis=0) + moved, a))
+    return np.concatenate(parts)
+
+
+def _percentiles(samples: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return low, high
