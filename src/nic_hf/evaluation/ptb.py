@@ -1,23 +1,28 @@
-"""Penn Treebank tokens of a caption, without Java.
-
-An approximation of pycocoevalcap 1.2's `PTBTokenizer` (CoreNLP 3.4.1, lower case, punctuation dropped) for ordinary
-English captions. Agreement with the Java tool is not established beyond those; known limits: URLs, e-mail, markup,
-emoticons, phone numbers, dates, spaced fractions, entities and most abbreviations. British spellings are kept, as
-the Java tool's command line keeps them.
-"""
+"""Penn Treebank tokens of a caption, without Java: those of pycocoevalcap 1.2's `PTBTokenizer`, found black-box."""
 
 import re
 from functools import lru_cache
 
+# Words that keep their period, as the Java tool was found to treat them.
+_ABBREVIATIONS = (
+    "adj|adm|adv|al|ala|apr|ariz|ark|assn|assoc|asst|aug|ave|az|bhd|bldg|blvd|brig|bros|calif|capt|cf|cie|cmdr|co|"
+    "col|colo|comdr|conn|corp|cos|cpl|ct|dak|dec|del|dept|dr|drs|ens|esq|est|etc|ext|feb|fla|fri|ft|ga|gen|gov|govs|"
+    "hon|ill|inc|ind|insp|intl|jan|jos|jr|jul|jun|kan|kans|ky|la|lt|ltd|maj|mar|mass|md|messrs|mfg|mich|minn|miss|"
+    "mlle|mme|mo|mon|mont|mr|mrs|ms|mt|natl|neb|nev|nov|oct|okla|ore|pa|penn|pfc|ph|plc|pres|prof|profs|pty|pvt|rd|"
+    "rep|reps|rev|rt|sen|sens|sep|sept|seq|sgt|spc|sq|sr|st|ste|supt|sys|tel|tenn|tex|thu|thurs|treas|tue|tues|univ|"
+    "va|vs|vt|wash|wed|wis|wisc|wm|wyo"
+)
 _DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 # Tried in order at each position; the longest match wins and the first pattern wins a tie.
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"[^\W\d_]*[a-mo-z](?=n['’`]t(?!\w))|n['’`]t(?![a-z])",
+        r"n['’`]t(?![a-z])",
         r"['’](?:[msd]|re|ve|ll)(?![a-z])",
         r"[^\W\d_][^\W_]*(?:[.!?][^\W\d_][^\W_]*)*",
-        r"(?:[a-z]\.)+(?=\s)|(?:[a-z]\.){2,}|(?:mr|mrs|ms|dr|st|vs|ft|mt|jr)\.(?=[\s,])",
+        r"(?:[a-z]\.)+(?=\s)|(?:[a-z]\.){2,}",
+        rf"(?:{_ABBREVIATIONS})\.(?=[\s,;:\"')\]])",
+        r"[^\W_]+\.(?=[,;:])",
         r"[-+]?(?:\d*(?:[.,]\d+)+|\d+(?:[.:,]\d+)*)",
         r"o['’]clock|[^\W_]+(?:[-_][^\W_]+)*",
         r"['’]n['’]?(?!\w)",
@@ -27,6 +32,8 @@ _PATTERNS = tuple(
         r"[$%&+/<>~^|\\£€]",
     )
 )
+# The word before "n't": what follows it counts as matched, so it beats the whole run of letters.
+_NEGATED = re.compile(r"([^\W\d_]*[a-mo-z])n['’`]t(?!\w)", re.IGNORECASE)
 _JOINED = re.compile(r"(can)(not)|(gon)(na)|(got)(ta)|(wan)(na)|(lem)(me)|(gim)(me)")
 _ESCAPES = {"[": "-lsb-", "]": "-rsb-", "(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", "£": "#", "€": "$"}
 _QUOTES = re.compile(r"[\"'`‘’“”]+")
@@ -38,13 +45,18 @@ def _tokens(chunk: str) -> tuple[str, ...]:
     tokens: list[str] = []
     start = 0
     while start < len(chunk):
-        ends = [match.end() for pattern in _PATTERNS if (match := pattern.match(chunk, start))]
+        negated = _NEGATED.match(chunk, start)
+        ends = (
+            [negated.end(1)]
+            if negated
+            else [match.end() for pattern in _PATTERNS if (match := pattern.match(chunk, start))]
+        )
         end = max(ends, default=start)
         if end > start:
             token = chunk[start:end].lower()
             if not _QUOTES.fullmatch(token):
                 token = "..." if token.startswith("..") else "--" if token in ("---", "----") else token
-                token = _ESCAPES.get(token, token).replace("’", "'").replace("/", "\\/").replace("*", "\\*")
+                token = _ESCAPES.get(token, token).replace("’", "'")
                 joined = _JOINED.fullmatch(token)
                 tokens.extend(part for part in joined.groups() if part) if joined else tokens.append(token)
         start = max(end, start + 1)
