@@ -115,6 +115,8 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(
     resumed = workshop.trainer(tmp_path / "resumed", model, **arguments)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
     assert resumed.state.global_step == 15
+    seconds = [line["train_seconds"] for line in resumed.state.log_history]
+    assert 0 < seconds[0] and seconds == sorted(seconds), "the clock goes on where the checkpoint's had stopped"
     assert_same(weights(whole.model), weights(resumed.model))
 
     other_order = workshop.trainer(tmp_path / "other", captioner(), seed=1, **arguments)

@@ -1,5 +1,6 @@
 """A Trainer whose evaluation captions photos."""
 
+import time
 from itertools import zip_longest
 from typing import Any
 
@@ -8,7 +9,7 @@ import sacrebleu
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data.captions import CaptionCollator, CaptionDataset, PhotoDataset
 from ..data.sampling import LengthGroupedSampler
@@ -31,6 +32,9 @@ class CaptioningTrainer(Trainer):
         `eval_distinct`: share of captions that differ from all others. Near 0, the model says the same of every photo.
         `eval_words`: mean number of words.
 
+    Every line of the log, and so of `trainer_state.json` in each checkpoint, has `train_seconds` too: the time spent
+    on training up to then, without evaluations, and with that of the runs that this one was resumed from.
+
     The `predictions` of `predict()` are the captions, one a photo.
 
     Args:
@@ -44,6 +48,37 @@ class CaptioningTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.eval_generate_kwargs = eval_generate_kwargs or {}
         self._loss_and_words: torch.Tensor | None = None  # sums over the evaluation at hand
+        self._training_since: float | None = None
+        self._train_seconds: float | None = None  # before that moment
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trainer's, timed."""
+        self._training_since, self._train_seconds = time.monotonic(), None
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._training_since, self._train_seconds = None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's, with `train_seconds` while it trains."""
+        if self._training_since is not None or self._train_seconds is not None:
+            logs["train_seconds"] = round(self._trained_for(), 3)
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's; its time is not counted as training."""
+        if self._training_since is None:
+            return super().evaluate(*args, **kwargs)
+        self._train_seconds, self._training_since = self._trained_for(), None
+        metrics = super().evaluate(*args, **kwargs)
+        self._training_since = time.monotonic()
+        return metrics
+
+    def _trained_for(self) -> float:
+        if self._train_seconds is None:  # the first line of this run: what came before was loaded with the checkpoint
+            self._train_seconds = max((line.get("train_seconds", 0.0) for line in self.state.log_history), default=0.0)
+        now = time.monotonic()
+        return self._train_seconds + (now - (self._training_since or now))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
