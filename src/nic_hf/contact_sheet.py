@@ -3,11 +3,12 @@
 import io
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from .writing import write_bytes
 
 MARGIN = 14
 LINE_HEIGHT = 18
@@ -103,16 +104,6 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
     Raises:
         OSError: naming `path`, where it cannot be written.
     """
-    path = Path(path)
     content = io.BytesIO()
     picture.save(content, "PNG")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)  # noqa: PTH105 - replaces an existing file on Windows too
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error}") from error
-    return path
+    return write_bytes(path, content.getvalue())

@@ -74,7 +74,7 @@ def train_tokenizer(
             raise ValueError(f"{name} must be at least 1, not {value}")
 
     backend = _build_backend({}, keep_punctuation)
-    counts = _count_words(backend, captions)
+    counts = count_words(backend, captions)
     frequent = [word for word, count in counts.items() if count >= min_frequency]
     if not frequent:
         raise ValueError(
@@ -108,7 +108,7 @@ def vocabulary_coverage(tokenizer: PreTrainedTokenizerFast, captions: Iterable[s
     Raises:
         ValueError: If there are no captions, if one is not a string, or if they hold no words.
     """
-    counts = _count_words(tokenizer.backend_tokenizer, captions)
+    counts = count_words(tokenizer.backend_tokenizer, captions)
     if not counts:
         raise ValueError("the captions hold no words, so that the vocabulary cannot cover a share of them")
     vocabulary = tokenizer.get_vocab()
@@ -141,7 +141,7 @@ def _build_backend(vocabulary: dict[str, int], keep_punctuation: bool) -> Tokeni
     return tokenizer
 
 
-def _count_words(backend: Tokenizer, captions: Iterable[str]) -> Counter[str]:
+def count_words(backend: Tokenizer, captions: Iterable[str]) -> Counter[str]:
     """Count the words of captions as the tokenizer itself cuts them, so that vocabulary and encoding always agree."""
     if isinstance(captions, str | bytes | Mapping):
         raise ValueError(f"captions must be an iterable of strings, such as a list, not a {type(captions).__name__}")

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from workshop import Workshop
 
-from nic_hf.training import SampleCaptionsCallback, generate_captions
+from nic_hf.captioning import generate_captions
+from nic_hf.training import SampleCaptionsCallback
 
 
 def test_each_evaluation_writes_a_picture_and_a_line(

@@ -12,9 +12,10 @@ from torch.utils.data import Dataset, RandomSampler
 from transformers import Trainer
 from workshop import Workshop
 
+from nic_hf.captioning import generate_captions
 from nic_hf.data import CaptionDataset, PhotoDataset, cache_features
 from nic_hf.data.sampling import LengthGroupedSampler
-from nic_hf.training import CaptioningTrainer, generate_captions
+from nic_hf.training import CaptioningTrainer
 from nic_hf.training.trainer import caption_metrics
 
 Weights = Callable[[torch.nn.Module], dict[str, torch.Tensor]]
@@ -116,7 +117,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
     assert resumed.state.global_step == 15
     seconds = [line["train_seconds"] for line in resumed.state.log_history]
-    assert 0 < seconds[0] and seconds == sorted(seconds), "the clock goes on where the checkpoint's had stopped"
+    assert seconds[0] > 0 and seconds == sorted(seconds), "the clock goes on where the checkpoint's had stopped"
     assert_same(weights(whole.model), weights(resumed.model))
 
     other_order = workshop.trainer(tmp_path / "other", captioner(), seed=1, **arguments)

@@ -1,11 +1,12 @@
 """How varied captions are: over a set of photos, and over the N-best list of one photo."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .cider import DocumentFrequencies
+from .files import EvaluationDataError
 from .ngrams import NgramIndex
 from .ptb import ptb_tokenize
 
@@ -42,20 +43,23 @@ def diversity_scores(
         tokenize: turns a caption into words.
 
     Raises:
-        ValueError: where there are no captions.
+        EvaluationDataError: a caption that is not text, with its place, or one text or mapping in place of captions.
+        ValueError: where there are no captions, or training captions are given and there are none.
 
     Example:
         >>> scores = diversity_scores(["A dog.", "a dog", "A cat.", "a bird"], ["A dog ."])
         >>> scores.distinct_captions, scores.in_training, scores.vocabulary, scores.distinct_1, scores.distinct_2
         (0.75, 0.5, 4, 0.5, 0.75)
     """
-    tokenized = [" ".join(tokenize(caption)) for caption in captions]
+    tokenized = [" ".join(tokenize(caption)) for caption in _texts(captions, "captions")]
     if not tokenized:
         raise ValueError("diversity needs at least one caption")
     in_training = None
     if training_captions is not None:
-        wanted = set(tokenized)
-        seen = wanted.intersection(" ".join(tokenize(caption)) for caption in training_captions)
+        training = {" ".join(tokenize(caption)) for caption in _texts(training_captions, "training captions")}
+        if not training:
+            raise ValueError("there are no training captions; leave them out where they are not known")
+        seen = training.intersection(tokenized)
         in_training = sum(caption in seen for caption in tokenized) / len(tokenized)
     index = NgramIndex(tokenized)
     totals = [int(entries.counts.sum()) for entries in index.occurrences]
@@ -87,8 +91,10 @@ def self_cider(
         tokenize: turns a caption into words.
 
     Raises:
+        EvaluationDataError: a caption that is not text, with its place, or one text or mapping in place of captions.
         ValueError: fewer than two captions, or one without a word whose weight is above 0.
     """
+    captions = list(_texts(captions, "captions"))
     if len(captions) < 2:
         raise ValueError(f"self-CIDEr needs at least two captions, not {len(captions)}")
     similarities = cider_similarities(captions, frequencies, tokenize)
@@ -97,6 +103,16 @@ def self_cider(
         raise ValueError(f"caption {empty[0]} has no word that CIDEr gives a weight: {captions[empty[0]]!r}")
     roots = np.sqrt(np.maximum(np.linalg.eigvalsh(similarities), 0))
     return float(max(0.0, -np.log(roots.max() / roots.sum()) / np.log(len(captions))))
+
+
+def _texts(captions: Iterable[str], name: str) -> Iterator[str]:
+    """The captions, each found to be text."""
+    if isinstance(captions, str | bytes | Mapping) or not isinstance(captions, Iterable):
+        raise EvaluationDataError(f"{name} must be a list of captions, not {captions!r:.200}")
+    for place, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            raise EvaluationDataError(f"{name}: number {place} is not text: {caption!r:.200}")
+        yield caption
 
 
 def cider_similarities(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,20 +83,28 @@ def _entries(file: Path, formats: str) -> Iterator[tuple[str, str, Any]]:
     """Place, image id and whatever stands for the caption, of each entry of the file."""
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        text = content.decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise EvaluationDataError(f"{file}: cannot be read as text: {error}") from error
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     try:
-        document = json.loads(text, object_pairs_hook=_unique)
-    except _DuplicateKeyError as error:
-        raise EvaluationDataError(f"{file}: the id {error} comes twice") from None
-    except json.JSONDecodeError as error:
-        if not (lines and lines[0][1].lstrip().startswith("{") and (len(lines) > 1 or file.suffix == ".jsonl")):
-            raise EvaluationDataError(f"{file}: not JSON: {error}; expected {formats}") from None
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise EvaluationDataError(f"{file}: line {line}: cannot be read as text: {error}") from error
+    # Not splitlines(): a caption may hold U+2028 and the like, which end no line of JSON.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        raise EvaluationDataError(f"{file}: holds no captions")
+    if _are_json_lines(lines):
         yield from _json_lines(file, lines)
         return
-    if isinstance(document, dict) and {"image_id", "caption"} <= document.keys():
+    try:
+        document = _parsed(text)
+    except ValueError as error:
+        if not isinstance(error, _DuplicateKeyError) and ".jsonl" in file.suffixes and lines[0][1].startswith("{"):
+            yield from _json_lines(file, lines)
+        wanted = "" if isinstance(error, _DuplicateKeyError) else f"; expected {formats}"
+        raise EvaluationDataError(f"{file}: {error}{wanted}") from None
+    if isinstance(document, dict) and {"image_id", "caption"} & document.keys():
         document = [document]
     if isinstance(document, dict) and isinstance(document.get("annotations"), list):
         document, name = document["annotations"], "annotations"
@@ -111,13 +120,31 @@ def _entries(file: Path, formats: str) -> Iterator[tuple[str, str, Any]]:
         raise EvaluationDataError(f"{file}: holds {type(document).__name__}; expected {formats}")
 
 
+def _are_json_lines(lines: list[tuple[int, str]]) -> bool:
+    """Whether the first of several lines is a JSON object by itself."""
+    try:
+        return len(lines) > 1 and isinstance(json.loads(lines[0][1]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value; a `ValueError` says what is wrong with it."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except _DuplicateKeyError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
 def _json_lines(file: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[str, str, Any]]:
     for number, line in lines:
         place = f"{file}: line {number}"
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EvaluationDataError(f"{place}: not JSON: {error}") from None
+            entry = _parsed(line)
+        except ValueError as error:
+            raise EvaluationDataError(f"{place}: {error}") from None
         yield _entry(place, entry)
 
 
@@ -140,6 +167,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _DuplicateKeyError(key)
+                raise _DuplicateKeyError(f"the id {key} comes twice")
             seen.add(key)
     return document

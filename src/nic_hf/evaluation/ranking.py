@@ -19,7 +19,7 @@ from ..modeling_nic import NICForConditionalGeneration
 # States of so many (prefix, photo) pairs are held at a time, and logits of so many computed.
 PHOTOS_A_BLOCK = 64
 CAPTIONS_A_BLOCK = 128
-PAIRS_A_STEP = 4096
+PAIRS_A_STEP = 1024  # few enough for a processor's caches
 
 
 @dataclass
@@ -142,13 +142,15 @@ class _Level:
 
     Attributes:
         words: last word of each prefix, which the LSTM reads; `<bos>` at first.
-        parents: where each prefix without that word stands among the targets of the level before.
+        parents: where each prefix without that word stands among the prefixes of the level before.
+        parent_targets: where each prefix stands among the targets of the level before.
         target_prefixes, target_words: the words that come next, `<eos>` among them, and the prefixes they follow.
         ends: (caption, target) of the captions that end here.
     """
 
     words: list[int]
     parents: list[int]
+    parent_targets: list[int]
     target_prefixes: list[int]
     target_words: list[int]
     ends: list[tuple[int, int]]
@@ -157,20 +159,22 @@ class _Level:
 def _levels(captions: Sequence[Sequence[int]], bos: int) -> list[_Level]:
     """Levels of the tree of prefixes of some captions."""
     levels: list[_Level] = []
-    words, parents = [bos], [0]
+    words, parents, parent_targets = [bos], [0], [0]
     at = dict.fromkeys(range(len(captions)), 0)  # the prefix that each caption has come to
     while at:
         targets: dict[tuple[int, int], int] = {}
         target_of = {
             i: targets.setdefault((prefix, captions[i][len(levels)]), len(targets)) for i, prefix in at.items()
         }
+        target_prefixes, target_words = [prefix for prefix, _ in targets], [word for _, word in targets]
         ends = [(i, target) for i, target in target_of.items() if len(captions[i]) == len(levels) + 1]
-        levels.append(_Level(words, parents, [p for p, _ in targets], [w for _, w in targets], ends))
+        levels.append(_Level(words, parents, parent_targets, target_prefixes, target_words, ends))
         for i, _ in ends:
             del target_of[i]
-        parents = sorted(set(target_of.values()))
-        words = [levels[-1].target_words[target] for target in parents]
-        place = {target: position for position, target in enumerate(parents)}
+        parent_targets = sorted(set(target_of.values()))
+        parents = [target_prefixes[target] for target in parent_targets]
+        words = [target_words[target] for target in parent_targets]
+        place = {target: position for position, target in enumerate(parent_targets)}
         at = {i: place[target] for i, target in target_of.items()}
     return levels
 
@@ -180,7 +184,7 @@ class _Scorer:
 
     def __init__(self, model: NICForConditionalGeneration) -> None:
         self.lm_head = model.lm_head
-        self.layers = model.decoder.lstm.all_weights
+        self.layers = [[_gates_in_order(part) for part in layer] for layer in model.decoder.lstm.all_weights]
         w_ih, _, b_ih, b_hh = self.layers[0]
         words = model.decoder.embed_tokens.weight
         self.word_gates = F.linear(words, w_ih, b_ih + b_hh)  # shape: (vocab_size, 4 * hidden_size)
@@ -196,26 +200,25 @@ class _Scorer:
         Returns:
             Tensor of shape `(num_photos, num_captions)`.
         """
-        h, c = (part.unsqueeze(1) for part in state)  # shape: (num_layers, prefixes, num_photos, H)
-        scores = h.new_zeros(h.shape[2], num_captions, dtype=torch.float32)
-        targets = scores.new_zeros(1, h.shape[2])  # log p so far, shape: (targets of the level before, num_photos)
+        h, c = (part.unsqueeze(1) for part in state)  # shape: (num_layers, prefixes, num_photos, hidden_size)
+        num_photos = h.shape[2]
+        scores = h.new_zeros(num_photos, num_captions, dtype=torch.float32)
+        targets = scores.new_zeros(1, num_photos)  # log p so far, shape: (targets of the level before, num_photos)
+        step = max(1, PAIRS_A_STEP // num_photos)
         for level in levels:
             h, c = h[:, level.parents], c[:, level.parents]
-            so_far = targets[level.parents]
+            so_far = targets[level.parent_targets]
             prefixes = torch.tensor(level.target_prefixes, device=h.device)
             next_words = torch.tensor(level.target_words, device=h.device)
-            targets = scores.new_empty(len(prefixes), h.shape[2])
-            step = max(1, PAIRS_A_STEP // h.shape[2])
+            targets = scores.new_empty(len(prefixes), num_photos)
             for start in range(0, len(level.words), step):
                 part = slice(start, start + step)
                 log_p = self._read(level.words[part], h[:, part], c[:, part])
                 wanted = (prefixes >= start) & (prefixes < start + step)
-                rows = prefixes[wanted] - start
-                targets[wanted] = so_far[prefixes[wanted]] + log_p[rows, :, next_words[wanted]]
+                rows = prefixes[wanted]
+                targets[wanted] = so_far[rows] + log_p[rows - start, :, next_words[wanted]]
             for caption, target in level.ends:
                 scores[:, caption] = targets[target]
-            # The level after this one finds states by target.
-            h, c = h[:, level.target_prefixes], c[:, level.target_prefixes]
         return scores
 
     def _read(self, words: list[int], h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -224,12 +227,19 @@ class _Scorer:
         Returns:
             log p of each next word, of shape `(prefixes, num_photos, vocab_size)`.
         """
-        gates = self.word_gates[words].unsqueeze(1) + h[0] @ self.layers[0][1].T
+        hidden_size = h.shape[-1]
+        gates = F.linear(h[0], self.layers[0][1]).add_(self.word_gates[words].unsqueeze(1))
         for layer, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.layers):
             if layer > 0:
-                gates = F.linear(h[layer - 1], w_ih, b_ih) + F.linear(h[layer], w_hh, b_hh)
-            # PyTorch's order of gates: input, forget, cell, output.
-            i, f, g, o = gates.chunk(4, dim=-1)
-            c[layer] = f.sigmoid() * c[layer] + i.sigmoid() * g.tanh()
-            h[layer] = o.sigmoid() * c[layer].tanh()
+                gates = F.linear(h[layer - 1], w_ih, b_ih).add_(F.linear(h[layer], w_hh, b_hh))
+            i, f, o = gates[..., : 3 * hidden_size].sigmoid_().chunk(3, dim=-1)
+            g = gates[..., 3 * hidden_size :].tanh_()
+            c[layer].mul_(f).addcmul_(i, g)
+            torch.mul(o, c[layer].tanh(), out=h[layer])
         return self.lm_head(h[-1]).float().log_softmax(dim=-1)
+
+
+def _gates_in_order(weights: torch.Tensor) -> torch.Tensor:
+    """PyTorch's gates input, forget, cell, output with the cell last, so that one call takes all sigmoids."""
+    i, f, g, o = weights.chunk(4)
+    return torch.cat([i, f, o, g])

@@ -118,6 +118,11 @@ def score_captions(
     return scores
 
 
+def default_metrics() -> list[str]:
+    """BLEU, ROUGE-L and CIDEr-D, and METEOR where Java is there; where it is not, a warning says what is missing."""
+    return [*DEFAULT_METRICS, *_available_java_metrics(["meteor"])]
+
+
 def caption_statistics(
     predictions: Mapping[Id, str],
     references: Mapping[Id, Sequence[str]],
@@ -188,8 +193,8 @@ def _statistics(
 
 
 def _check_metrics(metrics: Sequence[str], known: Sequence[str] = METRICS) -> None:
-    if isinstance(metrics, str):
-        raise ValueError(f"metrics must be a list of names, not the text {metrics!r}")
+    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+        raise ValueError(f"metrics must be a list of names, not {metrics!r}")
     unknown = [name for name in metrics if name not in known]
     if unknown or not metrics:
         raise ValueError(f"metrics are {list(metrics)}; they must be one or more of {', '.join(known)}")

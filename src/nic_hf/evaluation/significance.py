@@ -115,6 +115,12 @@ def paired_test(
     _check(confidence, resamples)
     if method not in ("randomization", "bootstrap"):
         raise ValueError(f'method is {method!r}; it must be "randomization" or "bootstrap"')
+    for name, predictions in (("first", first), ("second", second)):
+        if not isinstance(predictions, Mapping):
+            kind = type(predictions).__name__
+            raise EvaluationDataError(f"the {name} predictions must be a mapping by image id, not {kind}")
+        if not predictions:
+            raise EvaluationDataError(f"the {name} predictions are empty: there is nothing to score")
     for image_id in [*first, *second]:
         if image_id not in first or image_id not in second:
             lacking = "first" if image_id not in first else "second"
@@ -143,8 +149,8 @@ def paired_test(
 def _check(confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    if not isinstance(resamples, int) or resamples < 1:
+        raise ValueError(f"resamples must be a whole number of at least 1, not {resamples!r}")
 
 
 def _names(statistics: CaptionStatistics) -> list[str]:

@@ -2,7 +2,6 @@
 
 from .arguments import CaptioningTrainingArguments
 from .callbacks import SampleCaptionsCallback
-from .captioning import generate_captions
 from .trainer import CaptioningTrainer
 
-__all__ = ["CaptioningTrainer", "CaptioningTrainingArguments", "SampleCaptionsCallback", "generate_captions"]
+__all__ = ["CaptioningTrainer", "CaptioningTrainingArguments", "SampleCaptionsCallback"]

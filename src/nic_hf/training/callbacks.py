@@ -7,10 +7,10 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..captioning import generate_captions
 from ..contact_sheet import contact_sheet, save_picture
 from ..data.captions import PhotoDataset
 from ..data.feature_cache import load_photo_row
-from .captioning import generate_captions
 
 
 class SampleCaptionsCallback(TrainerCallback):

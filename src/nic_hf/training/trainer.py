@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from ..captioning import generate_captions
 from ..data.captions import CaptionCollator, CaptionDataset, PhotoDataset
 from ..data.sampling import LengthGroupedSampler
 from ..processing_nic import IGNORED_LABEL
-from .captioning import generate_captions
 
 
 class CaptioningTrainer(Trainer):

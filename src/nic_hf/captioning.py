@@ -8,8 +8,8 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ..data.captions import CaptionCollator, PhotoDataset
-from ..modeling_nic import NICForConditionalGeneration
+from .data.captions import CaptionCollator, PhotoDataset
+from .modeling_nic import NICForConditionalGeneration
 
 
 def generate_captions(
@@ -34,6 +34,22 @@ def generate_captions(
     Returns:
         A caption for each `image_id`, in the order of the data set.
     """
+    lists = generate_caption_lists(
+        model, photos, batch_size=batch_size, num_workers=num_workers, progress=progress, **generate_kwargs
+    )
+    return {image_id: captions[0] for image_id, captions in lists.items()}
+
+
+def generate_caption_lists(
+    model: NICForConditionalGeneration,
+    photos: PhotoDataset,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = True,
+    **generate_kwargs: Any,
+) -> dict[str, list[str]]:
+    """As [`generate_captions`], with all `num_return_sequences` captions of each photo, the best first."""
     state = PartialState()
     share = range(state.process_index, len(photos), state.num_processes)
     if photos.features is not None:
@@ -49,16 +65,17 @@ def generate_captions(
     was_training = model.training
     model.eval()
     captioner: Any = model  # the type of `generate` holds for the library's own classes only
-    ids: list[list[int]] = []
+    lists: list[list[str]] = []
     hidden = not (progress and state.is_main_process)
     with torch.no_grad(), tqdm(total=len(share), unit="photo", desc="Captioning", disable=hidden, leave=False) as bar:
         for batch in loader:
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             batch_length = len(next(iter(batch.values())))
             generated = captioner.generate(**batch, **generate_kwargs)
-            ids += generated[:: len(generated) // batch_length].tolist()  # the best of `num_return_sequences`
+            captions = photos.processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
+            each = len(captions) // batch_length
+            lists += [captions[start : start + each] for start in range(0, len(captions), each)]
             bar.update(batch_length)
     model.train(was_training)
-    captions = photos.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
-    found = dict(gather_object(list(zip(share, captions, strict=True))))
+    found = dict(gather_object(list(zip(share, lists, strict=True))))
     return {image_id: found[position] for position, image_id in enumerate(photos.image_ids())}

@@ -1,24 +1,10 @@
-"""The command `nic`: thin, each command calls one function of the toolkit."""
+"""`nic demo`."""
 
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    name="nic",
-    help="Show and Tell: train small image captioners, and caption photos with them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
 
-
-@app.callback()
-def _main() -> None:
-    # A callback keeps `nic demo` a subcommand while it is the only one.
-    pass
-
-
-@app.command()
 def demo(
     output: Annotated[
         str, typer.Option(help="Folder for the captioner, its captions and the contact sheet.")
@@ -43,8 +29,7 @@ def demo(
 
         nic demo --data flickr8k --backbone google/mobilenet_v2_1.0_224 --output runs/flickr8k
     """
-    # Imported here: `nic --help` should not wait for torch.
-    from .demo import run_demo
+    from ..demo import run_demo
 
     try:
         run_demo(output, data, backbone, seed=seed, epochs=epochs, say=typer.echo)

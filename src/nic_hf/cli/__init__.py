@@ -1,0 +1,18 @@
+"""The command `nic`: thin, each command calls one function of the toolkit.
+
+Commands import what they need when they run: `nic --help` should not wait for torch.
+"""
+
+import typer
+
+from .demo import demo
+from .evaluate import evaluate
+
+app = typer.Typer(
+    name="nic",
+    help="Show and Tell: train small image captioners, and caption photos with them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(evaluate)

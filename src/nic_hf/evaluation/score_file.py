@@ -1,0 +1,60 @@
+"""Scores of a file of captions against a file of references."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..writing import write_text
+from .files import load_predictions, load_references
+from .scores import DEFAULT_METRICS, default_metrics, score_captions
+from .significance import bootstrap_intervals, paired_test
+
+
+def score_file(
+    predictions: str | os.PathLike[str],
+    references: str | os.PathLike[str],
+    *,
+    metrics: Sequence[str] | None = None,
+    compare: str | os.PathLike[str] | None = None,
+    per_image: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score a file of captions, with intervals, and compare it with another.
+
+    Args:
+        predictions: file for `load_predictions`.
+        references: file for `load_references`; photos without a prediction are an error.
+        metrics: as for `score_captions`; by default BLEU, ROUGE-L, CIDEr-D and, where Java is there, METEOR.
+        compare: another file of predictions, for a paired randomisation test.
+        per_image: JSON-lines file to write, with the scores of each photo.
+        seed: of bootstrap and test.
+
+    Returns:
+        `scores`; `intervals`, low and high by name; and, where asked for, `compared`: the fields of
+        `PairedDifference` by name.
+
+    Raises:
+        EvaluationDataError: as `load_predictions`, `load_references` and `score_captions`.
+        OSError: a file cannot be read or written.
+    """
+    ours, captions = load_predictions(predictions), load_references(references)
+    theirs = None if compare is None else load_predictions(compare)
+    metrics = default_metrics() if metrics is None else metrics
+    scores = score_captions(ours, captions, metrics, per_image=True)
+    rows = scores.pop("per_image")
+    resampled = [name for name in metrics if name in DEFAULT_METRICS]
+    result: dict[str, Any] = {"scores": scores, "intervals": {}}
+    if resampled:
+        intervals = bootstrap_intervals(ours, captions, resampled, seed=seed)
+        result["intervals"] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
+    if theirs is not None:
+        differences = paired_test(ours, theirs, captions, resampled or DEFAULT_METRICS, seed=seed)
+        result["compared"] = {name: asdict(difference) for name, difference in differences.items()}
+    if per_image is not None:
+        lines = (
+            json.dumps({"image_id": image_id, **row}, ensure_ascii=False) + "\n" for image_id, row in rows.items()
+        )
+        write_text(per_image, "".join(lines))
+    return result

@@ -1,0 +1,138 @@
+"""The report: one HTML file that holds everything, and the same as Markdown with its pictures beside it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from ...contact_sheet import contact_sheet, save_picture
+from ...data import PhotoDataset
+from ...data.feature_cache import load_photo_row
+from ...writing import write_text
+from . import figures, published
+
+SCORE_NAMES = {
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr-D",
+    "spice": "SPICE",
+}
+PHOTOS_A_SHEET = 10
+REFERENCES_SHOWN = 2
+
+
+def write_report(folder: Path, about: Mapping[str, Any], results: Mapping[str, Any], photos: PhotoDataset) -> None:
+    """Write `report.html`, `report.md` and `report_files/` to a folder.
+
+    Args:
+        folder: where to; it exists.
+        about: what was evaluated.
+        results: the parts, of `evaluate_captioner`.
+        photos: the photos that were captioned.
+
+    Raises:
+        OSError: naming the file that cannot be written, or the photo that cannot be read.
+    """
+    shown = results.get(f"beam {about['beam']}")
+    plots, sheets = {}, {}
+    if shown is not None:
+        captions, references = shown["captions"], photos.references()
+        people = [caption for own in references.values() for caption in own]
+        plots["lengths"] = figures.length_histogram(list(captions.values()), people)
+        plots["words"] = figures.word_histogram(list(captions.values()), people)
+        sheets = _sheets(shown, references, photos)
+    if "learning_curve" in results:
+        plots["curve"] = figures.curve(results["learning_curve"])
+    context = {
+        "about": about,
+        "results": results,
+        "shown": shown,
+        "generation": [part for name, part in results.items() if name.startswith("beam ")],
+        "transfers": [part for name, part in results.items() if name.startswith("transfer ")],
+        "published": published,
+        "names": _columns(results),
+        "sheets": sheets,
+        "references": photos.references() if shown is not None else {},
+    }
+    pages = Environment(
+        loader=PackageLoader("nic_hf.evaluation.suite"),
+        autoescape=lambda name: name is not None and name.startswith("report.html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    pages.filters.update(percent=_percent, cell=_cell)
+    drawn = {name: Markup(figures.svg(figure)) for name, figure in plots.items()}
+    thumbnails = {item["image_id"]: figures.thumbnail(item["photo"]) for sheet in sheets.values() for item in sheet}
+    pictures = _save_pictures(folder, plots, sheets)
+    html = pages.get_template("report.html.jinja").render(context, plots=drawn, thumbnails=thumbnails)
+    write_text(folder / "report.html", html)
+    write_text(folder / "report.md", pages.get_template("report.md.jinja").render(context, pictures=pictures))
+
+
+def _sheets(
+    shown: Mapping[str, Any], references: Mapping[str, Sequence[str]], photos: PhotoDataset
+) -> dict[str, list[dict[str, Any]]]:
+    """Photos with the best, median and worst CIDEr-D."""
+    scores = {image_id: own["cider"] for image_id, own in shown["per_image"].items()}
+    order = sorted(scores, key=lambda image_id: (-scores[image_id], image_id))
+    number = min(PHOTOS_A_SHEET, len(order))
+    middle = (len(order) - number) // 2
+    chosen = {"Best": order[:number], "Median": order[middle : middle + number], "Worst": order[-number:]}
+    row_of = dict(zip(photos.image_ids(), photos.rows, strict=True))
+    return {
+        title: [
+            {
+                "image_id": image_id,
+                "photo": load_photo_row(photos.photos[row_of[image_id]]["image"]),
+                "caption": shown["captions"][image_id],
+                "cider": scores[image_id],
+                "references": references[image_id][:REFERENCES_SHOWN],
+            }
+            for image_id in ids
+        ]
+        for title, ids in chosen.items()
+    }
+
+
+def _save_pictures(
+    folder: Path, plots: Mapping[str, Figure], sheets: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, str]:
+    """Write what the Markdown page shows; paths relative to it, by name."""
+    pictures = {name: figures.png(figure) for name, figure in plots.items()}
+    for title, items in sheets.items():
+        pictures[title] = contact_sheet(
+            [item["photo"] for item in items],
+            [f"{item['caption']} ({100 * item['cider']:.0f})" for item in items],
+            notes=[item["references"][0] for item in items],
+            columns=5,
+        )
+    for name, picture in pictures.items():
+        save_picture(picture, folder / "report_files" / f"{name.lower()}.png")
+    return {name: f"report_files/{name.lower()}.png" for name in pictures}
+
+
+def _columns(results: Mapping[str, Any]) -> dict[str, str]:
+    """The scores that some part holds, in their usual order."""
+    found = {name for part in results.values() if isinstance(part, dict) for name in part.get("scores", ())}
+    return {name: title for name, title in SCORE_NAMES.items() if name in found}
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _cell(part: Mapping[str, Any], name: str) -> str:
+    """A score in percent, with its interval where there is one."""
+    if name not in part["scores"]:
+        return "–"
+    text = f"{100 * part['scores'][name]:.1f}"
+    interval = part["intervals"].get(name)
+    return text if interval is None else f"{text} ({100 * interval[0]:.1f} – {100 * interval[1]:.1f})"

@@ -1,0 +1,175 @@
+"""`evaluate_captioner`: a checkpoint and captioned photos in, tables and a report out."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ...data import PhotoDataset, cache_features, load_captions
+from ...data.problems import OnError
+from ...modeling_nic import NICForConditionalGeneration
+from ...processing_nic import NICProcessor
+from ...writing import write_text
+from ..scores import default_metrics
+from . import parts
+from .pages import write_report
+from .published import NEIGHBOUR_WORDS
+from .store import PartStore
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("generation", "n_best", "ranking", "neighbours")
+BEAMS = (1, 3, 20)
+
+
+def evaluate_captioner(
+    checkpoint: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str] = "evaluation",
+    *,
+    split: str = "test",
+    train_split: str | None = "train",
+    include: Sequence[str] = PARTS,
+    beams: Sequence[int] = BEAMS,
+    metrics: Sequence[str] | None = None,
+    transfer: Mapping[str, str | os.PathLike[str]] | None = None,
+    run: str | os.PathLike[str] | None = None,
+    run_split: str = "validation",
+    words: Sequence[str] = NEIGHBOUR_WORDS,
+    max_photos: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    on_error: OnError = "raise",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Regenerate the tables of *Show and Tell* for a checkpoint, and write a report.
+
+    Parts that an earlier call finished, for the same checkpoint, photos and settings, are taken from `output`.
+
+    Args:
+        checkpoint: folder or Hub id of the captioner.
+        data: captioned photos, in any form of [`nic_hf.data.load_captions`].
+        output: folder for `report.html`, `report.md` with its pictures, `evaluation.json` and
+            `predictions-beam<k>.jsonl`.
+        split: split to evaluate on.
+        train_split: split whose captions tell which captions are new; None where there is none.
+        include: of `PARTS`: "generation" (scores at each of `beams`, diversity), "n_best" (the 15 best captions),
+            "ranking" (both directions), "neighbours" (of words).
+        beams: beam sizes; the report's pictures are of 3, or of the first where 3 is not among them.
+        metrics: as for `score_captions`; by default BLEU, ROUGE-L, CIDEr-D and, where Java is there, METEOR.
+        transfer: other data sets by name, whose split `split` is captioned too.
+        run: output folder of a training run, for a plot of the score of its checkpoints against training time.
+        run_split: split that those checkpoints are scored on.
+        words: words to look up in the embedding.
+        max_photos: evaluate on the first photos only.
+        cache_dir: where image features are kept between runs.
+        on_error: `"raise"` or `"skip"`, for photos that cannot be read.
+        seed: of the bootstrap.
+
+    Returns:
+        What `evaluation.json` holds: results by part.
+
+    Raises:
+        OSError: no such checkpoint, `output` cannot be written, or a photo cannot be read.
+        ValueError: an unknown part, a beam size below 1, data that cannot be read (`CaptionDataError`), or a split
+            without photos.
+    """
+    unknown = [name for name in include if name not in PARTS]
+    if unknown:
+        raise ValueError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+    if not beams or min(beams) < 1:
+        raise ValueError(f"beam sizes must be 1 or more, not {list(beams)}")
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    store = PartStore(folder / "evaluation.json")
+    write_text(folder / ".writable", "")  # find out now and not after the work
+    (folder / ".writable").unlink()
+
+    model = NICForConditionalGeneration.from_pretrained(checkpoint).eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    processor = NICProcessor.from_pretrained(checkpoint)
+    metrics = default_metrics() if metrics is None else list(metrics)
+
+    training = None
+    if train_split is not None:
+        table = load_captions(data, train_split, on_error=on_error)
+        training = [caption for own in table["captions"] for caption in own]
+
+    def subject(source: Any, wanted: str) -> parts.Subject:
+        table = load_captions(source, wanted, on_error=on_error)
+        if max_photos is not None:
+            table = table.select(range(min(max_photos, len(table))))
+        if len(table) == 0:
+            raise ValueError(f"{source}: split {wanted!r} holds no photos")
+        features = cache_features(model, processor, table, cache_dir, on_error=on_error)
+        return parts.Subject(model, processor, PhotoDataset(table, processor, features), training, metrics, seed)
+
+    main = subject(data, split)
+    others = {name: subject(source, split) for name, source in (transfer or {}).items()}
+    beam = 3 if 3 in beams else beams[0]
+
+    # Each part with what it depends on beside captioner and photos.
+    work: list[tuple[str, Any, Callable[[], Any]]] = []
+    if "generation" in include:
+        work += [(f"beam {size}", [], partial(parts.generation, main, size)) for size in beams]
+    if "n_best" in include:
+        work.append(("n_best", [parts.N_BEST, parts.N_BEST_BEAMS], partial(parts.n_best, main)))
+    if "neighbours" in include:
+        work.append(("neighbours", list(words), partial(parts.neighbours, main, words)))
+    for name, other in others.items():
+        details = [beam, other.photos.photos._fingerprint]
+        work.append((f"transfer {name}", details, partial(parts.transfer, other, name, beam)))
+    if run is not None:
+        watched = subject(data, run_split)
+        steps = sorted(path.name for path in Path(run).glob("checkpoint-*"))
+        details = [beam, str(run), *steps, watched.photos.photos._fingerprint]
+        work.append(("learning_curve", details, partial(parts.learning_curve, Path(run), watched, beam)))
+    if "ranking" in include:  # the longest comes last
+        work.append(("ranking", [], partial(parts.ranking, main)))
+
+    training_digest = hashlib.sha256("\n".join(training or ()).encode()).hexdigest()
+    fingerprints = [_fingerprint(model, processor), main.photos.photos._fingerprint, training_digest]
+    identity = [*fingerprints, split, max_photos, seed, list(metrics)]
+    results: dict[str, Any] = {}
+    with tqdm(work, unit="part", desc="Evaluating") as bar:
+        for name, details, compute in bar:
+            bar.set_postfix_str(name)
+            key = hashlib.sha256(json.dumps([identity, name, details]).encode()).hexdigest()[:16]
+            results[name] = store.get(name, key, compute)
+            if name.startswith("beam "):
+                lines = ({"image_id": i, "caption": c} for i, c in results[name]["captions"].items())
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                write_text(folder / f"predictions-{name.replace(' ', '')}.jsonl", text)
+    about = {
+        "checkpoint": str(checkpoint),
+        "data": str(data),
+        "split": split,
+        "photos": len(main.photos),
+        "backbone": model.config.backbone_config.model_type,
+        "hidden_size": model.config.hidden_size,
+        "vocab_size": model.config.vocab_size,
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "beam": beam,
+        "length_penalty": model.generation_config.length_penalty,
+        "bootstrap_seed": seed,
+    }
+    write_report(folder, about, results, main.photos)
+    return results
+
+
+def _fingerprint(model: NICForConditionalGeneration, processor: NICProcessor) -> str:
+    """What tells a captioner from another: its weights, words, preprocessing and way of decoding."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+    digest.update(json.dumps(processor.tokenizer.get_vocab(), sort_keys=True).encode())
+    digest.update(processor.image_processor.to_json_string().encode())
+    digest.update(model.generation_config.to_json_string().encode())
+    return digest.hexdigest()
