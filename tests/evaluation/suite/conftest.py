@@ -1,0 +1,44 @@
+"""A captioner trained for a moment on a few photos, and its evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from subset import make_subset
+from workshop import Workshop
+
+from nic_hf.evaluation.suite import evaluate_captioner
+
+
+@dataclass
+class Evaluated:
+    """A run, its data, and what `evaluate_captioner` made of it."""
+
+    run: Path
+    data: Path
+    output: Path
+    settings: dict[str, Any]
+    results: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def evaluated(flickr8k: Path, test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    folder = tmp_path_factory.mktemp("suite")
+    data = make_subset(flickr8k, folder / "flickr", train=48, dev=6, test=12)
+    workshop = Workshop(test_data, data, folder / "workshop")
+    model, _ = workshop.captioner(hidden_size=128, embedding_size=128)
+    arguments = {"num_train_epochs": 8, "logging_steps": 10, "save_steps": 40, "save_strategy": "steps"}
+    trainer = workshop.trainer(folder / "run", model, **arguments, save_total_limit=None)
+    trainer.train()
+    trainer.save_model()
+    settings = {
+        "beams": (1, 3),
+        "metrics": ("bleu", "rouge_l", "cider"),
+        "transfer": {"its own <b>dev</b> photos": data},
+        "run": folder / "run",
+        "words": ("dog", "man", "zebroid"),
+        "cache_dir": folder / "features",
+    }
+    results = evaluate_captioner(folder / "run", data, folder / "out", **settings)
+    return Evaluated(folder / "run", data, folder / "out", settings, results)
