@@ -1,6 +1,7 @@
 """METEOR beside pycocoevalcap, and what happens where Java cannot run a metric."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -10,17 +11,54 @@ PREDICTIONS = {"a": "a dog runs", "b": "a cat sits on grass"}
 REFERENCES = {"a": ["a brown dog runs", "the dog"], "b": ["a cat on the grass"]}
 
 
-def test_meteor_equals_pycocoevalcap():
+HARD_PREDICTIONS = {
+    "empty": "",
+    "spaces": "  ",
+    "not ASCII": "ein Hündchen läuft – 犬 🐕",
+    "separator": "a dog ||| runs",
+    "separator alone": "|||",
+    "lines": "a dog\nruns\r\non grass",
+    "signs": "\"a\" dog's \\ %s {0} ' .",
+    "long": "a dog runs " * 200,
+    "reference empty": "a dog runs",
+}
+HARD_REFERENCES = {image_id: ["a dog runs on grass", "ein Hündchen läuft 犬"] for image_id in HARD_PREDICTIONS}
+HARD_REFERENCES |= {"reference empty": ["", "a dog"], "lines": ["the dog\nruns", "a dog ||| runs"]}
+
+
+def flickr8k_captions(flickr8k: Path, number: int) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The first caption of test photos, and the others as its references."""
+    names = (flickr8k / "Flickr_8k.testImages.txt").read_text("utf-8").split()[:number]
+    captions: dict[str, list[str]] = {name: [] for name in names}
+    for line in (flickr8k / "Flickr8k.token.txt").read_text("utf-8").splitlines():
+        caption_id, caption = line.split("\t")
+        captions.get(caption_id.split("#")[0], []).append(caption)
+    return {i: texts[0] for i, texts in captions.items()}, {i: texts[1:] for i, texts in captions.items()}
+
+
+def test_meteor_equals_pycocoevalcap(flickr8k):
     try:
         java_metrics.check_java("meteor")
     except JavaUnavailableError as error:
         pytest.skip(str(error))
     from pycocoevalcap.meteor.meteor import Meteor
 
-    corpus, photos = Meteor().compute_score(REFERENCES, {i: [text] for i, text in PREDICTIONS.items()})
-    ours = score_captions(PREDICTIONS, REFERENCES, ["meteor"], per_image=True, tokenize=str.split)
-    assert ours["meteor"] == corpus
-    assert [ours["per_image"][i]["meteor"] for i in PREDICTIONS] == photos
+    meteor = Meteor()  # its Java starts while ours runs
+    predictions, references = flickr8k_captions(flickr8k, 320)
+    # In between, so that an answer that is lost or comes twice moves those of the photos after it.
+    predictions = {**dict(list(predictions.items())[:160]), **HARD_PREDICTIONS, **predictions}
+    references |= HARD_REFERENCES
+    ours = score_captions(predictions, references, ["meteor"], per_image=True, tokenize=str.split)
+    corpus, photos = meteor.compute_score(
+        {i: [" ".join(text.split()) for text in references[i]] for i in predictions},
+        {i: [" ".join(text.split())] for i, text in predictions.items()},
+    )
+    assert len(photos) == 320 + len(HARD_PREDICTIONS)
+    assert ours["meteor"] == pytest.approx(corpus, abs=1e-6)
+    assert [ours["per_image"][i]["meteor"] for i in predictions] == pytest.approx(photos, abs=1e-6)
+    scores = dict(zip(predictions, photos, strict=True))
+    assert scores["empty"] == scores["spaces"] == scores["separator alone"] == 0
+    assert min(scores["not ASCII"], scores["separator"], scores["lines"], scores["reference empty"]) > 0
 
 
 def test_other_metrics_come_where_java_is_missing(monkeypatch, caplog):

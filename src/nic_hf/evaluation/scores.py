@@ -181,6 +181,9 @@ def _statistics(
     metrics: Sequence[str],
     document_frequencies: DocumentFrequencies | None,
 ) -> CaptionStatistics:
+    if not isinstance(document_frequencies, DocumentFrequencies | None):
+        kind = type(document_frequencies).__name__
+        raise ValueError(f"document_frequencies must be a DocumentFrequencies, not {kind}")
     bleu, columns = None, {}
     table = CaptionTable(predictions, references) if {"bleu", "cider"} & set(metrics) else None
     if table is not None and "bleu" in metrics:

@@ -6,6 +6,7 @@ CIDEr-D stay those of the whole corpus.
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -149,7 +150,7 @@ def paired_test(
 def _check(confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    if not isinstance(resamples, int) or resamples < 1:
+    if not isinstance(resamples, Integral) or resamples < 1:
         raise ValueError(f"resamples must be a whole number of at least 1, not {resamples!r}")
 
 
