@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from .cider import DocumentFrequencies, cider_scores
 from .files import EvaluationDataError
 from .java_metrics import JavaUnavailableError, check_java, meteor_scores, spice_scores
 from .ngrams import CaptionTable
-from .ptb import ptb_tokenize
+from .ptb import ptb_tokenize, ptb_tokenize_all
 from .rouge import rouge_l
 
 logger = logging.getLogger(__name__)
@@ -158,20 +159,27 @@ def tokenized_captions(
         EvaluationDataError: as `score_captions`.
     """
     _check_ids(predictions, references, allow_partial)
-    predicted, referred, empty = [], [], []
-    for image_id, caption in predictions.items():
-        predicted.append(" ".join(tokenize(_text(caption, "prediction", image_id))))
+    lists = []
+    for image_id in predictions:
         captions = references[image_id]
         if isinstance(captions, str | bytes) or not isinstance(captions, Sequence):
             raise EvaluationDataError(f"references of {image_id!r} must be a list of captions, not {captions!r:.200}")
         if not captions:
             raise EvaluationDataError(f"references of {image_id!r} are an empty list")
-        referred.append([" ".join(tokenize(_text(caption, "reference", image_id))) for caption in captions])
-        if not predicted[-1]:
-            empty.append(image_id)
+        lists.append([_text(caption, "reference", image_id) for caption in captions])
+    predicted = _tokenized([_text(c, "prediction", image_id) for image_id, c in predictions.items()], tokenize)
+    words = iter(_tokenized([caption for captions in lists for caption in captions], tokenize))
+    referred = [list(islice(words, len(captions))) for captions in lists]
+    empty = [image_id for image_id, caption in zip(predictions, predicted, strict=True) if not caption]
     if empty:
         logger.warning("predictions without a word, which score 0: %s", _listed(empty))
     return list(predictions), predicted, referred
+
+
+def _tokenized(captions: list[str], tokenize: Tokenizer) -> list[str]:
+    """Words of captions, joined by blanks. Together, as the Java tool reads them, where `tokenize` is PTB's."""
+    lists = ptb_tokenize_all(captions) if tokenize is ptb_tokenize else map(tokenize, captions)
+    return [" ".join(words) for words in lists]
 
 
 def _statistics(
