@@ -2,6 +2,14 @@
 
 from .arguments import CaptioningTrainingArguments
 from .callbacks import SampleCaptionsCallback
-from .trainer import CaptioningTrainer
+from .self_critical import SelfCriticalTrainer, SelfCriticalTrainingArguments
+from .trainer import CaptioningTrainer, TrainingDivergedError
 
-__all__ = ["CaptioningTrainer", "CaptioningTrainingArguments", "SampleCaptionsCallback"]
+__all__ = [
+    "CaptioningTrainer",
+    "CaptioningTrainingArguments",
+    "SampleCaptionsCallback",
+    "SelfCriticalTrainer",
+    "SelfCriticalTrainingArguments",
+    "TrainingDivergedError",
+]

@@ -33,9 +33,28 @@ class CaptioningTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin host memory; of use with a GPU only."}
     )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "Decay of a moving average of the weights, evaluated and saved in their place; 0: none."},
+    )
+    scheduled_sampling: float = field(
+        default=0.0,
+        metadata={"help": "Share of words read that the model said itself, reached step by step at the end."},
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop what `forward` does not name. Images are columns too."}
     )
+
+    def __post_init__(self) -> None:
+        """Check what Trainer does not.
+
+        Raises:
+            ValueError: naming the field, where it is out of range.
+        """
+        super().__post_init__()
+        for name in ("ema_decay", "scheduled_sampling"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
     def check_paths(self) -> None:
         """Find out before the work, and not after it, whether `output_dir` can be written.

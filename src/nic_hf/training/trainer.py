@@ -1,20 +1,28 @@
 """A Trainer whose evaluation captions photos."""
 
 import time
-from itertools import zip_longest
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sacrebleu
 import torch
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
 
 from ..captioning import generate_captions
 from ..data.captions import CaptionCollator, CaptionDataset, PhotoDataset
 from ..data.sampling import LengthGroupedSampler
+from ..evaluation.scores import score_captions
 from ..processing_nic import IGNORED_LABEL
+from .arguments import CaptioningTrainingArguments
+from .averaging import WeightAverage
+from .scheduled_sampling import mixed_inputs
+
+
+class TrainingDivergedError(ValueError):
+    """The loss became infinite or NaN; the message names the step and the last checkpoint."""
 
 
 class CaptioningTrainer(Trainer):
@@ -27,13 +35,16 @@ class CaptioningTrainer(Trainer):
     Metrics:
         `eval_loss`: the mean over the words of all captions. Trainer's own is a mean of batch means: it gives words
             in batches of short captions more weight, and moves with the batch size.
-        `eval_bleu_4`: BLEU-4 against all captions of each photo, through sacrebleu on the tokenizer's words; a gauge
-            for following and choosing runs, while reported figures come from the evaluation tools.
+        `eval_bleu_4`, `eval_cider`: BLEU-4 and CIDEr-D against all captions of each photo, of `score_captions`.
         `eval_distinct`: share of captions that differ from all others. Near 0, the model says the same of every photo.
         `eval_words`: mean number of words.
 
     Every line of the log, and so of `trainer_state.json` in each checkpoint, has `train_seconds` too: the time spent
     on training up to then, without evaluations, and with that of the runs that this one was resumed from.
+
+    With `ema_decay` the moving average of the weights is what is evaluated, saved and left in the model at the end.
+    With `scheduled_sampling` some of the words read are the model's own (see [`mixed_inputs`]), from none at the first
+    step to that share at the last.
 
     The `predictions` of `predict()` are the captions, one a photo.
 
@@ -41,7 +52,12 @@ class CaptioningTrainer(Trainer):
         *args, **kwargs: as for `Trainer`. `data_collator` is [`nic_hf.data.CaptionCollator`] where it is not given,
             and `processing_class`, the processor, is saved with each checkpoint.
         eval_generate_kwargs: passed to `generate()` in evaluation, such as `{"num_beams": 1}`.
+
+    Raises:
+        TrainingDivergedError: from `train()`, where the loss is no number any more.
     """
+
+    args: CaptioningTrainingArguments
 
     def __init__(self, *args: Any, eval_generate_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("data_collator", CaptionCollator())
@@ -50,14 +66,22 @@ class CaptioningTrainer(Trainer):
         self._loss_and_words: torch.Tensor | None = None  # sums over the evaluation at hand
         self._training_since: float | None = None
         self._train_seconds: float | None = None  # before that moment
+        self.average: WeightAverage | None = None
+        if self.args.ema_decay:
+            self.add_callback(_Averaging(self))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trainer's, timed."""
         self._training_since, self._train_seconds = time.monotonic(), None
         try:
-            return super().train(*args, **kwargs)
+            result = super().train(*args, **kwargs)
+            if self.average is not None and not (
+                self.args.load_best_model_at_end and self.state.best_model_checkpoint
+            ):
+                self.average.swap()
+            return result
         finally:
-            self._training_since, self._train_seconds = None, None
+            self._training_since, self._train_seconds, self.average = None, None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's, with `train_seconds` while it trains."""
@@ -66,13 +90,56 @@ class CaptioningTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's; its time is not counted as training."""
+        """Trainer's, of the averaged weights where there are such; its time is not counted as training."""
         if self._training_since is None:
             return super().evaluate(*args, **kwargs)
         self._train_seconds, self._training_since = self._trained_for(), None
-        metrics = super().evaluate(*args, **kwargs)
+        with nullcontext() if self.average is None else self.average.applied():
+            metrics = super().evaluate(*args, **kwargs)
         self._training_since = time.monotonic()
         return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's; a checkpoint of a run with averaged weights holds those, and beside them the trained ones."""
+        if self.average is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        with self.average.applied():
+            super().save_model(output_dir, _internal_call)
+            if _internal_call and self.args.should_save and output_dir is not None:
+                self.average.save_trained(Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.args.ema_decay:
+            self.average = WeightAverage(self.accelerator.unwrap_model(model or self.model), self.args.ema_decay)
+            self.average.load_trained(Path(resume_from_checkpoint))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Trainer's, after some words read were replaced by the model's own where there is scheduled sampling."""
+        if model.training and self.args.scheduled_sampling:
+            share = self.args.scheduled_sampling * self.state.global_step / max(1, self.state.max_steps)
+            words = mixed_inputs(self.accelerator.unwrap_model(model), inputs, share)
+            inputs = {**inputs, "decoder_input_ids": words}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trainer's, which stops where the loss is no number any more."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            saved = get_last_checkpoint(self.args.output_dir) if self.args.output_dir else None
+            kept = f"the last checkpoint, {saved}, is as it was" if saved else "no checkpoint was saved before"
+            raise TrainingDivergedError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; {kept}. Lower learning_rate"
+                f" ({self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm})"
+            )
+        return loss
 
     def _trained_for(self) -> float:
         if self._train_seconds is None:  # the first line of this run: what came before was loaded with the checkpoint
@@ -112,7 +179,7 @@ class CaptioningTrainer(Trainer):
         captions = self.caption(dataset.photos)
         scores = {
             "loss": loss / words,
-            **caption_metrics(captions, dataset.photos.references(), dataset.photos.processor.tokenizer),
+            **caption_metrics(captions, dataset.photos.references()),
         }
         metrics = {
             **(output.metrics or {}),
@@ -153,23 +220,33 @@ class CaptioningTrainer(Trainer):
         )
 
 
-def caption_metrics(
-    captions: dict[str, str], references: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, float]:
+def caption_metrics(captions: dict[str, str], references: dict[str, list[str]]) -> dict[str, float]:
     """Scores cheap enough to take after each epoch; fractions, except `words`."""
-
-    def words(caption: str) -> str:
-        backend = tokenizer.backend_tokenizer
-        normalised = backend.normalizer.normalize_str(caption) if backend.normalizer else caption
-        return " ".join(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalised))
-
-    predictions = [words(caption) for caption in captions.values()]
-    # sacrebleu wants the first reference of each photo, then the second of each, and so on; None where there is none.
-    cut = [[words(reference) for reference in references[image_id]] for image_id in captions]
-    streams: Any = list(zip_longest(*cut))
-    bleu = sacrebleu.corpus_bleu(predictions, streams, tokenize="none", smooth_method="none", force=True)
+    scores = score_captions(captions, references, ["bleu", "cider"])
     return {
-        "bleu_4": bleu.score / 100,
-        "distinct": len(set(predictions)) / len(predictions),
-        "words": sum(len(caption.split()) for caption in predictions) / len(predictions),
+        "bleu_4": scores["bleu_4"],
+        "cider": scores["cider"],
+        "distinct": len(set(captions.values())) / len(captions),
+        "words": sum(len(caption.split()) for caption in captions.values()) / len(captions),
     }
+
+
+class _Averaging(TrainerCallback):
+    """Feeds the moving average of a trainer's weights."""
+
+    def __init__(self, trainer: CaptioningTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if self.trainer.average is None:
+            self.trainer.average = WeightAverage(model, self.trainer.args.ema_decay)
+        self.trainer.average.updates = state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.average is not None:
+            self.trainer.average.update()

@@ -1,0 +1,208 @@
+"""Self-critical sequence training (Rennie et al. 2017, arXiv 1612.00563) as a Trainer."""
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..data.captions import CaptionDataset
+from ..processing_nic import IGNORED_LABEL
+from .arguments import CaptioningTrainingArguments
+from .rewards import CaptionReward
+from .trainer import CaptioningTrainer
+
+logger = logging.getLogger(__name__)
+
+STEPS_WITHOUT_REWARD = 50
+
+
+@dataclass
+class SelfCriticalTrainingArguments(CaptioningTrainingArguments):
+    """`CaptioningTrainingArguments` for the stage after cross-entropy: small steps, several samples a photo."""
+
+    num_train_epochs: float = field(default=5, metadata={"help": "Passes over the photos."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Photos a step and device."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "The highest learning rate of AdamW."})
+    metric_for_best_model: str | None = field(default="eval_cider", metadata={"help": "What the best is best in."})
+    num_samples: int = field(default=5, metadata={"help": "Captions sampled of each photo, at least 2."})
+    cider_weight: float = field(default=1.0, metadata={"help": "Weight of CIDEr-D in the reward."})
+    bleu_weight: float = field(default=0.0, metadata={"help": "Weight of BLEU-4 in the reward."})
+    cross_entropy_weight: float = field(
+        default=0.2, metadata={"help": "Weight of the loss on people's captions, beside that of the reward."}
+    )
+    max_sampled_words: int = field(default=20, metadata={"help": "Sampled captions are cut after so many words."})
+
+
+class SelfCriticalTrainer(CaptioningTrainer):
+    """Train for the reward of sampled captions, with the mean reward of a photo's other samples as baseline.
+
+    Samples are drawn in eval mode, without dropout; their likelihood is then computed in one pass in training mode,
+    with dropout. A sample that was cut before `<eos>` earns nothing: an unfinished caption is no caption.
+
+    The log has `reward`, `baseline_spread` (mean absolute difference from the baseline), `sampled_words`,
+    `sampled_distinct` (share of distinct samples), `unfinished` (share of samples cut), and `reward_share`, the share
+    of the step's time that rewards took.
+
+    Args:
+        *args, **kwargs: as for [`CaptioningTrainer`], with `SelfCriticalTrainingArguments`. A sample of
+            `train_dataset` must hold all captions of a photo (`captions_per_sample`).
+
+    Raises:
+        ValueError: where a photo's captions are spread over several samples, or fewer than two samples are asked for.
+    """
+
+    args: SelfCriticalTrainingArguments
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The loss is a mean over the samples of a batch; Trainer divides it where gradients are accumulated.
+        self.model_accepts_loss_kwargs = False
+        if self.args.num_samples < 2:
+            raise ValueError(f"num_samples must be at least 2, for a baseline, not {self.args.num_samples}")
+        dataset = self.train_dataset
+        if not isinstance(dataset, CaptionDataset) or len(dataset) != len(dataset.photos):
+            raise ValueError(
+                "self-critical training compares samples with all captions of a photo: build the training data set"
+                " with CaptionDataset(..., captions_per_sample=k), k no smaller than the captions of any photo"
+            )
+        self.reward = CaptionReward(
+            (_lists(sample["labels"]) for sample in _labels_only(dataset)),
+            self.args.cider_weight,
+            self.args.bleu_weight,
+        )
+        self._sums: Counter[str] = Counter()
+        self._without_reward = 0
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """-sum of (reward - baseline) log p over the words of the samples, and the cross-entropy of the captions."""
+        if not model.training or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        start = time.perf_counter()
+        captioner: Any = self.accelerator.unwrap_model(model)
+        labels = inputs["labels"]
+        image = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        with torch.no_grad():
+            if "pixel_values" in image:
+                captioner.eval()
+                features = captioner.get_image_features(image["pixel_values"])
+                captioner.train()
+            else:
+                features = image["encoder_outputs"]
+            samples = self._sample(captioner, features)  # shape: (batch_size, num_samples, sequence_length)
+        before = time.perf_counter()
+        rewards = self._rewards(samples, labels, captioner.config.eos_token_id)
+        reward_seconds = time.perf_counter() - before
+        advantages = torch.from_numpy(_advantages(rewards)).to(labels.device, torch.float32)
+
+        # People's captions and the samples share a pass, and so the backbone.
+        people = labels if self.args.cross_entropy_weight else labels[:, :0]
+        length = max(people.shape[-1], samples.shape[-1])
+        together = torch.cat([_padded(people, length), _padded(samples, length)], dim=1)
+        logits = model(**image, decoder_input_ids=captioner.prepare_decoder_input_ids_from_labels(together)).logits
+        losses = F.cross_entropy(
+            logits.float().transpose(1, 2), together.flatten(0, 1), ignore_index=IGNORED_LABEL, reduction="none"
+        ).view(together.shape)  # shape: (batch_size, captions, sequence_length), 0 where padded
+        sampled = losses[:, people.shape[1] :]
+        loss = (advantages.unsqueeze(-1) * sampled).sum() / (samples != IGNORED_LABEL).sum().clamp_min(1)
+        if self.args.cross_entropy_weight:
+            words = (people != IGNORED_LABEL).sum().clamp_min(1)
+            loss = loss + self.args.cross_entropy_weight * losses[:, : people.shape[1]].sum() / words
+        self._note(samples, rewards, reward_seconds, time.perf_counter() - start)
+        return loss
+
+    def _sample(self, captioner: Any, features: torch.Tensor) -> torch.Tensor:
+        """Sampled captions as labels: `<eos>` last where it was reached, -100 after it."""
+        captioner.eval()
+        ids = captioner.generate(
+            encoder_outputs=features,
+            do_sample=True,
+            num_beams=1,
+            top_k=0,
+            num_return_sequences=self.args.num_samples,
+            max_new_tokens=self.args.max_sampled_words,
+        )[:, 1:]
+        captioner.train()
+        ended = (ids == captioner.config.eos_token_id).cumsum(dim=1)
+        after = (ended > 1) | ((ended == 1) & (ids != captioner.config.eos_token_id))
+        return ids.masked_fill(after, IGNORED_LABEL).unflatten(0, (len(features), self.args.num_samples))
+
+    def _rewards(self, samples: torch.Tensor, labels: torch.Tensor, eos: int) -> np.ndarray:
+        """Rewards of shape `(batch_size, num_samples)`."""
+        references = [[caption for caption in _lists(own) if caption] for own in labels.cpu()]
+        predictions = [_lists(own) for own in samples.cpu()]
+        rewards = self.reward(predictions, references)
+        finished = np.array([[caption[-1:] == [eos] for caption in own] for own in predictions])
+        rewards = rewards * finished
+        self._sums["unfinished"] += int((~finished).sum())
+        if rewards.any():
+            self._without_reward = 0
+            return rewards
+        self._without_reward += 1
+        logger.warning("every sample of this batch has a reward of 0: nothing is learned from them")
+        if self._without_reward >= STEPS_WITHOUT_REWARD:
+            raise ValueError(
+                f"no sample of {STEPS_WITHOUT_REWARD} batches has a reward above 0. Start from a captioner trained by"
+                " cross-entropy, and make sure that it is of the same vocabulary as the data"
+            )
+        return rewards
+
+    def _note(self, samples: torch.Tensor, rewards: np.ndarray, reward_seconds: float, seconds: float) -> None:
+        captions = {tuple(ids) for ids in samples.flatten(0, 1).tolist()}
+        self._sums.update(
+            {
+                "batches": 1,
+                "samples": rewards.size,
+                "reward": float(rewards.sum()),
+                "spread": float(np.abs(_advantages(rewards)).sum()),
+                "words": int((samples != IGNORED_LABEL).sum()),
+                "distinct": len(captions),
+                "reward_seconds": reward_seconds,
+                "seconds": seconds,
+            }
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what was seen since the last line."""
+        sums = self._sums
+        if "loss" in logs and sums["batches"]:
+            logs["reward"] = sums["reward"] / sums["samples"]
+            logs["baseline_spread"] = sums["spread"] / sums["samples"]
+            logs["sampled_words"] = sums["words"] / sums["samples"]
+            logs["sampled_distinct"] = sums["distinct"] / sums["samples"]
+            logs["unfinished"] = sums["unfinished"] / sums["samples"]
+            logs["reward_share"] = sums["reward_seconds"] / sums["seconds"]
+            self._sums = Counter()
+        super().log(logs, start_time)
+
+
+def _advantages(rewards: np.ndarray) -> np.ndarray:
+    """Reward less the mean reward of the other samples of the same photo; shape `(num_photos, num_samples)`."""
+    others = (rewards.sum(axis=1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
+    return rewards - others
+
+
+def _lists(labels: Any) -> list[list[int]]:
+    """Captions without padding."""
+    return [[int(word) for word in caption if word != IGNORED_LABEL] for caption in labels]
+
+
+def _padded(labels: torch.Tensor, length: int) -> torch.Tensor:
+    return F.pad(labels, (0, length - labels.shape[-1]), value=IGNORED_LABEL)
+
+
+def _labels_only(dataset: CaptionDataset) -> Any:
+    """The samples' labels, without their photos."""
+    labels = dataset.pairs["labels"]
+    for start, end in zip(dataset.bounds[:-1], dataset.bounds[1:], strict=True):
+        yield {"labels": labels[int(start) : int(end)]}

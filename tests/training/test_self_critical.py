@@ -1,0 +1,150 @@
+"""Self-critical training: the gradient that it takes, and that the reward grows."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from workshop import Workshop
+
+from nic_hf.data import CaptionDataset
+from nic_hf.training import SelfCriticalTrainer, SelfCriticalTrainingArguments
+from nic_hf.training.self_critical import _advantages
+
+
+def critical_trainer(workshop: Workshop, folder: Path, model: Any, **arguments: Any) -> SelfCriticalTrainer:
+    settings = {
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "metric_for_best_model": None,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "per_device_train_batch_size": 8,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        **arguments,
+    }
+    tokenizer = workshop.processor.tokenizer
+    return SelfCriticalTrainer(
+        model=model,
+        args=SelfCriticalTrainingArguments(output_dir=str(folder), **settings),
+        train_dataset=CaptionDataset(workshop.photos("train"), tokenizer, captions_per_sample=5),
+        eval_dataset=CaptionDataset(workshop.photos("dev"), tokenizer),
+        processing_class=workshop.processor,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of a captioner that cross-entropy has taught to end its captions."""
+    trainer = workshop.trainer(tmp_path_factory.mktemp("start"), num_train_epochs=25)
+    trainer.train()
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+@pytest.fixture
+def start(workshop: Workshop, trained: dict[str, torch.Tensor]) -> Any:
+    model, _ = workshop.captioner()
+    model.load_state_dict(trained)
+    return model
+
+
+def test_the_reward_of_samples_grows(workshop: Workshop, start: Any, tmp_path: Path) -> None:
+    trainer = critical_trainer(workshop, tmp_path, start, max_steps=40, cross_entropy_weight=0.0)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "reward" in line]
+    rewards = [line["reward"] for line in lines]
+    assert len(rewards) == 40
+    assert np.mean(rewards[-8:]) > 1.3 * np.mean(rewards[:8])
+    for line in lines:
+        assert 0 < line["sampled_distinct"] <= 1 and 0 <= line["unfinished"] <= 1
+        assert 1 <= line["sampled_words"] <= 20 and 0 < line["reward_share"] < 1
+
+
+def test_the_loss_is_the_policy_gradient(workshop: Workshop, start: Any, tmp_path: Path) -> None:
+    trainer = critical_trainer(workshop, tmp_path, start, cross_entropy_weight=0.5, num_samples=3)
+    batch = next(iter(trainer.get_train_dataloader()))
+    seen: dict[str, Any] = {}
+    sample = trainer._sample
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        seen["samples"] = sample(*arguments)
+        return seen["samples"]
+
+    trainer._sample = watched  # type: ignore[method-assign]
+    start.train()
+    loss = trainer.compute_loss(start, dict(batch))
+
+    # One caption at a time, from the model's own loss.
+    eos = start.config.eos_token_id
+    weighted, words, people, people_words = 0.0, 0, 0.0, 0
+    for photo, own in enumerate(batch["labels"]):
+        feature = batch["encoder_outputs"][photo : photo + 1]
+        references = [[int(w) for w in caption if w >= 0] for caption in own]
+        samples = [[int(w) for w in caption if w >= 0] for caption in seen["samples"][photo]]
+        (rewards,) = trainer.reward([samples], [references])
+        rewards = [r if s[-1] == eos else 0.0 for r, s in zip(rewards, samples, strict=True)]
+        for index, caption in enumerate(samples):
+            others = [r for n, r in enumerate(rewards) if n != index]
+            with torch.no_grad():
+                mean = start(encoder_outputs=feature, labels=torch.tensor([caption])).loss.item()
+            weighted += (rewards[index] - np.mean(others)) * mean * len(caption)
+            words += len(caption)
+        for caption in references:
+            with torch.no_grad():
+                mean = start(encoder_outputs=feature, labels=torch.tensor([caption])).loss.item()
+            people += mean * len(caption)
+            people_words += len(caption)
+    assert loss.item() == pytest.approx(weighted / words + 0.5 * people / people_words, rel=1e-4)
+
+
+def test_samples_end_once(workshop: Workshop, start: Any, tmp_path: Path) -> None:
+    trainer = critical_trainer(workshop, tmp_path, start, max_sampled_words=6)
+    features = torch.stack([workshop.photos("dev")[n]["encoder_outputs"] for n in range(5)])
+    start.train()
+    samples = trainer._sample(start, features)
+    assert start.training
+    eos = start.config.eos_token_id
+    assert samples.shape[:2] == (5, 5) and samples.shape[2] <= 6
+    for caption in samples.flatten(0, 1).tolist():
+        words = [word for word in caption if word != -100]
+        assert caption == words + [-100] * (len(caption) - len(words))
+        assert eos not in words[:-1]
+        assert len(words) == len(caption) or words[-1] == eos
+    assert len(set(map(tuple, samples.flatten(0, 1).tolist()))) > 5
+
+
+def test_the_baseline_is_the_mean_of_the_others() -> None:
+    rewards = np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]])
+    assert _advantages(rewards).tolist() == [[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]
+
+
+def test_no_reward_at_all_is_reported_and_then_refused(
+    workshop: Workshop, start: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.no_grad():
+        start.lm_head.bias[start.config.eos_token_id] = -1e4  # no caption ends any more
+    trainer = critical_trainer(workshop, tmp_path, start, max_steps=80, cross_entropy_weight=0.0)
+    before = start.lm_head.weight.clone()
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="no sample of 50 batches has a reward"):
+        trainer.train()
+    assert "every sample of this batch has a reward of 0" in caplog.text
+    assert torch.allclose(before, start.lm_head.weight, atol=1e-3), "only weight decay moves weights"
+
+
+def test_captions_of_a_photo_must_be_together(workshop: Workshop, start: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="captions_per_sample"):
+        SelfCriticalTrainer(
+            model=start,
+            args=SelfCriticalTrainingArguments(
+                output_dir=str(tmp_path), eval_strategy="no", save_strategy="no", load_best_model_at_end=False
+            ),
+            train_dataset=CaptionDataset(workshop.photos("train"), workshop.processor.tokenizer),
+        )
+    with pytest.raises(ValueError, match="at least 2"):
+        critical_trainer(workshop, tmp_path, start, num_samples=1)
