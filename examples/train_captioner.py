@@ -46,6 +46,12 @@ class ModelArguments:
     num_hidden_layers: int = field(default=1, metadata={"help": "Layers of the LSTM."})
     dropout: float = field(default=0.5, metadata={"help": "Dropout before and after the LSTM."})
     label_smoothing: float = field(default=0.1, metadata={"help": "Label smoothing of the training loss."})
+    attention: str | None = field(
+        default=None, metadata={"help": "soft: look at the photo's regions before each word (Show, Attend and Tell)."}
+    )
+    attention_regularisation: float = field(
+        default=0.0, metadata={"help": "How much attention is to spread over all regions of the photo (lambda)."}
+    )
     squeeze: int | None = field(
         default=None,
         metadata={"help": "Resize whole photos to so many pixels a side, in place of the backbone's resize and crop."},
@@ -130,6 +136,8 @@ def main() -> None:
         num_hidden_layers=model_args.num_hidden_layers,
         dropout=model_args.dropout,
         label_smoothing=model_args.label_smoothing,
+        attention=model_args.attention,
+        attention_regularisation=model_args.attention_regularisation,
     )
     model.generation_config.num_beams = model_args.num_beams
     model.generation_config.length_penalty = model_args.length_penalty

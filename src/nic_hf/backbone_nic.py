@@ -1,4 +1,4 @@
-"""Image to feature: any Transformers vision model, pooled to one vector a photo."""
+"""Image to feature: any Transformers vision model, pooled to one vector a photo, or one vector a region of it."""
 
 import inspect
 import logging
@@ -18,7 +18,10 @@ from .configuration_nic import NICConfig, resolve_backbone_config
 
 
 class NICEncoder(nn.Module):
-    """Image to feature: the backbone, pooled. Frozen, it stays in eval mode whatever the rest of the model does."""
+    """Image to feature: the backbone, pooled unless there is attention to look at its regions.
+
+    Frozen, it stays in eval mode whatever the rest of the model does.
+    """
 
     main_input_name = "pixel_values"
 
@@ -26,6 +29,7 @@ class NICEncoder(nn.Module):
         super().__init__()
         self.backbone = build_backbone(config.backbone_config, config.use_backbone_pooler)
         self.frozen = config.freeze_backbone
+        self.keep_regions = config.attention is not None
 
     def set_frozen(self, frozen: bool) -> None:
         """Freeze or thaw the backbone: its gradients, and its BatchNorm and dropout."""
@@ -48,19 +52,25 @@ class NICEncoder(nn.Module):
             return_dict, **kwargs: accepted because `generate()` passes them to every encoder; not used.
 
         Returns:
-            `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, feature_size)`: one feature a photo.
+            `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, feature_size)`: one feature a photo;
+            with attention `(batch_size, num_regions, feature_size)`.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             outputs = self.backbone(pixel_values=pixel_values.to(self.backbone.dtype))
+        if self.keep_regions:
+            num_patches = count_patches(self.backbone.config, *pixel_values.shape[-2:])
+            return BaseModelOutput(last_hidden_state=region_features(outputs, num_patches))
         # shape: (batch_size, 1, feature_size)
         return BaseModelOutput(last_hidden_state=pool_features(outputs).unsqueeze(1))
 
 
-def infer_feature_size(backbone_config: PreTrainedConfig | dict | None, use_pooler: bool = True) -> int:
-    """Size of a backbone's pooled feature, by a dry run without weights (on the meta device).
+def infer_feature_size(
+    backbone_config: PreTrainedConfig | dict | None, use_pooler: bool = True, keep_regions: bool = False
+) -> int:
+    """Size of a backbone's feature, pooled or of a region, by a dry run without weights (on the meta device).
 
     Raises:
-        ValueError: where the model does not turn `pixel_values` into one vector an image.
+        ValueError: where the model does not turn `pixel_values` into one vector an image, or a region.
     """
     backbone_config = resolve_backbone_config(backbone_config)
     size = getattr(backbone_config, "image_size", None) or 224
@@ -69,25 +79,57 @@ def infer_feature_size(backbone_config: PreTrainedConfig | dict | None, use_pool
         with torch.device("meta"), torch.no_grad():
             backbone = build_backbone(backbone_config, use_pooler).eval()
             images = torch.empty(1, getattr(backbone_config, "num_channels", 3), height, width)
-            features = pool_features(backbone(pixel_values=images))
+            outputs = backbone(pixel_values=images)
+            features = region_features(outputs) if keep_regions else pool_features(outputs)
     except Exception as error:
         raise ValueError(
             f"a model of type '{backbone_config.model_type}' cannot be the backbone of a captioner: "
             f"it does not turn `pixel_values` into a `pooler_output` or a `last_hidden_state` ({error})"
         ) from error
-    return features.shape[1]
+    return features.shape[-1]
 
 
 def pool_features(backbone_outputs: ModelOutput) -> torch.Tensor:
     """One vector an image, of shape `(batch_size, feature_size)`: the pooled output, else the mean over positions."""
     features = getattr(backbone_outputs, "pooler_output", None)
     if features is None:
-        features = getattr(backbone_outputs, "last_hidden_state", None)
-        if features is None:
-            raise ValueError(f"the backbone's output has neither: {', '.join(backbone_outputs.keys())}")
+        features = _last_hidden_state(backbone_outputs)
         # CNNs give (batch_size, channels, height, width), transformers (batch_size, positions, channels).
         features = features.mean(dim=(2, 3)) if features.ndim == 4 else features.mean(dim=1)
     return features.flatten(1)
+
+
+def region_features(backbone_outputs: ModelOutput, num_patches: int | None = None) -> torch.Tensor:
+    """One vector a region, of shape `(batch_size, num_regions, feature_size)`, row by row of the image.
+
+    A CNN's regions are the places of its last feature map. A transformer's are its patches: tokens before them (CLS, a
+    distillation token, registers) stand for no place, and a drawing of the weights has no room for them.
+
+    Args:
+        backbone_outputs: what the backbone returned.
+        num_patches: number of patches of the image (see [`count_patches`]), where it is known.
+    """
+    features = _last_hidden_state(backbone_outputs)
+    if features.ndim == 4:  # shape: (batch_size, channels, height, width)
+        return features.flatten(2).transpose(1, 2)
+    # Models that merge patches (Swin) return fewer than the image had, and no other tokens.
+    extra = 0 if num_patches is None else max(features.shape[1] - num_patches, 0)
+    return features[:, extra:]
+
+
+def count_patches(backbone_config: PreTrainedConfig, height: int, width: int) -> int | None:
+    """Number of patches that a transformer cuts an image into; `None` where its configuration names no patch size."""
+    size = getattr(backbone_config, "patch_size", None)
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return (height // size[0]) * (width // size[1])
+    return (height // size) * (width // size) if isinstance(size, int) else None
+
+
+def _last_hidden_state(backbone_outputs: ModelOutput) -> torch.Tensor:
+    features = getattr(backbone_outputs, "last_hidden_state", None)
+    if features is None:
+        raise ValueError(f"the backbone's output has neither: {', '.join(backbone_outputs.keys())}")
+    return features
 
 
 def build_backbone(config: PreTrainedConfig | dict | None, use_pooler: bool) -> PreTrainedModel:

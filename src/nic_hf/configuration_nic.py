@@ -1,5 +1,6 @@
 """Configuration of the Show and Tell captioner."""
 
+import math
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -16,9 +17,10 @@ class NICConfig(PreTrainedConfig):
         use_backbone_pooler (`bool`, *optional*, defaults to `True`):
             Build the backbone with its pooling layer, where its class can do without one. `from_backbone_pretrained`
             sets it to `False` for a checkpoint without weights for that layer; features are then the mean over
-            positions.
+            positions. Attention reads what comes before that layer, which is then left out.
         feature_size (`int`, *optional*):
-            Size of the backbone's pooled feature. Found by a dry run of the backbone where it is not given.
+            Size of the backbone's feature, pooled or of a region. Found by a dry run of the backbone where it is not
+            given.
         vocab_size (`int`, *optional*, defaults to 10000):
             Number of words, special tokens included.
         embedding_size (`int`, *optional*, defaults to 512):
@@ -43,11 +45,21 @@ class NICConfig(PreTrainedConfig):
         forget_bias (`float`, *optional*, defaults to 1.0):
             What the biases of the forget gates start at: 1, as in `im2txt`. A backbone that learns from scratch gets
             its gradient through every step between the image and a word, and needs more (3 to 5).
+        attention (`str`, *optional*):
+            `"soft"` for the soft attention of Xu et al. 2015,
+            [Show, Attend and Tell](https://arxiv.org/abs/1502.03044): before each word the LSTM looks at the regions
+            of the photo, which are the places of a CNN's feature map or the patches of a transformer (tokens that
+            stand for no patch, such as CLS, are left out). `None`, the default, is Show and Tell: one look at the
+            pooled feature, before the first word.
+        attention_regularisation (`float`, *optional*, defaults to 0.0):
+            Lambda of the paper's equation 14: how much each region's share of the looks, summed over a caption, is
+            drawn to 1 in training. Implementations usually have 1.
         pad_token_id, bos_token_id, eos_token_id, unk_token_id (`int`, *optional*, default to 0, 1, 2, 3):
             Ids of `<pad>`, `<bos>`, `<eos>` and `<unk>`.
 
     Raises:
-        ValueError: where a size is not positive, a rate is outside `[0, 1)`, or a token id is outside the vocabulary.
+        ValueError: where a size is not positive, a rate is outside `[0, 1)`, a token id is outside the vocabulary, or
+            there is no such attention.
 
     Example:
 
@@ -64,7 +76,12 @@ class NICConfig(PreTrainedConfig):
 
     model_type = "nic"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 - annotating it would make it a field
-    keys_to_ignore_at_inference = ["past_key_values", "image_features", "decoder_hidden_states"]  # noqa: RUF012
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "past_key_values",
+        "image_features",
+        "decoder_hidden_states",
+        "cross_attentions",
+    ]
 
     backbone_config: PreTrainedConfig | dict | None = None
     use_backbone_pooler: bool = True
@@ -79,6 +96,8 @@ class NICConfig(PreTrainedConfig):
     freeze_word_embeddings: bool = False
     initializer_range: float = 0.08
     forget_bias: float = 1.0
+    attention: str | None = None
+    attention_regularisation: float = 0.0
     pad_token_id: int = 0
     bos_token_id: int = 1
     eos_token_id: int = 2
@@ -95,6 +114,8 @@ class NICConfig(PreTrainedConfig):
             self.decoder_start_token_id = self.bos_token_id
         super().__post_init__(**kwargs)
         self._check()
+        if self.attention is not None:
+            self.use_backbone_pooler = False  # weights that would get no gradient
 
     def _check(self) -> None:
         for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
@@ -105,6 +126,13 @@ class NICConfig(PreTrainedConfig):
             rate = getattr(self, name)
             if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
                 raise ValueError(f"NICConfig: `{name}` must be a number in [0, 1), got {rate!r}")
+        if self.attention not in (None, "soft"):
+            raise ValueError(f"NICConfig: `attention` must be 'soft' or None, got {self.attention!r}")
+        factor = self.attention_regularisation
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise ValueError(f"NICConfig: `attention_regularisation` must be a number from 0, got {factor!r}")
+        if factor and self.attention is None:
+            raise ValueError("NICConfig: `attention_regularisation` needs attention='soft'")
         ids = {name: getattr(self, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id")}
         for name, value in ids.items():
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < self.vocab_size:

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
+from .attention_nic import NICAttention, NICAttentiveDecoder, NICRegions, doubly_stochastic_penalty
 from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_part
 from .checkpoint_nic import (
     check_all_weights_loaded,
@@ -39,6 +40,7 @@ class NICCache:
     Attributes:
         hidden_state, cell_state (`torch.FloatTensor` of shape `(num_hidden_layers, batch_size, hidden_size)`):
             h and c of the LSTM; `None` before the image is read.
+        regions (`NICRegions`): what attention looks at; `None` before the image is read, and without attention.
     """
 
     is_compileable = False
@@ -47,6 +49,7 @@ class NICCache:
     def __init__(self) -> None:
         self.hidden_state: torch.Tensor | None = None
         self.cell_state: torch.Tensor | None = None
+        self.regions: NICRegions | None = None
         self.seq_length = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -65,11 +68,13 @@ class NICCache:
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Let row `i` continue the caption of row `beam_idx[i]`; `beam_idx` has shape `(batch_size * num_beams,)`."""
         if self.hidden_state is not None and self.cell_state is not None:
+            if self.regions is not None:
+                self.regions = self.regions.select(beam_idx, num_captions=self.hidden_state.shape[1])
             self.hidden_state = self.hidden_state.index_select(1, beam_idx.to(self.hidden_state.device))
             self.cell_state = self.cell_state.index_select(1, beam_idx.to(self.cell_state.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row `repeats` times."""
+        """Repeat each row `repeats` times. The regions stay as they are: captions of a photo share them."""
         if self.hidden_state is not None and self.cell_state is not None:
             self.hidden_state = self.hidden_state.repeat_interleave(repeats, dim=1)
             self.cell_state = self.cell_state.repeat_interleave(repeats, dim=1)
@@ -80,7 +85,7 @@ class NICCache:
 
     def reset(self) -> None:
         """Forget everything."""
-        self.hidden_state, self.cell_state, self.seq_length = None, None, 0
+        self.hidden_state, self.cell_state, self.regions, self.seq_length = None, None, None, 0
 
 
 @dataclass
@@ -93,14 +98,21 @@ class NICOutput(ModelOutput):
         past_key_values (`NICCache`): the LSTM's state, with `use_cache`.
         decoder_hidden_states (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, hidden_size)`):
             outputs of the last LSTM layer, with `output_hidden_states`.
-        image_features (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the backbone's pooled features;
-            `None` where a cache that has seen the image made them unnecessary.
+        cross_attentions (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, num_regions)`):
+            where the model looked before each next word, weights that add up to 1, with `output_attentions` and a
+            model that has attention.
+        decoder_attentions: `None`; `generate()` asks every model for it, and an LSTM does not attend to words.
+        image_features (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the backbone's pooled features,
+            or, of shape `(batch_size, num_regions, feature_size)`, its regions where the model has attention; `None`
+            where a cache that has seen the image made them unnecessary.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     past_key_values: NICCache | None = None
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: None = None
     image_features: torch.Tensor | None = None
 
 
@@ -121,7 +133,7 @@ class NICImageProjection(nn.Module):
         self.linear = nn.Linear(feature_size, embedding_size)
 
     def forward(self, image_features: torch.Tensor) -> torch.Tensor:
-        """Project features of shape `(batch_size, feature_size)` to `(batch_size, embedding_size)`."""
+        """Project features of shape `(..., feature_size)` to `(..., embedding_size)`."""
         standardised = (image_features.to(self.linear.weight.dtype) - self.mean) / self.std
         return self.linear(standardised)
 
@@ -179,7 +191,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["NICImageProjection", "NICDecoder"]  # noqa: RUF012
+    _no_split_modules = ["NICImageProjection", "NICDecoder", "NICAttentiveDecoder"]  # noqa: RUF012
     _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012
 
     config: NICConfig
@@ -187,10 +199,12 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: NICConfig) -> None:
         super().__init__(config)
         if config.feature_size is None:
-            config.feature_size = infer_feature_size(config.backbone_config, config.use_backbone_pooler)
+            config.feature_size = infer_feature_size(
+                config.backbone_config, config.use_backbone_pooler, keep_regions=config.attention is not None
+            )
         self.encoder = NICEncoder(config)
         self.image_projection = NICImageProjection(config.feature_size, config.embedding_size)
-        self.decoder = NICDecoder(config)
+        self.decoder = NICDecoder(config) if config.attention is None else NICAttentiveDecoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self._freeze()
         self.generation_config = default_generation_config(config)
@@ -243,7 +257,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: where the backbone gives no image feature, its checkpoint lacks weights, or sizes disagree.
         """
-        use_pooler = config.pop("use_backbone_pooler", True)
+        use_pooler = config.pop("use_backbone_pooler", True) and config.get("attention") is None
         if isinstance(backbone, PreTrainedModel):
             backbone, use_pooler = vision_part(backbone, use_pooler)
         else:
@@ -260,7 +274,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         backbone_config = copy.deepcopy(backbone.config)
         backbone_config.num_labels = 2  # a classifier's labels are of no use to a captioner
         model = cls(NICConfig(backbone_config=backbone_config, use_backbone_pooler=use_pooler, **config))
-        model.encoder.backbone.load_state_dict(backbone.state_dict())
+        own = model.encoder.backbone.state_dict().keys()  # without the pooling layer, where that is left out
+        model.encoder.backbone.load_state_dict({k: v for k, v in backbone.state_dict().items() if k in own})
         if word_embeddings is not None:
             if len(word_embeddings) != model.config.vocab_size:
                 raise ValueError(
@@ -322,13 +337,20 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.encoder.set_frozen(frozen)
 
     def set_feature_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Standardise image features by `mean` and `std`, each of shape `(feature_size,)`, of the training photos."""
+        """Standardise image features by `mean` and `std`, each of shape `(feature_size,)`, of the training photos.
+
+        With attention they are those of all regions of all photos.
+        """
         self.image_projection.mean.copy_(mean)
         self.image_projection.std.copy_(std.clamp_min(1e-6))  # a feature that never moves carries no information
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pooled backbone features of shape `(batch_size, feature_size)`: what `encoder_outputs` takes."""
-        return self.encoder(pixel_values).last_hidden_state.squeeze(1)
+        """Backbone features: what `encoder_outputs` takes.
+
+        Their shape is `(batch_size, feature_size)`, or `(batch_size, num_regions, feature_size)` with attention.
+        """
+        features = self.encoder(pixel_values).last_hidden_state
+        return features.squeeze(1) if self.config.attention is None else features
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The words read to predict labels `(..., sequence_length)`: `<bos>`, then all labels but the last."""
@@ -344,6 +366,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         past_key_values: NICCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> NICOutput:
@@ -357,16 +380,18 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 where padded. Several captions of each image, of shape `(batch_size, num_captions, sequence_length)`,
                 share one pass of the backbone; logits are then those of `batch_size * num_captions` captions.
             encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
-                image features, in place of `pixel_values`.
+                image features, in place of `pixel_values`. With attention `(batch_size, num_regions, feature_size)`;
+                several captions of each image, those of an image together, may then look at the same features.
             past_key_values (`NICCache`): state to go on from; once it has read the image, no image is needed.
             use_cache: return the state after the last word. Defaults to the configuration's; `False` with labels.
             output_hidden_states: also return the LSTM's outputs.
+            output_attentions: also return the weights of the regions, where there is attention.
             num_items_in_batch: number of words over which the sum of losses is averaged, where it is more than this
                 batch holds (gradient accumulation). Trainer passes it.
             **kwargs: ignored, so that `Trainer` and `generate()` may pass what other models need.
 
         Raises:
-            ValueError: where the image or the words are missing.
+            ValueError: where the image or the words are missing, or one does not fit the other.
         """
         if decoder_input_ids is None:
             if labels is None:
@@ -378,16 +403,27 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         decoder_input_ids = decoder_input_ids.flatten(0, -2)
 
         inputs_embeds = self.decoder.embed_tokens(decoder_input_ids)  # shape: (batch_size, sequence_length, embedding)
-        image_features, state = None, None
+        image_features, state, regions, weights = None, None, None, None
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
-            state = (past_key_values.hidden_state, past_key_values.cell_state)
+            state, regions = (past_key_values.hidden_state, past_key_values.cell_state), past_key_values.regions
         else:
             # The image is the input at t = -1 (equation 7), one step before <bos>.
             image_features = self._image_features(pixel_values, encoder_outputs)
-            first_input = self.image_projection(image_features).unsqueeze(1).repeat_interleave(num_captions, dim=0)
+            first_input = self.image_projection(image_features)
+            if self.config.attention is not None:
+                attention: NICAttention = self.decoder.attention  # type: ignore[assignment]
+                regions = attention.read_regions(first_input)
+                num_captions = regions.captions_a_photo(len(decoder_input_ids))
+                first_input = first_input.mean(dim=1)
+            first_input = first_input.unsqueeze(1).repeat_interleave(num_captions, dim=0)
             inputs_embeds = torch.cat([first_input, inputs_embeds.to(first_input.dtype)], dim=1)
 
-        hidden_states, state = self.decoder(inputs_embeds, state)
+        if self.config.attention is None:
+            hidden_states, state = self.decoder(inputs_embeds, state)
+        elif regions is None:
+            raise ValueError("`past_key_values` holds no regions to look at: it is of a model without attention")
+        else:
+            hidden_states, state, weights = self.decoder(inputs_embeds, state, regions)
         if image_features is not None:
             hidden_states = hidden_states[:, 1:]  # what the LSTM says on seeing the image alone predicts no word
         logits = self.lm_head(hidden_states)  # shape: (batch_size, sequence_length, vocab_size)
@@ -395,11 +431,13 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if use_cache:
             past_key_values = NICCache() if past_key_values is None else past_key_values
             past_key_values.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1])
+            past_key_values.regions = regions
         return NICOutput(
-            loss=None if labels is None else self._loss(logits, labels, num_items_in_batch),
+            loss=None if labels is None else self._loss(logits, labels, num_items_in_batch, weights),
             logits=logits,
             past_key_values=past_key_values if use_cache else None,
             decoder_hidden_states=(hidden_states,) if output_hidden_states else None,
+            cross_attentions=(weights,) if output_attentions and weights is not None else None,
             image_features=image_features,
         )
 
@@ -408,28 +446,40 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if pixel_values is None:
                 raise ValueError(NO_IMAGE)
             encoder_outputs = self.encoder(pixel_values)
-        return self._check_features(encoder_outputs).squeeze(1)
+        features = self._check_features(encoder_outputs)
+        return features.squeeze(1) if self.config.attention is None else features
 
     def _check_features(self, encoder_outputs: Any) -> torch.Tensor:
-        """Features of shape `(batch_size, 1, feature_size)`, from every form that users and caches hold them in."""
+        """Features of shape `(batch_size, 1, feature_size)`, from every form that users and caches hold them in.
+
+        With attention, of shape `(batch_size, num_regions, feature_size)`.
+        """
         features = encoder_outputs
         if isinstance(encoder_outputs, dict):  # the encoder's output is one
             features = encoder_outputs.get("last_hidden_state")
         elif isinstance(encoder_outputs, tuple | list) and encoder_outputs:
             features = encoder_outputs[0]
-        if torch.is_tensor(features) and features.ndim == 2:
-            features = features.unsqueeze(1)
-        if not torch.is_tensor(features) or features.shape[1:] != (1, self.config.feature_size):
+        size = self.config.feature_size
+        if self.config.attention is not None:
+            fits = torch.is_tensor(features) and features.ndim == 3 and features.shape[1] > 0
+            fits, expected = fits and features.shape[2] == size, f"num_regions, {size}"
+        else:
+            if torch.is_tensor(features) and features.ndim == 2:
+                features = features.unsqueeze(1)
+            fits, expected = torch.is_tensor(features) and features.shape[1:] == (1, size), f"{size}"
+        if not fits:
             given = f"shape {tuple(features.shape)}" if torch.is_tensor(features) else f"{features!r:.80}"
-            raise ValueError(
-                f"`encoder_outputs` must be features of shape (batch_size, {self.config.feature_size}), got {given}"
-            )
+            raise ValueError(f"`encoder_outputs` must be features of shape (batch_size, {expected}), got {given}")
         return features
 
     def _loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None,
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """-sum_t log p_t(S_t), equation 10, over the number of words."""
+        """-sum_t log p_t(S_t), equation 10, over the number of words; in training, what attention costs is added."""
         loss = F.cross_entropy(
             logits.flatten(0, 1).float(),
             labels.flatten().to(logits.device),
@@ -437,6 +487,11 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             reduction="mean" if num_items_in_batch is None else "sum",
             label_smoothing=self.config.label_smoothing if self.training else 0.0,
         )
+        if weights is not None and self.training and self.config.attention_regularisation:
+            is_word = labels.flatten(0, -2).to(weights.device) != IGNORED_LABEL
+            penalty = self.config.attention_regularisation * doubly_stochastic_penalty(weights, is_word)
+            # A cost of each caption, as in the paper, so over the number of words like the rest of its cost.
+            loss = loss + (penalty / is_word.sum() if num_items_in_batch is None else penalty).to(loss.device)
         if num_items_in_batch is None:
             return loss
         if torch.is_tensor(num_items_in_batch):
@@ -450,6 +505,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         encoder_outputs: BaseModelOutput | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The words that the LSTM has not read, and the image where it has not seen that."""
@@ -460,7 +516,22 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             "past_key_values": past_key_values,
             "use_cache": use_cache,
             "output_hidden_states": output_hidden_states,
+            "output_attentions": output_attentions,
         }
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        if self.config.attention is None:
+            return super()._expand_inputs_for_generation(  # type: ignore[misc]
+                expand_size, is_encoder_decoder, input_ids, **model_kwargs
+            )
+        # Beams of a photo look at the same regions: a copy for each would cost more than the LSTM does.
+        encoder_outputs = model_kwargs.pop("encoder_outputs")
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
+            expand_size, False, input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, "encoder_outputs": encoder_outputs}
 
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
         # Cached features come as a bare tensor; generate() reads the batch size off an encoder's output.

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from nic_hf import NICConfig, NICForConditionalGeneration, NICProcessor
 
 CODE = {
+    "attention_nic.py",
     "backbone_nic.py",
     "checkpoint_nic.py",
     "configuration_nic.py",

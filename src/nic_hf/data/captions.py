@@ -66,7 +66,10 @@ class PhotoDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """`encoder_outputs` of shape `(feature_size,)`, or `pixel_values` of shape `(channels, height, width)`."""
+        """`encoder_outputs` of shape `(feature_size,)`, or `pixel_values` of shape `(channels, height, width)`.
+
+        For a model with attention, `encoder_outputs` has the shape `(num_regions, feature_size)`.
+        """
         return self.inputs(self.rows[index])
 
     def inputs(self, row: int) -> dict[str, torch.Tensor]:

@@ -28,13 +28,15 @@ from .problems import ITEMS_IN_WARNING
 logger = logging.getLogger(__name__)
 
 PHOTOS_A_CHUNK = 1024
+REGION_PHOTOS_A_CHUNK = 128  # a chunk is held in memory whole, and 49 regions are 49 times a pooled feature
 
 # Part of every key: raised when the same photo, weights and preprocessing have to give another file.
 _LAYOUT = "nic_hf features 1"
 # What says where settings came from, and not what they are.
 _PROVENANCE = ("_name_or_path", "auto_map", "processor_class", "transformers_version")
 _STALE_SECONDS = 3600
-_FLOAT_BYTES = 4
+_REGIONS_A_BLOCK = 8192
+_DTYPES = (torch.float32, torch.float16)
 
 
 def default_cache_dir() -> Path:
@@ -48,15 +50,18 @@ class FeatureFile(NamedTuple):
     """A file of the cache, found whole: one chunk of the photos.
 
     Attributes:
-        path: safetensors with `features`, of shape `(photos, feature_size)`, and `readable`, of shape `(photos,)`.
+        path: safetensors with `features`, of shape `(photos, feature_size)`, or `(photos, num_regions, feature_size)`
+            for a model with attention, and `readable`, of shape `(photos,)`.
         offset: where in the file the features start, in bytes.
-        feature_size: numbers a feature.
+        shape: of what there is of a photo.
+        dtype: number format of the features.
         unreadable: positions of the photos that could not be read.
     """
 
     path: Path
     offset: int
-    feature_size: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
     unreadable: tuple[int, ...]
 
 
@@ -77,7 +82,9 @@ class FeatureTable:
         return self.num_photos
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        """The feature, of shape `(feature_size,)`, of the photo at `row`.
+        """The feature of the photo at `row`, in float32.
+
+        Its shape is `(feature_size,)`, or `(num_regions, feature_size)` for a model with attention.
 
         Raises:
             IndexError: there is no such photo.
@@ -85,20 +92,20 @@ class FeatureTable:
         """
         if not 0 <= row < self.num_photos:
             raise IndexError(f"photo {row} of {self.num_photos}")
-        path, offset, feature_size, _ = self.files[row // self.photos_a_chunk]
-        size = feature_size * _FLOAT_BYTES
+        path, offset, shape, dtype, _ = self.files[row // self.photos_a_chunk]
+        size = math.prod(shape) * dtype.itemsize
         with path.open("rb", buffering=0) as file:
             file.seek(offset + row % self.photos_a_chunk * size)
             content = bytearray(file.read(size))
         if len(content) < size:
             raise OSError(f"{path}: was cut short while in use; compute the features again")
-        return torch.frombuffer(content, dtype=torch.float32)
+        return torch.frombuffer(content, dtype=dtype).view(shape).float()
 
     def chunks(self) -> Iterator[torch.Tensor]:
-        """Blocks of features, each of shape `(photos, feature_size)`, of the photos that could be read."""
+        """Blocks of features, of shape `(photos, ...)` as in [`FeatureFile`], of the photos that could be read."""
         for file in self.files:
             with safe_open(file.path, "pt") as content:
-                yield content.get_tensor("features")[content.get_tensor("readable").bool()]
+                yield content.get_tensor("features")[content.get_tensor("readable").bool()].float()
 
     def unreadable_rows(self) -> list[int]:
         """Rows of photos that could not be read; their features are zeros."""
@@ -109,10 +116,14 @@ class FeatureTable:
         ]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of each feature over the photos, each of shape `(feature_size,)`."""
+        """Mean and standard deviation of each feature over the photos, each of shape `(feature_size,)`.
+
+        Of regions, over the regions of all photos.
+        """
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for features in self.chunks():
-            features = features.double()
+        blocks = (block for chunk in self.chunks() for block in chunk.flatten(0, -2).split(_REGIONS_A_BLOCK))
+        for block in blocks:
+            features = block.double()
             count += len(features)
             total = total + features.sum(0)
             squares = squares + features.square().sum(0)
@@ -129,13 +140,16 @@ def cache_features(
     batch_size: int = 32,
     num_workers: int = 0,
     on_error: str = "raise",
-    photos_a_chunk: int = PHOTOS_A_CHUNK,
+    photos_a_chunk: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> FeatureTable:
     """Run the backbone once over photos, or take the result of an earlier run.
 
     The cache is keyed by the backbone's weights, the preprocessing and the bytes of the photos, in chunks of 1,024:
     what did not change is not computed again, what changed is. A chunk appears under its name only when it is whole,
     so a run that is killed loses one chunk at most; a chunk that was damaged since is computed again.
+
+    For a model with attention the features are those of all regions: with 7 x 7 of 1,280 channels, 250 kB a photo.
 
     Args:
         model: its frozen backbone computes the features; it is put on the model's device.
@@ -145,14 +159,20 @@ def cache_features(
         batch_size: photos a forward pass.
         num_workers: processes that decode photos.
         on_error: `"raise"`, or `"skip"` to keep going past photos that cannot be read and list them in the log.
-        photos_a_chunk: photos a file of the cache.
+        photos_a_chunk: photos a file of the cache; 1,024 where it is not given, or 128 for a model with attention.
+        dtype: number format in the files. `torch.float16` halves them, at an error of at most 0.05 %; what is read is
+            float32 all the same.
 
     Raises:
-        ValueError: where the backbone is not frozen, or there are no photos.
+        ValueError: where the backbone is not frozen, there are no photos, or a feature is too large for `dtype`.
         OSError: naming the first photo that cannot be read, or the folder where the cache cannot be written.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {dtype}; it must be torch.float32 or torch.float16")
+    if photos_a_chunk is None:
+        photos_a_chunk = PHOTOS_A_CHUNK if model.config.attention is None else REGION_PHOTOS_A_CHUNK
     if not model.encoder.frozen or any(weight.requires_grad for weight in model.encoder.parameters()):
         raise ValueError(
             "the backbone is not frozen: its features change as it learns, and cached ones would not follow; "
@@ -161,7 +181,7 @@ def cache_features(
     if not len(photos):
         raise ValueError("no photos to compute features of: the data set is empty")
     # Absolute, so that the table still opens its files after a change of working directory.
-    folder = Path(cache_dir or default_cache_dir()).expanduser().absolute() / _encoder_key(model, processor)
+    folder = Path(cache_dir or default_cache_dir()).expanduser().absolute() / _encoder_key(model, processor, dtype)
     images = photos.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
     paths = [folder / f"{key}.safetensors" for key in _chunk_keys(images, photos_a_chunk)]
     files = [_open(path) for path in paths]
@@ -190,7 +210,8 @@ def cache_features(
         with tqdm(total=sum(map(len, batches)), unit="photo", desc="Encoding photos") as progress:
             for index, rows in rows_of.items():
                 of_chunk = islice(pixels, math.ceil(len(rows) / batch_size))
-                files[index] = _keep(_encode(model, images, rows, of_chunk, on_error, progress), paths[index])
+                chunk = _encode(model, images, rows, of_chunk, on_error, progress, dtype)
+                files[index] = _keep(chunk, paths[index])
     table = FeatureTable([file for file in files if file is not None], len(images), photos_a_chunk)
     _report_unreadable(table, images, on_error)
     return table
@@ -234,9 +255,13 @@ def _encode(
     batches: Iterable[list[torch.Tensor | None]],
     on_error: str,
     progress: tqdm,
+    dtype: torch.dtype,
 ) -> dict[str, torch.Tensor]:
-    """Features, of shape `(photos, feature_size)`, of the photos at `rows`, and which of them could be read."""
-    features = torch.zeros(len(rows), model.image_projection.linear.in_features)
+    """Features of the photos at `rows`, and which of them could be read: the tensors of a [`FeatureFile`]."""
+    size = model.image_projection.linear.in_features
+    # How many regions there are shows with the first photo; of a chunk without one, nothing is ever read.
+    features = torch.zeros(len(rows), size) if model.config.attention is None else torch.zeros(len(rows), 1, size)
+    features = features.to(dtype)
     readable = torch.zeros(len(rows), dtype=torch.uint8)
     model.encoder.eval()
     start = 0
@@ -251,7 +276,12 @@ def _encode(
             # A CPU runs depthwise convolutions up to twice as fast in this layout.
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
             with torch.no_grad():
-                features[found] = model.get_image_features(pixel_values).float().cpu()
+                encoded = model.get_image_features(pixel_values).float().cpu()
+            if features.shape[1:] != encoded.shape[1:]:
+                features = features.new_zeros(len(rows), *encoded.shape[1:])
+            features[found] = encoded.to(dtype)
+            if not features[found].isfinite().all() and encoded.isfinite().all():
+                raise ValueError(f"features up to {encoded.abs().max():.3g} do not fit {dtype}; use torch.float32")
             readable[found] = 1
         start += len(batch)
         progress.update(len(batch))
@@ -298,7 +328,8 @@ def _open(path: Path) -> FeatureFile | None:
     return FeatureFile(
         path=path,
         offset=8 + length + header["features"]["data_offsets"][0],
-        feature_size=tensors["features"].shape[1],
+        shape=tuple(tensors["features"].shape[1:]),
+        dtype=tensors["features"].dtype,
         unreadable=tuple((tensors["readable"] == 0).nonzero().flatten().tolist()),
     )
 
@@ -360,15 +391,20 @@ def _photo_bytes(image: dict[str, Any]) -> bytes:
         return f"missing: {image['path']}".encode()
 
 
-def _encoder_key(model: NICForConditionalGeneration, processor: NICProcessor) -> str:
+def _encoder_key(model: NICForConditionalGeneration, processor: NICProcessor, dtype: torch.dtype) -> str:
     """A digest of all that a feature depends on besides the photo: architecture, weights and preprocessing."""
-    settings = [
+    settings: list[Any] = [
         _LAYOUT,
         model.encoder.backbone.config.to_dict(),
         model.config.use_backbone_pooler,
         processor.image_processor.to_dict(),
         str(model.dtype),
     ]
+    # Only where they are used, so that files of versions that had neither are still found.
+    if model.config.attention is not None:
+        settings.append("regions")
+    if dtype != torch.float32:
+        settings.append(f"stored as {dtype}")
     settings = [
         {key: value for key, value in part.items() if key not in _PROVENANCE} if isinstance(part, dict) else part
         for part in settings

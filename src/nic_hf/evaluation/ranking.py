@@ -12,9 +12,10 @@ from typing import cast
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..modeling_nic import NICForConditionalGeneration
+from ..modeling_nic import IGNORED_LABEL, NICForConditionalGeneration
 
 # States of so many (prefix, photo) pairs are held at a time, and logits of so many computed.
 PHOTOS_A_BLOCK = 64
@@ -48,7 +49,9 @@ def caption_log_likelihoods(
 
     Args:
         model: the captioner, in eval mode.
-        image_features: features of the photos, of shape `(num_photos, feature_size)`.
+        image_features: features of the photos, of shape `(num_photos, feature_size)`, or of shape `(num_photos,
+            num_regions, feature_size)` for a model with attention. What that reads depends on the photo at every word,
+            so that captions share no steps: each pair is a pass of its own, and many pairs take long.
         captions: token ids of each caption, `<eos>` last.
         progress: show a bar.
 
@@ -63,6 +66,8 @@ def caption_log_likelihoods(
     empty = [index for index, ids in enumerate(captions) if len(ids) == 0]
     if empty:
         raise ValueError(f"caption {empty[0]} holds no token; give its ids with <eos> last")
+    if model.config.attention is not None:
+        return _scores_one_by_one(model, image_features, captions, progress)
     order = sorted(range(len(captions)), key=lambda index: tuple(captions[index]))
     blocks = [order[start : start + CAPTIONS_A_BLOCK] for start in range(0, len(order), CAPTIONS_A_BLOCK)]
     bos = cast(int, model.config.decoder_start_token_id)
@@ -77,6 +82,35 @@ def caption_log_likelihoods(
             for block, levels in zip(blocks, trees, strict=True):
                 scores[photos, block] = scorer.score(state, levels, len(block)).cpu().numpy()
                 bar.update(len(inputs) * len(block))
+    return scores
+
+
+def _scores_one_by_one(
+    model: NICForConditionalGeneration,
+    image_features: torch.Tensor,
+    captions: Sequence[Sequence[int]],
+    progress: bool,
+) -> np.ndarray:
+    """log p(S | I) by passes over captions of like length and one photo each."""
+    order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
+    blocks = [order[start : start + CAPTIONS_A_BLOCK] for start in range(0, len(order), CAPTIONS_A_BLOCK)]
+    padded = [
+        pad_sequence([torch.tensor(captions[index]) for index in block], batch_first=True, padding_value=IGNORED_LABEL)
+        for block in blocks
+    ]
+    scores = np.empty((len(image_features), len(captions)), dtype=np.float32)
+    with tqdm(total=scores.size, unit="pair", unit_scale=True, desc="Scoring captions", disable=not progress) as bar:
+        for photo in range(len(image_features)):
+            regions = image_features[photo : photo + 1].to(model.device)
+            for block, labels in zip(blocks, padded, strict=True):
+                labels = labels.to(model.device)
+                words = model.prepare_decoder_input_ids_from_labels(labels)
+                logits = model(encoder_outputs=regions, decoder_input_ids=words, use_cache=False).logits
+                losses = F.cross_entropy(
+                    logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none"
+                )
+                scores[photo, block] = -losses.sum(dim=1).cpu().numpy()
+                bar.update(len(block))
     return scores
 
 
