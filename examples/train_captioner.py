@@ -12,12 +12,21 @@ import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import HfArgumentParser, set_seed
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
-from nic_hf.data import CaptionDataset, PhotoDataset, cache_features, load_captions
+from nic_hf.data import (
+    CaptionDataset,
+    FeatureTable,
+    PhotoDataset,
+    PhotoView,
+    cache_features,
+    default_views,
+    load_captions,
+)
 from nic_hf.processing_nic import load_image_processor, squeeze_to
 from nic_hf.tokenization import train_tokenizer
 from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments, SampleCaptionsCallback
@@ -76,6 +85,10 @@ class DataArguments:
     max_eval_photos: int | None = field(default=None, metadata={"help": "Evaluate on the first photos only."})
     on_error: str = field(default="raise", metadata={"help": "raise or skip, for broken lines and photos."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where image features are kept between runs."})
+    views: int = field(
+        default=1,
+        metadata={"help": "Ways to see each training photo: itself, mirrored, then cuts. Features are kept of each."},
+    )
     num_samples: int = field(default=8, metadata={"help": "Photos whose captions are logged through training."})
 
 
@@ -144,22 +157,22 @@ def main() -> None:
     model.to(training_args.device)
 
     # Image features of a frozen backbone are computed once; a trained backbone sees the photos each epoch.
+    def features_of(dataset: Any, view: PhotoView | None) -> FeatureTable | None:
+        if not model_args.freeze_backbone:
+            return None
+        workers = training_args.dataloader_num_workers
+        settings = {"num_workers": workers, "on_error": data_args.on_error, "view": view}
+        with training_args.main_process_first(desc="encoding photos"):
+            return cache_features(model, processor, dataset, data_args.cache_dir, **settings)
+
     photos = {}
     for part, dataset in datasets.items():
-        features = None
-        if model_args.freeze_backbone:
-            with training_args.main_process_first(desc="encoding photos"):
-                features = cache_features(
-                    model,
-                    processor,
-                    dataset,
-                    data_args.cache_dir,
-                    num_workers=training_args.dataloader_num_workers,
-                    on_error=data_args.on_error,
-                )
-            if part == "train":
-                model.set_feature_statistics(*(statistic.to(model.device) for statistic in features.statistics()))
-        photos[part] = PhotoDataset(dataset, processor, features, on_error=data_args.on_error)
+        whole, *views = default_views(data_args.views if part == "train" else 1)
+        features = features_of(dataset, whole)
+        if part == "train" and features is not None:
+            model.set_feature_statistics(*(statistic.to(model.device) for statistic in features.statistics()))
+        seen = [(view, features_of(dataset, view)) for view in views if view is not None]
+        photos[part] = PhotoDataset(dataset, processor, features, on_error=data_args.on_error, views=seen)
     with training_args.main_process_first(desc="tokenizing captions"):
         train_dataset = CaptionDataset(photos["train"], tokenizer, data_args.max_caption_length)
         eval_dataset = CaptionDataset(photos["eval"], tokenizer, data_args.max_caption_length)

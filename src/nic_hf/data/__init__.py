@@ -1,5 +1,6 @@
 """Photos and captions in: one reader a format, all behind `load_captions`; then what a Trainer learns from."""
 
+from .augmentation import PhotoView, default_views
 from .captions import CaptionCollator, CaptionDataset, PhotoDataset
 from .feature_cache import FeatureTable, cache_features
 from .loading import load_captions
@@ -11,7 +12,9 @@ __all__ = [
     "CaptionDataset",
     "FeatureTable",
     "PhotoDataset",
+    "PhotoView",
     "SkippedItem",
     "cache_features",
+    "default_views",
     "load_captions",
 ]

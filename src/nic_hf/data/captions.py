@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import zlib
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..processing_nic import IGNORED_LABEL, NICProcessor
+from .augmentation import PhotoView
 from .feature_cache import FeatureTable, load_photo_row, warn_unreadable
 
 
@@ -30,6 +32,9 @@ class PhotoDataset(Dataset):
             out.
         keep_pixels: keep preprocessed photos in memory, where there are no features: for small sets, whose photos are
             preprocessed once instead of once an epoch.
+        views: other views of the photos to learn from, each with its features or, where photos are preprocessed on
+            the fly, None. [`CaptionDataset`] then draws one of them, or the photo as it is, for each sample; all else
+            sees the photos as they are.
         on_error: where there are no features, `"skip"` reads every photo once to leave out, and list in the log, those
             that cannot be read; `"raise"` stops at the first of them when its turn comes.
 
@@ -45,7 +50,13 @@ class PhotoDataset(Dataset):
         features: FeatureTable | None = None,
         keep_pixels: bool = False,
         on_error: str = "raise",
+        views: Sequence[tuple[PhotoView, FeatureTable | None]] = (),
     ) -> None:
+        for _, view_features in views:
+            if (view_features is None) != (features is None):
+                raise ValueError("either each view has its features, or none of them and the photos have none either")
+            if view_features is not None and len(view_features) != len(photos):
+                raise ValueError(f"features of {len(view_features)} photos do not fit a data set of {len(photos)}")
         if features is not None and len(features) != len(photos):
             raise ValueError(f"features of {len(features)} photos do not fit a data set of {len(photos)}")
         self.photos = photos.cast_column("image", datasets.Image(decode=False))
@@ -60,7 +71,8 @@ class PhotoDataset(Dataset):
             self.rows = array("q", sorted(set(self.rows).difference(unreadable)))
         self.processor = processor
         self.features = features
-        self.kept: dict[int, torch.Tensor] | None = {} if keep_pixels else None
+        self.views = list(views)
+        self.kept: dict[tuple[int, int], torch.Tensor] | None = {} if keep_pixels else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,16 +84,19 @@ class PhotoDataset(Dataset):
         """
         return self.inputs(self.rows[index])
 
-    def inputs(self, row: int) -> dict[str, torch.Tensor]:
-        """Model inputs of the photo at `row` of the data set."""
-        if self.features is not None:
-            return {"encoder_outputs": self.features[row]}
-        if self.kept is not None and row in self.kept:
-            return {"pixel_values": self.kept[row]}
+    def inputs(self, row: int, view: int = 0) -> dict[str, torch.Tensor]:
+        """Model inputs of the photo at `row` of the data set: as it is, or in the view of that number, from 1."""
+        features = self.features if view == 0 else self.views[view - 1][1]
+        if features is not None:
+            return {"encoder_outputs": features[row]}
+        if self.kept is not None and (row, view) in self.kept:
+            return {"pixel_values": self.kept[row, view]}
         photo = load_photo_row(self.photos[row]["image"])
+        if view > 0:
+            photo = self.views[view - 1][0](photo)
         pixel_values = self.processor(images=photo, return_tensors="pt")["pixel_values"][0]
         if self.kept is not None:
-            self.kept[row] = pixel_values
+            self.kept[row, view] = pixel_values
         return {"pixel_values": pixel_values}
 
     def first(self, number: int) -> "PhotoDataset":
@@ -111,6 +126,9 @@ class CaptionDataset(Dataset):
             backbone, which pays where it is trained: a photo with five captions is then one sample of five, or three
             of two, two and one. Each caption comes once an epoch all the same.
 
+    Where the photos have other views, one is drawn for each sample, from the numbers of the samples in its batch; in a
+    mirrored one the words "left" and "right" change places.
+
     Raises:
         ValueError: where `max_caption_length` leaves no room for a word, or a sample would hold no caption.
     """
@@ -131,6 +149,8 @@ class CaptionDataset(Dataset):
         self.pairs = _tokenized_pairs(photos, tokenizer, max_caption_length).with_format("numpy")
         # Where each sample's captions begin in the table, and where the last one's end.
         self.bounds: Sequence[int] | np.ndarray = range(len(self.pairs) + 1)
+        words = tokenizer.get_vocab()
+        self.sides = (words["left"], words["right"]) if {"left", "right"} <= words.keys() else None
         if captions_per_sample > 1:
             self.bounds = _bounds(self.pairs.data.column("row").to_numpy(), captions_per_sample)
 
@@ -151,13 +171,32 @@ class CaptionDataset(Dataset):
         wanted = [range(self.bounds[index], self.bounds[index + 1]) for index in indices]
         pairs = self.pairs[[pair for captions in wanted for pair in captions]]
         rows, labels = pairs["row"].tolist(), list(pairs["labels"])
-        inputs = {row: self.photos.inputs(row) for row in set(rows)}
+        views = self._draw_views(indices)
+        seen: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
         samples, start = [], 0
-        for captions in wanted:
-            own = labels[start : start + len(captions)]
-            samples.append({**inputs[rows[start]], "labels": own if self.captions_per_sample > 1 else own[0]})
+        for captions, view in zip(wanted, views, strict=True):
+            own, place = labels[start : start + len(captions)], (rows[start], view)
+            if place not in seen:
+                seen[place] = self.photos.inputs(*place)
+            if view > 0 and self.photos.views[view - 1][0].mirrored:
+                own = [self._mirrored(caption) for caption in own]
+            samples.append({**seen[place], "labels": own if self.captions_per_sample > 1 else own[0]})
             start += len(captions)
         return samples
+
+    def _draw_views(self, indices: Sequence[int]) -> list[int]:
+        """A view for each sample of a batch: a function of the batch, so that workers and resuming change nothing."""
+        if not self.photos.views:
+            return [0] * len(indices)
+        generator = np.random.default_rng(zlib.crc32(np.asarray(indices, dtype=np.int64).tobytes()))
+        return generator.integers(1 + len(self.photos.views), size=len(indices)).tolist()
+
+    def _mirrored(self, caption: np.ndarray) -> np.ndarray:
+        """The caption of a mirrored photo: "left" and "right" change places."""
+        if self.sides is None:
+            return caption
+        left, right = self.sides
+        return np.where(caption == left, right, np.where(caption == right, left, caption))
 
 
 class CaptionCollator:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from ..images_nic import load_photo
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
+from .augmentation import PhotoView
 from .problems import ITEMS_IN_WARNING
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ def cache_features(
     on_error: str = "raise",
     photos_a_chunk: int | None = None,
     dtype: torch.dtype = torch.float32,
+    view: PhotoView | None = None,
 ) -> FeatureTable:
     """Run the backbone once over photos, or take the result of an earlier run.
 
@@ -162,6 +164,7 @@ def cache_features(
         photos_a_chunk: photos a file of the cache; 1,024 where it is not given, or 128 for a model with attention.
         dtype: number format in the files. `torch.float16` halves them, at an error of at most 0.05 %; what is read is
             float32 all the same.
+        view: features of the photos seen this way, mirrored or cut; of the photos as they are where not given.
 
     Raises:
         ValueError: where the backbone is not frozen, there are no photos, or a feature is too large for `dtype`.
@@ -181,9 +184,11 @@ def cache_features(
     if not len(photos):
         raise ValueError("no photos to compute features of: the data set is empty")
     # Absolute, so that the table still opens its files after a change of working directory.
-    folder = Path(cache_dir or default_cache_dir()).expanduser().absolute() / _encoder_key(model, processor, dtype)
+    folder = Path(cache_dir or default_cache_dir()).expanduser().absolute() / _encoder_key(
+        model, processor, dtype, view
+    )
     images = photos.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
-    paths = [folder / f"{key}.safetensors" for key in _chunk_keys(images, photos_a_chunk)]
+    paths = [folder / f"{chunk}.safetensors" for chunk in _chunk_keys(images, photos_a_chunk)]
     files = [_open(path) for path in paths]
     missing = [index for index, file in enumerate(files) if file is None]
     if missing:
@@ -199,7 +204,7 @@ def cache_features(
         ]
         # One loader for all chunks: workers take seconds to start.
         loader: DataLoader = DataLoader(
-            _Photos(images, processor),
+            _Photos(images, processor, view),
             batch_sampler=batches,  # type: ignore[arg-type] # ranges serve as lists
             num_workers=num_workers,
             collate_fn=list,
@@ -234,8 +239,8 @@ def _report_unreadable(table: FeatureTable, images: datasets.Dataset, on_error: 
 class _Photos(torch.utils.data.Dataset):
     """Preprocessed photos for a data loader's workers; `None` in place of one that cannot be read."""
 
-    def __init__(self, images: datasets.Dataset, processor: NICProcessor) -> None:
-        self.images, self.processor = images, processor
+    def __init__(self, images: datasets.Dataset, processor: NICProcessor, view: PhotoView | None) -> None:
+        self.images, self.processor, self.view = images, processor, view
 
     def __len__(self) -> int:
         return len(self.images)
@@ -245,6 +250,8 @@ class _Photos(torch.utils.data.Dataset):
             photo = load_photo_row(self.images[row]["image"])
         except OSError:
             return None
+        if self.view is not None:
+            photo = self.view(photo)
         return self.processor(images=photo, return_tensors="pt")["pixel_values"][0]
 
 
@@ -391,7 +398,9 @@ def _photo_bytes(image: dict[str, Any]) -> bytes:
         return f"missing: {image['path']}".encode()
 
 
-def _encoder_key(model: NICForConditionalGeneration, processor: NICProcessor, dtype: torch.dtype) -> str:
+def _encoder_key(
+    model: NICForConditionalGeneration, processor: NICProcessor, dtype: torch.dtype, view: PhotoView | None
+) -> str:
     """A digest of all that a feature depends on besides the photo: architecture, weights and preprocessing."""
     settings: list[Any] = [
         _LAYOUT,
@@ -405,6 +414,8 @@ def _encoder_key(model: NICForConditionalGeneration, processor: NICProcessor, dt
         settings.append("regions")
     if dtype != torch.float32:
         settings.append(f"stored as {dtype}")
+    if view is not None:
+        settings.append(f"seen as {view}")
     settings = [
         {key: value for key, value in part.items() if key not in _PROVENANCE} if isinstance(part, dict) else part
         for part in settings

@@ -1,0 +1,140 @@
+"""Other views of photos: what is cut and mirrored, and that captions follow."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from subset import make_subset, real_captioner
+from torch.utils.data import DataLoader
+
+from nic_hf.data import (
+    CaptionCollator,
+    CaptionDataset,
+    PhotoDataset,
+    PhotoView,
+    cache_features,
+    default_views,
+    load_captions,
+)
+
+CAPTIONS = ["a dog on the left of a man", "right or left", "a cat"]
+
+
+def photo(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_a_cut_is_a_part_of_the_photo_and_always_the_same_one() -> None:
+    whole, areas, places = np.asarray(photo()), [], set()
+    for seed in range(200):
+        cut = PhotoView(area=0.6, seed=seed)(photo())
+        assert np.array_equal(np.asarray(cut), np.asarray(PhotoView(area=0.6, seed=seed)(photo())))
+        pixels = np.asarray(cut)
+        rows, columns = np.nonzero((whole == pixels[0, 0]).all(-1))
+        assert any(
+            np.array_equal(whole[y : y + cut.height, x : x + cut.width], pixels)
+            for y, x in zip(rows, columns, strict=True)
+        )
+        areas.append(cut.width * cut.height / (60 * 40))
+        places.add((rows[0], columns[0]))
+        assert 0.85 < (cut.width / cut.height) / (60 / 40) < 1.18
+    assert 0.57 < min(areas) < 0.65 and 0.93 < max(areas) <= 1
+    assert len(places) > 50
+    assert PhotoView(area=0.6)(photo(seed=1)).size != PhotoView(area=0.6)(photo(seed=2)).size
+
+
+def test_photos_of_a_pixel_are_seen_too() -> None:
+    for view in default_views(8)[1:]:
+        assert view is not None and view(photo(1, 1)).size == (1, 1)
+        assert view(photo(1, 300)).width == 1
+
+
+def test_the_first_views_are_the_photo_and_its_mirror_image() -> None:
+    whole, mirrored, cut, mirrored_cut = default_views(4)
+    assert whole is None
+    assert mirrored is not None and cut is not None and mirrored_cut is not None
+    assert np.array_equal(np.asarray(mirrored(photo())), np.asarray(ImageOps.mirror(photo())))
+    assert not cut.mirrored and mirrored_cut.mirrored
+    assert default_views(1) == [None]
+    with pytest.raises(ValueError, match="at least 1, the photo itself, not 0"):
+        default_views(0)
+    for area in (0, 1.1):
+        with pytest.raises(ValueError, match=f"area must be above 0 and at most 1, not {area}"):
+            PhotoView(area=area)
+
+
+@pytest.fixture(scope="module")
+def photos(flickr8k: Path, test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> PhotoDataset:
+    folder = tmp_path_factory.mktemp("views")
+    rows = load_captions(make_subset(flickr8k, folder / "flickr", train=12), "train")
+    rows = rows.remove_columns("captions").add_column("captions", [CAPTIONS] * len(rows))
+    model, processor = real_captioner(test_data, CAPTIONS)
+    views = default_views(3)
+    tables = [cache_features(model, processor, rows, folder / "features", view=view) for view in views]
+    again = cache_features(model, processor, rows, folder / "features", view=views[1])
+    assert [file.path for file in again.files] == [file.path for file in tables[1].files]
+    return PhotoDataset(rows, processor, tables[0], views=list(zip(views[1:], tables[1:], strict=True)))
+
+
+def test_features_of_a_view_are_those_of_the_photo_seen_so(photos: PhotoDataset, test_data: Path) -> None:
+    model, processor = real_captioner(test_data, CAPTIONS)
+    for number, view in enumerate(default_views(3)):
+        image = photos.photos.cast_column("image", datasets.Image())[5]["image"].convert("RGB")
+        pixels = processor(images=image if view is None else view(image), return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            expected = model.get_image_features(pixels)[0]
+        assert torch.allclose(photos.inputs(5, number)["encoder_outputs"], expected, atol=1e-4)
+    assert not torch.allclose(
+        photos.inputs(5, 0)["encoder_outputs"], photos.inputs(5, 1)["encoder_outputs"], atol=0.01
+    )
+
+
+def test_left_and_right_change_places_with_the_photo(photos: PhotoDataset) -> None:
+    tokenizer = photos.processor.tokenizer
+    samples = CaptionDataset(photos, tokenizer)
+    loader = DataLoader(samples, batch_size=6, shuffle=True, collate_fn=CaptionCollator())
+    mirrored_texts = {"a dog on the right of a man", "left or right", "a cat"}
+    seen: dict[int, set[str]] = {0: set(), 1: set(), 2: set()}
+    for _ in range(12):
+        for batch in loader:
+            for feature, labels in zip(batch["encoder_outputs"], batch["labels"], strict=True):
+                (view,) = (
+                    number
+                    for number in range(3)
+                    if any(feature.equal(photos.inputs(row, number)["encoder_outputs"]) for row in photos.rows)
+                )
+                seen[view].add(tokenizer.decode(labels[labels >= 0], skip_special_tokens=True))
+    assert seen == {0: set(CAPTIONS), 1: mirrored_texts, 2: set(CAPTIONS)}
+
+
+def test_views_depend_on_the_batch_alone(photos: PhotoDataset) -> None:
+    samples = CaptionDataset(photos, photos.processor.tokenizer, captions_per_sample=3)
+    torch.manual_seed(0)
+    first = samples.__getitems__([3, 1, 4])
+    torch.manual_seed(1)
+    np.random.seed(1)
+    for one, other in zip(first, samples.__getitems__([3, 1, 4]), strict=True):
+        assert one["encoder_outputs"].equal(other["encoder_outputs"])
+    features = {tuple(samples.__getitems__([3, other])[0]["encoder_outputs"][:5].tolist()) for other in range(12)}
+    assert len(features) == 3, "beside other samples the same photo is seen in other ways"
+
+
+def test_photos_without_features_are_seen_in_views_as_well(photos: PhotoDataset) -> None:
+    views = [(view, None) for view in default_views(3)[1:] if view is not None]
+    plain = PhotoDataset(photos.photos, photos.processor, views=views, keep_pixels=True)
+    whole, mirrored = plain.inputs(2)["pixel_values"], plain.inputs(2, 1)["pixel_values"]
+    assert torch.allclose(whole.flip(-1), mirrored, atol=0.1)
+    assert plain.inputs(2, 1)["pixel_values"] is mirrored
+    assert plain[2]["pixel_values"].equal(whole)
+
+
+def test_views_and_photos_must_both_have_features(photos: PhotoDataset) -> None:
+    view = PhotoView(mirrored=True)
+    with pytest.raises(ValueError, match="either each view has its features"):
+        PhotoDataset(photos.photos, photos.processor, photos.features, views=[(view, None)])
+    with pytest.raises(ValueError, match="features of 12 photos do not fit a data set of 3"):
+        few = photos.photos.select(range(3))
+        PhotoDataset(few, photos.processor, photos.features, views=[(view, photos.features)])
