@@ -1,0 +1,294 @@
+"""Several captioners as one: the mean of their probabilities at each word.
+
+The authors of the model gained 1.5 points of BLEU-4 by it (Vinyals et al. 2016, https://arxiv.org/abs/1609.06647).
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from ..backbone_nic import NICEncoder
+from ..configuration_nic import NICConfig
+from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICCache, NICForConditionalGeneration, NICOutput
+from .members import Member, load_members
+
+
+class NICEnsembleCache:
+    """The state of each member after the words read so far.
+
+    Attributes:
+        members (list of `NICCache`): in the order of the ensemble.
+    """
+
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self, num_members: int) -> None:
+        self.members = [NICCache() for _ in range(num_members)]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of words read, `<bos>` included."""
+        return self.members[0].get_seq_length()
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        """-1: the states do not grow with the caption."""
+        return -1
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Let row `i` continue the caption of row `beam_idx[i]`; `beam_idx` has shape `(batch_size * num_beams,)`."""
+        for cache in self.members:
+            cache.reorder_cache(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row `repeats` times."""
+        for cache in self.members:
+            cache.batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: torch.LongTensor) -> None:
+        """Keep the rows `indices` only."""
+        self.reorder_cache(indices)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for cache in self.members:
+            cache.reset()
+
+
+class NICEnsembleEncoder(nn.Module):
+    """The distinct backbones of an ensemble; members with the same weights share one run."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, members: Sequence[NICForConditionalGeneration]) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList()
+        self.slices: list[slice] = []  # where the features of each member are
+        places: list[slice] = []
+        total = 0
+        for member in members:
+            number = find_same_encoder(member.encoder, list(self.encoders))
+            if number is None:
+                number = len(self.encoders)
+                self.encoders.append(member.encoder)
+                size = member.config.feature_size or 0
+                places.append(slice(total, total + size))
+                total += size
+            self.slices.append(places[number])
+        self.feature_size = total
+
+    def forward(self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any) -> BaseModelOutput:
+        """Encode images of shape `(batch_size, num_channels, height, width)`.
+
+        Returns:
+            `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, feature_size)`: the features of each
+            distinct backbone side by side.
+        """
+        features = [encoder(pixel_values).last_hidden_state for encoder in self.encoders]
+        return BaseModelOutput(last_hidden_state=torch.cat(features, dim=-1))
+
+
+class NICEnsemble(PreTrainedModel, GenerationMixin):
+    """Several captioners of one vocabulary, which `generate()` takes for one: p of a word is the mean of theirs.
+
+    It decodes in every way that a captioner does, in `generate_captions` and [`ImageToTextPipeline`] too. Backbones
+    and sizes may differ; the `pixel_values` that members get may not. Cached features, `encoder_outputs`, are those of
+    each distinct backbone side by side, in the order of the members (`get_image_features` makes them): with one
+    backbone in common they are what each member takes. Which backbones are the same is found, by their weights, when
+    the ensemble is built. Settings of generation are the first member's. There is no checkpoint of an ensemble: save
+    the members.
+
+    Args:
+        members: the captioners. They are put in eval mode and not copied.
+
+    Raises:
+        ValueError: where there is no member, or sizes of vocabularies, ids of special tokens, or devices differ.
+
+    Example:
+
+    ```python
+    ensemble = NICEnsemble.from_pretrained(["run-1", "run-2", "run-3"])
+    ImageToTextPipeline(model=ensemble, processor=NICProcessor.from_pretrained("run-1"))("photo.jpg")
+    ```
+    """
+
+    config_class = NICConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012
+
+    config: NICConfig
+
+    def __init__(self, members: Sequence[NICForConditionalGeneration]) -> None:
+        models = list(load_members(members))
+        devices = {str(model.device) for model in models}
+        if len(devices) > 1:
+            raise ValueError(f"the members of an ensemble must be on one device, got {', '.join(sorted(devices))}")
+        super().__init__(copy.deepcopy(models[0].config))
+        self.post_init()  # without the members yet: it would give modules that it does not know random weights
+        self.members = nn.ModuleList(models)
+        self.encoder = NICEnsembleEncoder(models)
+        self.config.feature_size = self.encoder.feature_size
+        self.generation_config = copy.deepcopy(models[0].generation_config)
+        self.eval()
+
+    @classmethod
+    def from_pretrained(cls, paths: Sequence[Member], **kwargs: Any) -> "NICEnsemble":  # type: ignore[override]
+        """Load checkpoints, whose tokenizers and preprocessing must agree where they hold them.
+
+        Args:
+            paths: paths or Hub ids.
+            **kwargs: passed to `NICForConditionalGeneration.from_pretrained` for each.
+
+        Raises:
+            ValueError: naming the checkpoint and what differs.
+            OSError: where a checkpoint is not there, or is damaged.
+        """
+        models: list[NICForConditionalGeneration] = []
+        for model in load_members(paths, **kwargs):
+            number = find_same_encoder(model.encoder, [other.encoder for other in models])
+            if number is not None:
+                model.encoder = models[number].encoder  # one copy in memory
+            models.append(model)
+        return cls(models)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: an ensemble is its members' checkpoints.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "an ensemble has no checkpoint of its own: save its `members`, load them by NICEnsemble.from_pretrained"
+        )
+
+    def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """The distinct backbones, which `generate()` runs once an image."""
+        return self.encoder
+
+    # What these do needs nothing but the configuration and the encoder.
+    get_image_features: Any = NICForConditionalGeneration.get_image_features
+    prepare_decoder_input_ids_from_labels: Any = NICForConditionalGeneration.prepare_decoder_input_ids_from_labels
+    prepare_inputs_for_generation: Any = NICForConditionalGeneration.prepare_inputs_for_generation
+    _check_features: Any = NICForConditionalGeneration._check_features
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | torch.Tensor | tuple[torch.Tensor, ...] | None = None,
+        past_key_values: NICEnsembleCache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> NICOutput:
+        """Score each next word.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): the images.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words read, `<bos>` first.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words to predict, as
+                [`NICForConditionalGeneration`] takes them.
+            encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
+                features of each distinct backbone side by side, in place of `pixel_values`.
+            past_key_values (`NICEnsembleCache`): states to go on from.
+            use_cache: return the states after the last word.
+            output_hidden_states: also return the outputs of the LSTMs, a tensor a member.
+            **kwargs: ignored.
+
+        Returns:
+            `NICOutput` whose `logits`, of shape `(batch_size, sequence_length, vocab_size)` and in float32, are the
+            logarithms of the mean probabilities. Its loss is the mean over the words of the batch.
+
+        Raises:
+            ValueError: where the image or the words are missing, or features have another size.
+        """
+        if decoder_input_ids is None and labels is not None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if use_cache is None:
+            use_cache = self.config.use_cache and labels is None
+        if use_cache and past_key_values is None:
+            past_key_values = NICEnsembleCache(len(self.members))
+        features = None
+        if past_key_values is None or past_key_values.get_seq_length() == 0:
+            features = self._image_features(pixel_values, encoder_outputs)
+
+        outputs = [
+            member(
+                decoder_input_ids=decoder_input_ids,
+                encoder_outputs=None if features is None else features[..., self.encoder.slices[number]],
+                past_key_values=None if past_key_values is None else past_key_values.members[number],
+                use_cache=use_cache,
+                output_hidden_states=output_hidden_states,
+            )
+            for number, member in enumerate(self.members)
+        ]
+        # shape: (num_members, batch_size, sequence_length, vocab_size)
+        each = torch.stack([output.logits.float().log_softmax(dim=-1) for output in outputs])
+        logits = each.logsumexp(dim=0) - math.log(len(outputs))
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(
+                logits.flatten(0, 1), labels.flatten().to(logits.device), ignore_index=IGNORED_LABEL
+            )
+        return NICOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values if use_cache else None,  # type: ignore[arg-type]
+            decoder_hidden_states=tuple(output.decoder_hidden_states[0] for output in outputs)
+            if output_hidden_states
+            else None,
+            image_features=features,
+        )
+
+    def _image_features(self, pixel_values: torch.Tensor | None, encoder_outputs: Any) -> torch.Tensor:
+        if encoder_outputs is None:
+            if pixel_values is None:
+                raise ValueError(NO_IMAGE)
+            encoder_outputs = self.encoder(pixel_values)
+        return self._check_features(encoder_outputs).squeeze(1)
+
+    def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
+        # As a single captioner does.
+        if model_kwargs.get("encoder_outputs") is not None:
+            features = self._check_features(model_kwargs["encoder_outputs"])
+            model_kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=features)
+        elif inputs is None and model_kwargs.get("pixel_values") is None:
+            raise ValueError(NO_IMAGE)
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)  # type: ignore[misc]
+
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = NICEnsembleCache(len(self.members))
+
+
+def find_same_encoder(encoder: NICEncoder, others: Sequence[nn.Module]) -> int | None:
+    """Position of the first of `others` that gives the same features, by its settings and weights; or `None`."""
+    return next((number for number, other in enumerate(others) if _same_encoder(encoder, other)), None)
+
+
+def _same_encoder(encoder: NICEncoder, other: Any) -> bool:
+    if encoder is other:
+        return True
+    if type(encoder.backbone) is not type(other.backbone) or _settings(encoder) != _settings(other):
+        return False
+    weights, other_weights = encoder.state_dict(), other.state_dict()
+    return weights.keys() == other_weights.keys() and all(
+        tensor.dtype == other_weights[name].dtype and torch.equal(tensor, other_weights[name])
+        for name, tensor in weights.items()
+    )
+
+
+def _settings(encoder: NICEncoder) -> dict[str, Any]:
+    """The backbone's configuration without what says where it came from."""
+    origin = ("_name_or_path", "architectures", "dtype", "transformers_version", "id2label", "label2id")
+    return {name: value for name, value in encoder.backbone.config.to_dict().items() if name not in origin}

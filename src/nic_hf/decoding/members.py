@@ -1,0 +1,117 @@
+"""Captioners that are to work together: loaded one after another, and refused where they do not speak of the same."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from ..configuration_nic import NICConfig
+from ..modeling_nic import NICForConditionalGeneration
+from ..processing_nic import load_image_processor
+
+Member = str | PathLike | NICForConditionalGeneration
+
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "decoder_start_token_id")
+HUB_ARGUMENTS = ("revision", "token", "subfolder", "cache_dir", "local_files_only", "force_download")
+
+
+@dataclass
+class _Habits:
+    """What the words and the pixels of a captioner mean; `None` where its checkpoint does not say."""
+
+    name: str
+    config: NICConfig
+    vocabulary: dict[str, int] | None
+    pixel_values: torch.Tensor | None
+
+
+def load_members(members: Sequence[Member], **kwargs: Any) -> Iterator[NICForConditionalGeneration]:
+    """Give the captioners one by one, so that no more than the caller keeps are in memory.
+
+    Args:
+        members: checkpoints (paths or Hub ids) or loaded models. Of checkpoints the tokenizers and the preprocessing
+            are compared as well, where they hold them.
+        **kwargs: passed to `from_pretrained` of each checkpoint.
+
+    Raises:
+        ValueError: where there is no member, or one has other words, other ids or another preprocessing than the
+            first; naming the member and the difference.
+        OSError: where a checkpoint is not there, or is damaged.
+    """
+    if isinstance(members, str | PathLike | NICForConditionalGeneration):
+        raise ValueError(f"give a list of checkpoints or models, not one alone: {members!r:.80}")
+    if not len(members):
+        raise ValueError("give at least one checkpoint or model")
+    return _load(members, kwargs)
+
+
+def _load(members: Sequence[Member], kwargs: dict[str, Any]) -> Iterator[NICForConditionalGeneration]:
+    first = None
+    for number, member in enumerate(members, start=1):
+        if isinstance(member, NICForConditionalGeneration):
+            model = member
+            habits = _Habits(f"model {number}", model.config, None, None)
+        else:
+            model = NICForConditionalGeneration.from_pretrained(member, **kwargs)
+            hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
+            habits = _Habits(str(member), model.config, _vocabulary(member, hub), _pixels_of_a_photo(member, hub))
+        if first is None:
+            first = habits
+        _check_same_habits(habits, first)
+        yield model
+
+
+def _vocabulary(name: str | PathLike, hub: dict[str, Any]) -> dict[str, int] | None:
+    folder = Path(name, hub.get("subfolder") or "")
+    if folder.is_dir() and not (folder / "tokenizer.json").is_file():
+        return None
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(name, **hub).get_vocab()
+    except OSError:
+        return None
+
+
+def _pixels_of_a_photo(name: str | PathLike, hub: dict[str, Any]) -> torch.Tensor | None:
+    """What the checkpoint's preprocessing makes of a photo: settings by other names may mean the same."""
+    try:
+        processor = load_image_processor(name, **hub)
+    except OSError:
+        return None
+    photo = torch.randint(256, (60, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return processor(photo.numpy(), return_tensors="pt")["pixel_values"]
+
+
+def _check_same_habits(member: _Habits, first: _Habits) -> None:
+    for name in ("vocab_size", *TOKEN_IDS):
+        value, expected = getattr(member.config, name), getattr(first.config, name)
+        if value != expected:
+            raise ValueError(f"{member.name}: `{name}` is {value}, and {expected} in {first.name}")
+    if member.vocabulary is not None and first.vocabulary is not None and member.vocabulary != first.vocabulary:
+        words, expected_words = _by_id(member.vocabulary), _by_id(first.vocabulary)
+        ids = sorted(words.keys() | expected_words.keys())
+        index = next(index for index in ids if words.get(index) != expected_words.get(index))
+        raise ValueError(
+            f"{member.name}: another vocabulary than in {first.name}: word {index} is {words.get(index)!r}, "
+            f"and {expected_words.get(index)!r} there"
+        )
+    if member.pixel_values is not None and first.pixel_values is not None:
+        shape, expected_shape = tuple(member.pixel_values.shape[1:]), tuple(first.pixel_values.shape[1:])
+        if shape != expected_shape:
+            raise ValueError(
+                f"{member.name}: its preprocessing makes photos of shape {shape}, and that of {first.name} of "
+                f"{expected_shape}"
+            )
+        difference = (member.pixel_values - first.pixel_values).abs().max().item()
+        if difference > 1e-4:
+            raise ValueError(
+                f"{member.name}: its preprocessing is not that of {first.name}: pixel values of the same photo differ "
+                f"by up to {difference:.3g} (resizing, mean or standard deviation)"
+            )
+
+
+def _by_id(vocabulary: dict[str, int]) -> dict[int, str]:
+    return {index: word for word, index in vocabulary.items()}
