@@ -1,25 +1,13 @@
 """A captioner trained for a moment on a few photos, and its evaluation."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from evaluated import Evaluated
 from subset import make_subset
 from workshop import Workshop
 
 from nic_hf.evaluation.suite import evaluate_captioner
-
-
-@dataclass
-class Evaluated:
-    """A run, its data, and what `evaluate_captioner` made of it."""
-
-    run: Path
-    data: Path
-    output: Path
-    settings: dict[str, Any]
-    results: dict[str, Any]
 
 
 @pytest.fixture(scope="session")

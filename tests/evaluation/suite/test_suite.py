@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Evaluated
+from evaluated import Evaluated
 from tiny import tiny_model, tiny_tokenizer
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
