@@ -40,6 +40,18 @@ def test_a_file_of_captions_is_scored(files: tuple[Path, Path], tmp_path: Path) 
     assert f"cider       {100 * expected['cider']:.2f}   {100 * low:.2f} to {100 * high:.2f}" in shown.stdout
 
 
+def test_photos_without_a_caption_are_left_out_when_asked(files: tuple[Path, Path], tmp_path: Path) -> None:
+    captions, references = load_predictions(files[0]), load_references(files[1])
+    few = dict(list(captions.items())[:50])
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    command = ["evaluate", str(tmp_path / "few.json"), "--references", str(files[1]), "--metrics", "cider", "--json"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and "references without a prediction" in refused.stderr
+    result = CliRunner().invoke(app, [*command, "--allow-partial"])
+    expected = score_captions(few, {image_id: references[image_id] for image_id in few}, ["cider"])
+    assert json.loads(result.stdout)["scores"] == expected
+
+
 def test_two_files_are_compared(files: tuple[Path, Path], tmp_path: Path) -> None:
     predictions, references = files
     worse = dict.fromkeys(load_predictions(predictions), "a man")

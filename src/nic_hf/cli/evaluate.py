@@ -54,6 +54,9 @@ def evaluate(
     per_image: Annotated[
         Path | None, typer.Option(help="Write the scores of each photo to this JSON-lines file.")
     ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Score the photos that have a caption only.")
+    ] = False,
     max_photos: Annotated[int | None, typer.Option(help="Evaluate on the first photos only.", min=1)] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where image features are kept between runs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
@@ -75,7 +78,7 @@ def evaluate(
         if Path(source).is_file():
             if references is None:
                 raise ValueError(f"{source} is a file of captions: give --references too")
-            result = _file(source, references, metrics, compare, per_image)
+            result = _file(source, references, metrics, compare, per_image, allow_partial)
             typer.echo(json.dumps(result, indent=1) if as_json else _lines(result))
             return
         if data is None:
@@ -109,11 +112,23 @@ def evaluate(
 
 
 def _file(
-    source: str, references: Path, metrics: str | None, compare: Path | None, per_image: Path | None
+    source: str,
+    references: Path,
+    metrics: str | None,
+    compare: Path | None,
+    per_image: Path | None,
+    allow_partial: bool,
 ) -> dict[str, Any]:
     from ..evaluation.score_file import score_file
 
-    return score_file(source, references, metrics=_names(metrics), compare=compare, per_image=per_image)
+    return score_file(
+        source,
+        references,
+        metrics=_names(metrics),
+        compare=compare,
+        per_image=per_image,
+        allow_partial=allow_partial,
+    )
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -19,16 +19,18 @@ def score_file(
     metrics: Sequence[str] | None = None,
     compare: str | os.PathLike[str] | None = None,
     per_image: str | os.PathLike[str] | None = None,
+    allow_partial: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score a file of captions, with intervals, and compare it with another.
 
     Args:
         predictions: file for `load_predictions`.
-        references: file for `load_references`; photos without a prediction are an error.
+        references: file for `load_references`.
         metrics: as for `score_captions`; by default BLEU, ROUGE-L, CIDEr-D and, where Java is there, METEOR.
         compare: another file of predictions, for a paired randomisation test.
         per_image: JSON-lines file to write, with the scores of each photo.
+        allow_partial: score the photos with a prediction only, in place of an error where some have none.
         seed: of bootstrap and test.
 
     Returns:
@@ -40,6 +42,8 @@ def score_file(
         OSError: a file cannot be read or written.
     """
     ours, captions = load_predictions(predictions), load_references(references)
+    if allow_partial:
+        captions = {image_id: own for image_id, own in captions.items() if image_id in ours}
     theirs = None if compare is None else load_predictions(compare)
     metrics = default_metrics() if metrics is None else metrics
     scores = score_captions(ours, captions, metrics, per_image=True)
