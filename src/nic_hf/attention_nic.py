@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_nic import NICConfig
+from .dropout_nic import NICDropout, lstm_weights
 
 
 class NICRegions(NamedTuple):
@@ -99,7 +100,8 @@ class NICAttentiveDecoder(nn.Module):
     def __init__(self, config: NICConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = NICDropout(config.dropout, config.variational_dropout)
+        self.recurrent_dropout = config.recurrent_dropout
         self.attention = NICAttention(config.embedding_size, config.hidden_size)
         self.lstm = nn.LSTM(
             2 * config.embedding_size,
@@ -125,7 +127,9 @@ class NICAttentiveDecoder(nn.Module):
             shape `(num_captions, number of words, num_regions)`.
         """
         num_captions = len(inputs_embeds)
-        outputs, weights = [], []
+        outputs, attended = [], []
+        weights = lstm_weights(self.lstm, self.recurrent_dropout)
+        mask: torch.Tensor | None = None
         if state is None:
             zeros = inputs_embeds.new_zeros(num_captions, self.lstm.hidden_size)
             cells = [(zeros, zeros)] * self.lstm.num_layers
@@ -136,26 +140,31 @@ class NICAttentiveDecoder(nn.Module):
                 context = inputs.new_zeros(num_captions, regions.features.shape[-1])
             else:
                 context, seen = self.attention(cells[-1][0], regions)
-                weights.append(seen)
-            cells = self._step(self.dropout(torch.cat([inputs, context], dim=-1)), cells)
+                attended.append(seen)
+            inputs = torch.cat([inputs, context], dim=-1)
+            mask = self.dropout.draw_mask(inputs) if mask is None else mask
+            cells = self._step(self.dropout(inputs, mask), cells, weights)
             outputs.append(cells[-1][0])
         hidden_state, cell_state = (torch.stack(part) for part in zip(*cells, strict=True))
         no_word = inputs_embeds.new_zeros(num_captions, 0, regions.keys.shape[1])
         return (
             self.dropout(torch.stack(outputs, dim=1)),
             (hidden_state, cell_state),
-            torch.stack(weights, dim=1) if weights else no_word,
+            torch.stack(attended, dim=1) if attended else no_word,
         )
 
     def _step(
-        self, inputs: torch.Tensor, cells: list[tuple[torch.Tensor, torch.Tensor]]
+        self,
+        inputs: torch.Tensor,
+        cells: list[tuple[torch.Tensor, torch.Tensor]],
+        weights: list[list[torch.Tensor]],
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """One word, through all layers; nn.LSTM cannot wait for a context that depends on its last output."""
         new_cells = []
-        for layer, weights in enumerate(self.lstm.all_weights):
+        for layer, layer_weights in enumerate(weights):
             if layer > 0:
                 inputs = F.dropout(inputs, self.lstm.dropout, self.training)
-            hidden, cell = torch.lstm_cell(inputs, cells[layer], *weights)
+            hidden, cell = torch.lstm_cell(inputs, cells[layer], *layer_weights)
             new_cells.append((hidden, cell))
             inputs = hidden
         return new_cells

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -30,6 +30,7 @@ class NICEncoder(nn.Module):
         self.backbone = build_backbone(config.backbone_config, config.use_backbone_pooler)
         self.frozen = config.freeze_backbone
         self.keep_regions = config.attention is not None
+        self.feature_layers = config.feature_layers
 
     def set_frozen(self, frozen: bool) -> None:
         """Freeze or thaw the backbone: its gradients, and its BatchNorm and dropout."""
@@ -56,21 +57,27 @@ class NICEncoder(nn.Module):
             with attention `(batch_size, num_regions, feature_size)`.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            outputs = self.backbone(pixel_values=pixel_values.to(self.backbone.dtype))
+            outputs = self.backbone(
+                pixel_values=pixel_values.to(self.backbone.dtype), **hidden_states_asked(self.feature_layers)
+            )
         if self.keep_regions:
             num_patches = count_patches(self.backbone.config, *pixel_values.shape[-2:])
             return BaseModelOutput(last_hidden_state=region_features(outputs, num_patches))
         # shape: (batch_size, 1, feature_size)
-        return BaseModelOutput(last_hidden_state=pool_features(outputs).unsqueeze(1))
+        return BaseModelOutput(last_hidden_state=image_features(outputs, self.feature_layers).unsqueeze(1))
 
 
 def infer_feature_size(
-    backbone_config: PreTrainedConfig | dict | None, use_pooler: bool = True, keep_regions: bool = False
+    backbone_config: PreTrainedConfig | dict | None,
+    use_pooler: bool = True,
+    keep_regions: bool = False,
+    feature_layers: str | Sequence[int] | None = None,
 ) -> int:
     """Size of a backbone's feature, pooled or of a region, by a dry run without weights (on the meta device).
 
     Raises:
-        ValueError: where the model does not turn `pixel_values` into one vector an image, or a region.
+        ValueError: where the model does not turn `pixel_values` into one vector an image, or a region, or has no such
+            layers.
     """
     backbone_config = resolve_backbone_config(backbone_config)
     size = getattr(backbone_config, "image_size", None) or 224
@@ -79,24 +86,57 @@ def infer_feature_size(
         with torch.device("meta"), torch.no_grad():
             backbone = build_backbone(backbone_config, use_pooler).eval()
             images = torch.empty(1, getattr(backbone_config, "num_channels", 3), height, width)
-            outputs = backbone(pixel_values=images)
-            features = region_features(outputs) if keep_regions else pool_features(outputs)
+            outputs = backbone(
+                pixel_values=images, **({} if feature_layers is None else {"output_hidden_states": True})
+            )
+            pooled = region_features(outputs) if keep_regions else pool_features(outputs)
     except Exception as error:
         raise ValueError(
             f"a model of type '{backbone_config.model_type}' cannot be the backbone of a captioner: "
             f"it does not turn `pixel_values` into a `pooler_output` or a `last_hidden_state` ({error})"
         ) from error
-    return features.shape[-1]
+    return pooled.shape[-1] if feature_layers is None else image_features(outputs, feature_layers).shape[-1]
+
+
+def hidden_states_asked(layers: str | Sequence[int] | None) -> dict[str, bool]:
+    """What to call a backbone with; without `layers` nothing, as not every backbone knows that argument."""
+    return {} if layers is None else {"output_hidden_states": True}
+
+
+def image_features(backbone_outputs: ModelOutput, layers: str | Sequence[int] | None) -> torch.Tensor:
+    """The pooled feature and, beside it, the means over places of the outputs of `layers` (see [`NICConfig`]).
+
+    Returns:
+        Shape `(batch_size, feature_size)`.
+
+    Raises:
+        ValueError: where the backbone gives no `hidden_states`, or has no such layer.
+    """
+    features = pool_features(backbone_outputs)
+    if layers is None:
+        return features
+    hidden_states = getattr(backbone_outputs, "hidden_states", None)
+    if not hidden_states:
+        raise ValueError("`feature_layers` needs a backbone that returns its `hidden_states`, which this one does not")
+    if isinstance(layers, str):
+        layers = range(len(hidden_states))
+    for number in layers:
+        if not -len(hidden_states) <= number < len(hidden_states):
+            raise ValueError(f"`feature_layers` has {number}, but the backbone has {len(hidden_states)} layers")
+    return torch.cat([features, *(_mean_over_places(hidden_states[number]) for number in layers)], dim=-1)
 
 
 def pool_features(backbone_outputs: ModelOutput) -> torch.Tensor:
     """One vector an image, of shape `(batch_size, feature_size)`: the pooled output, else the mean over positions."""
     features = getattr(backbone_outputs, "pooler_output", None)
     if features is None:
-        features = _last_hidden_state(backbone_outputs)
-        # CNNs give (batch_size, channels, height, width), transformers (batch_size, positions, channels).
-        features = features.mean(dim=(2, 3)) if features.ndim == 4 else features.mean(dim=1)
+        features = _mean_over_places(_last_hidden_state(backbone_outputs))
     return features.flatten(1)
+
+
+def _mean_over_places(states: torch.Tensor) -> torch.Tensor:
+    """CNNs give `(batch_size, channels, height, width)`, transformers `(batch_size, positions, channels)`."""
+    return states.mean(dim=(2, 3)) if states.ndim == 4 else states.mean(dim=1)
 
 
 def region_features(backbone_outputs: ModelOutput, num_patches: int | None = None) -> torch.Tensor:

@@ -18,6 +18,11 @@ class NICConfig(PreTrainedConfig):
             Build the backbone with its pooling layer, where its class can do without one. `from_backbone_pretrained`
             sets it to `False` for a checkpoint without weights for that layer; features are then the mean over
             positions. Attention reads what comes before that layer, which is then left out.
+        feature_layers (`str` or `list[int]`, *optional*):
+            Layers of the backbone whose outputs (`hidden_states`), averaged over places, are put beside its pooled
+            feature: `"all"`, or their numbers, from the end where negative. Earlier layers still know the colours and
+            textures that the last one, trained to name objects, has thrown away. `None`, the default and the paper's,
+            is the pooled feature alone.
         feature_size (`int`, *optional*):
             Size of the backbone's feature, pooled or of a region. Found by a dry run of the backbone where it is not
             given.
@@ -33,6 +38,10 @@ class NICConfig(PreTrainedConfig):
         dropout (`float`, *optional*, defaults to 0.3):
             Share of the LSTM's inputs, of its outputs and of the states between its layers set to zero in training.
             0.3 is the `im2txt` code's.
+        variational_dropout (`bool`, *optional*, defaults to `False`):
+            Let `dropout` take the same units from all words of a caption (Gal and Ghahramani 2016).
+        recurrent_dropout (`float`, *optional*, defaults to 0.0):
+            Share of the weights from hidden state to hidden state set to zero in training (Merity et al. 2018).
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of the target probability spread evenly over the vocabulary in training. The loss in eval mode is
             never smoothed, so that it stays comparable.
@@ -85,12 +94,15 @@ class NICConfig(PreTrainedConfig):
 
     backbone_config: PreTrainedConfig | dict | None = None
     use_backbone_pooler: bool = True
+    feature_layers: str | list[int] | None = None
     feature_size: int | None = None
     vocab_size: int = 10000
     embedding_size: int = 512
     hidden_size: int = 512
     num_hidden_layers: int = 1
     dropout: float = 0.3
+    variational_dropout: bool = False
+    recurrent_dropout: float = 0.0
     label_smoothing: float = 0.0
     freeze_backbone: bool = True
     freeze_word_embeddings: bool = False
@@ -122,10 +134,18 @@ class NICConfig(PreTrainedConfig):
             _check_positive_int(name, getattr(self, name))
         if self.feature_size is not None:
             _check_positive_int("feature_size", self.feature_size)
-        for name in ("dropout", "label_smoothing"):
+        for name in ("dropout", "recurrent_dropout", "label_smoothing"):
             rate = getattr(self, name)
             if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
                 raise ValueError(f"NICConfig: `{name}` must be a number in [0, 1), got {rate!r}")
+        layers = self.feature_layers
+        numbers = (
+            isinstance(layers, list | tuple) and all(type(number) is int for number in layers) and len(layers) > 0
+        )
+        if layers not in (None, "all") and not numbers:
+            raise ValueError(f"NICConfig: `feature_layers` must be 'all', a list of integers or None, got {layers!r}")
+        if layers is not None and self.attention is not None:
+            raise ValueError("NICConfig: attention looks at the last layer's regions; leave `feature_layers` out")
         if self.attention not in (None, "soft"):
             raise ValueError(f"NICConfig: `attention` must be 'soft' or None, got {self.attention!r}")
         factor = self.attention_regularisation

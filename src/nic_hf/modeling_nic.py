@@ -29,6 +29,7 @@ from .checkpoint_nic import (
     staged_save,
 )
 from .configuration_nic import NICConfig
+from .dropout_nic import NICDropout, lstm_weights
 
 IGNORED_LABEL = -100
 NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
@@ -144,7 +145,8 @@ class NICDecoder(nn.Module):
     def __init__(self, config: NICConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = NICDropout(config.dropout, config.variational_dropout)
+        self.recurrent_dropout = config.recurrent_dropout
         self.lstm = nn.LSTM(
             config.embedding_size,
             config.hidden_size,
@@ -165,9 +167,25 @@ class NICDecoder(nn.Module):
         inputs_embeds = self.dropout(inputs_embeds)
         if inputs_embeds.shape[1] == 1 and state is not None and not self.training:
             outputs, state = self._step(inputs_embeds[:, 0], state)
+        elif self.training and self.recurrent_dropout:
+            outputs, state = self._read(inputs_embeds, state)
         else:
             outputs, state = self.lstm(inputs_embeds, state)
         return self.dropout(outputs), state
+
+    def _read(
+        self, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """What nn.LSTM does, with weights that are not its own parameters: some of them dropped."""
+        lstm = self.lstm
+        weights = [weight for layer in lstm_weights(lstm, self.recurrent_dropout) for weight in layer]
+        if state is None:
+            zeros = inputs.new_zeros(lstm.num_layers, len(inputs), lstm.hidden_size)
+            state = (zeros, zeros)
+        outputs, hidden, cell = torch.lstm(
+            inputs, state, weights, True, lstm.num_layers, lstm.dropout, lstm.training, False, True
+        )
+        return outputs, (hidden, cell)
 
     def _step(
         self, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
@@ -200,7 +218,10 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         if config.feature_size is None:
             config.feature_size = infer_feature_size(
-                config.backbone_config, config.use_backbone_pooler, keep_regions=config.attention is not None
+                config.backbone_config,
+                config.use_backbone_pooler,
+                keep_regions=config.attention is not None,
+                feature_layers=config.feature_layers,
             )
         self.encoder = NICEncoder(config)
         self.image_projection = NICImageProjection(config.feature_size, config.embedding_size)

@@ -412,6 +412,8 @@ def _encoder_key(
     # Only where they are used, so that files of versions that had neither are still found.
     if model.config.attention is not None:
         settings.append("regions")
+    if model.config.feature_layers is not None:
+        settings.append(f"layers {model.config.feature_layers}")
     if dtype != torch.float32:
         settings.append(f"stored as {dtype}")
     if view is not None:

@@ -289,6 +289,7 @@ def _same_encoder(encoder: NICEncoder, other: Any) -> bool:
 
 
 def _settings(encoder: NICEncoder) -> dict[str, Any]:
-    """The backbone's configuration without what says where it came from."""
+    """The backbone's configuration without what says where it came from, and the layers that are read."""
     origin = ("_name_or_path", "architectures", "dtype", "transformers_version", "id2label", "label2id")
-    return {name: value for name, value in encoder.backbone.config.to_dict().items() if name not in origin}
+    settings = {name: value for name, value in encoder.backbone.config.to_dict().items() if name not in origin}
+    return {**settings, "feature_layers": encoder.feature_layers, "keep_regions": encoder.keep_regions}
