@@ -29,6 +29,7 @@ class NICEncoder(nn.Module):
         super().__init__()
         self.backbone = build_backbone(config.backbone_config, config.use_backbone_pooler)
         self.frozen = config.freeze_backbone
+        self.freeze_batch_norm = config.freeze_batch_norm
         self.keep_regions = config.attention is not None
         self.feature_layers = config.feature_layers
 
@@ -39,10 +40,14 @@ class NICEncoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "NICEncoder":
-        """Set training mode, except for a frozen backbone: its BatchNorm statistics must not move."""
+        """Set training mode, except for a frozen backbone, and for BatchNorm whose statistics must not move."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
+        elif self.freeze_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
     def forward(self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any) -> BaseModelOutput:

@@ -47,10 +47,15 @@ class NICConfig(PreTrainedConfig):
             never smoothed, so that it stays comparable.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Keep the backbone as it is: no gradient, and eval mode (no BatchNorm update, no dropout) even in training.
+        freeze_batch_norm (`bool`, *optional*, defaults to `False`):
+            Keep the BatchNorm statistics of a backbone that is trained, as fine-tuning with small batches should;
+            scale and shift are trained all the same.
         freeze_word_embeddings (`bool`, *optional*, defaults to `False`):
             Keep the word vectors as they are.
         initializer_range (`float`, *optional*, defaults to 0.08):
             Weights outside the backbone start uniform in `[-initializer_range, initializer_range]`, as in `im2txt`.
+        word_initializer_range (`float`, *optional*):
+            The same for word vectors; `initializer_range` where it is not given. Around 1, training needs fewer steps.
         forget_bias (`float`, *optional*, defaults to 1.0):
             What the biases of the forget gates start at: 1, as in `im2txt`. A backbone that learns from scratch gets
             its gradient through every step between the image and a word, and needs more (3 to 5).
@@ -105,8 +110,10 @@ class NICConfig(PreTrainedConfig):
     recurrent_dropout: float = 0.0
     label_smoothing: float = 0.0
     freeze_backbone: bool = True
+    freeze_batch_norm: bool = False
     freeze_word_embeddings: bool = False
     initializer_range: float = 0.08
+    word_initializer_range: float | None = None
     forget_bias: float = 1.0
     attention: str | None = None
     attention_regularisation: float = 0.0

@@ -238,9 +238,12 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         bound = self.config.initializer_range
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Embedding):
+            word_bound = bound if self.config.word_initializer_range is None else self.config.word_initializer_range
+            init.uniform_(module.weight, -word_bound, word_bound)
+        elif isinstance(module, nn.Linear):
             init.uniform_(module.weight, -bound, bound)
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LSTM):
             forget_gate = torch.zeros(4, module.hidden_size)

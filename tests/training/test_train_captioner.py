@@ -38,7 +38,7 @@ def options(test_data: Path, subset: Path, folder: Path, **changes: Any) -> dict
         "embedding_size": 16,
         "dropout": 0.0,
         "num_beams": 2,
-        "num_samples": 2,
+        "num_sample_photos": 2,
         "num_train_epochs": 2,
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 4,

@@ -7,6 +7,7 @@ import typer
 
 from .demo import demo
 from .evaluate import evaluate
+from .train import SETTINGS, train
 
 app = typer.Typer(
     name="nic",
@@ -16,3 +17,4 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(evaluate)
+app.command(context_settings=SETTINGS)(train)

@@ -33,6 +33,12 @@ class CaptioningTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin host memory; of use with a GPU only."}
     )
+    backbone_learning_rate: float | None = field(
+        default=None, metadata={"help": "That of a backbone that is trained, where it differs; the same schedule."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+    )
     ema_decay: float = field(
         default=0.0,
         metadata={"help": "Decay of a moving average of the weights, evaluated and saved in their place; 0: none."},
@@ -52,6 +58,10 @@ class CaptioningTrainingArguments(TrainingArguments):
             ValueError: naming the field, where it is out of range.
         """
         super().__post_init__()
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience must be at least 1, not {self.early_stopping_patience}")
+        if self.backbone_learning_rate is not None and self.backbone_learning_rate < 0:
+            raise ValueError(f"backbone_learning_rate must not be negative, as is {self.backbone_learning_rate}")
         for name in ("ema_decay", "scheduled_sampling"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
 
 from ..captioning import generate_captions
@@ -18,6 +25,7 @@ from ..evaluation.scores import score_captions
 from ..processing_nic import IGNORED_LABEL
 from .arguments import CaptioningTrainingArguments
 from .averaging import WeightAverage
+from .fine_tuning import set_backbone_learning_rate
 from .scheduled_sampling import mixed_inputs
 
 
@@ -69,6 +77,17 @@ class CaptioningTrainer(Trainer):
         self.average: WeightAverage | None = None
         if self.args.ema_decay:
             self.add_callback(_Averaging(self))
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Trainer's, with the backbone's weights at `backbone_learning_rate`."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.args.backbone_learning_rate is not None:
+            model = self.accelerator.unwrap_model(self.model)
+            set_backbone_learning_rate(optimizer, model, self.args.backbone_learning_rate)
+        return optimizer
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trainer's, timed."""

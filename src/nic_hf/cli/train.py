@@ -1,0 +1,95 @@
+"""`nic train`."""
+
+import logging
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def train(
+    context: typer.Context,
+    recipe: Annotated[
+        str, typer.Option(help="paper, frozen, finetune, self-critical, or a YAML file (recipe.yaml of a run).")
+    ] = "frozen",
+    data: Annotated[str | None, typer.Option(help="Captioned photos: a folder, a file or a Hub id.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Pretrained vision model: a Hub id or a path.")] = None,
+    output_dir: Annotated[str, typer.Option("--output_dir", "--output-dir", help="Folder of the run.")] = "runs/nic",
+    from_checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--from_checkpoint",
+            "--from-checkpoint",
+            help="Captioner to start from. Stages before a self-critical one are then left out.",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print all settings of the recipe, and train nothing.")] = False,
+) -> None:
+    """Train a captioner by a recipe.
+
+    Every setting of a recipe can be changed: --learning_rate 5e-4 for all stages, --finetune.learning_rate 5e-4 for
+    one. --show lists them all. The recipe with its settings is saved in recipe.yaml beside each checkpoint, and
+    --recipe runs/flickr8k/recipe.yaml trains the same again.
+
+    Examples:
+
+        nic train --data flickr8k --backbone google/mobilenet_v2_1.0_224 --output_dir runs/flickr8k
+
+        nic train --recipe finetune --data flickr8k --backbone google/mobilenet_v2_1.0_224
+        --finetune.num_train_epochs 4
+
+        nic train --recipe self-critical --from_checkpoint runs/flickr8k --data flickr8k --output_dir runs/better
+
+    Two processes or GPUs: torchrun --nproc_per_node 2 -m nic_hf train ...
+    """
+    from ..training.recipes import load_recipe, resolve
+    from ..training.run import run_recipe
+
+    try:
+        changes = _changes(context.args)
+        changes.update({name: value for name, value in (("data", data), ("backbone", backbone)) if value is not None})
+        settings = load_recipe(recipe)
+        if from_checkpoint is not None:
+            changes.setdefault("backbone", from_checkpoint)  # it brings its own
+            settings = {**settings, "stages": _after_cross_entropy(settings["stages"])}
+        stages = resolve(settings, changes)
+        if show:
+            import yaml
+
+            shown = {stage.name: stage.settings() for stage in stages}
+            typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
+            return
+        logging.basicConfig(level=logging.INFO if stages[0].args.should_log else logging.WARNING, format="%(message)s")
+        metrics = run_recipe(stages, output_dir, from_checkpoint, resume)
+    except (OSError, ValueError) as error:
+        typer.echo(f"nic train: {error}", err=True)
+        raise typer.Exit(2) from error
+    if stages[0].args.should_log:
+        typer.echo(
+            f"{output_dir}: BLEU-4 {metrics['eval_bleu_4']:.3f}, CIDEr-D {metrics['eval_cider']:.3f} on the dev split"
+        )
+
+
+def _changes(words: Sequence[str]) -> dict[str, str]:
+    """`--name value` and `--name=value`; a name alone is a switch."""
+    changes: dict[str, str] = {}
+    name = None
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            changes[name] = value if equals else "true"
+            name = None if equals else name
+        elif name is None:
+            raise ValueError(f"{word!r} is not expected here: settings are given as --name value")
+        else:
+            changes[name], name = word, None
+    return changes
+
+
+def _after_cross_entropy(stages: dict) -> dict:
+    """The self-critical stages, where there are such: a checkpoint stands for what comes before them."""
+    later = {name: own for name, own in stages.items() if (own or {}).get("objective") == "self-critical"}
+    return later or stages

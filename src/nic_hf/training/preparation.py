@@ -1,0 +1,134 @@
+"""From settings to what a Trainer takes: photos and captions, a vocabulary, a model, cached features."""
+
+import logging
+from typing import Any
+
+import datasets
+
+from ..data import CaptionDataset, FeatureTable, PhotoDataset, PhotoView, cache_features, default_views, load_captions
+from ..modeling_nic import NICForConditionalGeneration
+from ..processing_nic import NICProcessor, load_image_processor, squeeze_to
+from ..tokenization import train_tokenizer
+from ..word_vectors import load_word_vectors
+from .arguments import CaptioningTrainingArguments
+from .fine_tuning import thaw_backbone
+from .settings import DataSettings, ModelSettings
+
+logger = logging.getLogger(__name__)
+
+
+def load_splits(settings: DataSettings, args: CaptioningTrainingArguments) -> dict[str, datasets.Dataset]:
+    """Photos and captions of the splits asked for, by what they are for: `train`, `eval`, `predict`."""
+    splits = {"train": settings.train_split, "eval": settings.eval_split, "predict": settings.predict_split}
+    limits = {"train": settings.max_train_photos, "eval": settings.max_eval_photos}
+    tables = {}
+    with args.main_process_first(desc="loading captions"):  # the others then find them prepared
+        for part, split in splits.items():
+            if split is not None:
+                table = load_captions(settings.data, split, on_error=settings.on_error)
+                limit = limits.get(part)
+                tables[part] = table if limit is None else table.select(range(min(limit, len(table))))
+    return tables
+
+
+def new_captioner(
+    settings: ModelSettings, train: datasets.Dataset, min_frequency: int
+) -> tuple[NICForConditionalGeneration, NICProcessor]:
+    """A pretrained backbone, and an LSTM that starts at random, with the words of the training photos' captions."""
+    tokenizer = train_tokenizer(
+        (caption for captions in train["captions"] for caption in captions), min_frequency=min_frequency
+    )
+    word_vectors = None
+    if settings.word_vectors:
+        word_vectors = load_word_vectors(settings.word_vectors, tokenizer)
+        logger.info("%s", word_vectors)
+    image_processor = load_image_processor(settings.backbone)
+    if settings.squeeze:
+        squeeze_to(image_processor, settings.squeeze)
+    model = NICForConditionalGeneration.from_backbone_pretrained(
+        settings.backbone,
+        tokenizer=tokenizer,
+        word_embeddings=None if word_vectors is None else word_vectors.weights,
+        freeze_word_embeddings=settings.freeze_word_embeddings,
+        feature_layers=_layers(settings.feature_layers),
+        embedding_size=settings.embedding_size,
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=settings.num_hidden_layers,
+        initializer_range=settings.initializer_range,
+        word_initializer_range=settings.word_initializer_range,
+        attention=settings.attention,
+        **_how_to_train(settings),
+    )
+    _set_decoding(model, settings)
+    if not settings.freeze_backbone:
+        thaw_backbone(model, settings.trainable_backbone)
+    return model, NICProcessor(image_processor, tokenizer)
+
+
+def trained_captioner(settings: ModelSettings, checkpoint: str) -> tuple[NICForConditionalGeneration, NICProcessor]:
+    """A captioner to train further: what it is made of stays, how it is trained is as `settings` say."""
+    model = NICForConditionalGeneration.from_pretrained(checkpoint, **_how_to_train(settings))
+    _set_decoding(model, settings)
+    if not settings.freeze_backbone:
+        thaw_backbone(model, settings.trainable_backbone)
+    return model, NICProcessor.from_pretrained(checkpoint)
+
+
+def caption_datasets(
+    model: NICForConditionalGeneration,
+    processor: NICProcessor,
+    tables: dict[str, datasets.Dataset],
+    settings: DataSettings,
+    args: CaptioningTrainingArguments,
+    set_statistics: bool = True,
+) -> tuple[dict[str, PhotoDataset], CaptionDataset, CaptionDataset]:
+    """The photos of each part, and the captions to learn from and to choose by.
+
+    Image features of a frozen backbone are computed once; a backbone that is trained sees the photos each epoch.
+
+    Args:
+        set_statistics: standardise features by those of the training photos; only for a captioner that is new.
+    """
+    frozen = model.config.freeze_backbone
+
+    def features_of(table: datasets.Dataset, view: PhotoView | None) -> FeatureTable | None:
+        if not frozen:
+            return None
+        workers = args.dataloader_num_workers
+        options: dict[str, Any] = {"num_workers": workers, "on_error": settings.on_error, "view": view}
+        with args.main_process_first(desc="encoding photos"):
+            return cache_features(model, processor, table, settings.cache_dir, **options)
+
+    photos = {}
+    for part, table in tables.items():
+        whole, *views = default_views(settings.views if part == "train" else 1)
+        features = features_of(table, whole)
+        if part == "train" and features is not None and set_statistics:
+            model.set_feature_statistics(*(statistic.to(model.device) for statistic in features.statistics()))
+        seen = [(view, features_of(table, view)) for view in views if view is not None]
+        photos[part] = PhotoDataset(table, processor, features, on_error=settings.on_error, views=seen)
+    tokenizer, length = processor.tokenizer, settings.max_caption_length
+    with args.main_process_first(desc="tokenizing captions"):
+        train = CaptionDataset(photos["train"], tokenizer, length, settings.captions_per_sample)
+        evaluation = CaptionDataset(photos["eval"], tokenizer, length)
+    logger.info(f"{len(tokenizer) - 4:,} words, {len(train.pairs):,} captions of {len(photos['train']):,} photos")
+    return photos, train, evaluation
+
+
+def _how_to_train(settings: ModelSettings) -> dict[str, Any]:
+    names = ("dropout", "variational_dropout", "recurrent_dropout", "label_smoothing", "attention_regularisation")
+    return {name: getattr(settings, name) for name in (*names, "freeze_backbone", "freeze_batch_norm")}
+
+
+def _set_decoding(model: NICForConditionalGeneration, settings: ModelSettings) -> None:
+    model.generation_config.num_beams = settings.num_beams
+    model.generation_config.length_penalty = settings.length_penalty
+
+
+def _layers(text: str | None) -> str | list[int] | None:
+    if text is None or text == "all":
+        return text
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"feature_layers must be all, or numbers like 3,6,-1, not {text!r}") from error

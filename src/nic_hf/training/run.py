@@ -1,0 +1,154 @@
+"""Train by a recipe, stage after stage."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from ..modeling_nic import NICForConditionalGeneration
+from ..processing_nic import NICProcessor
+from ..writing import write_text
+from .callbacks import SampleCaptionsCallback
+from .preparation import caption_datasets, load_splits, new_captioner, trained_captioner
+from .recipes import RECIPE_FILE, Stage, save_recipe
+from .self_critical import SelfCriticalTrainer
+from .trainer import CaptioningTrainer
+
+logger = logging.getLogger(__name__)
+
+FINISHED = "finished.json"
+
+
+def run_recipe(
+    stages: Sequence[Stage], output_dir: str | Path, from_checkpoint: str | None = None, resume: bool = False
+) -> dict[str, float]:
+    """Run the stages of a recipe; each starts from the weights that the one before chose.
+
+    Each stage works in a folder of `output_dir` of its own, `1-frozen`, `2-finetune`, ...; the last one's captioner is
+    saved in `output_dir` itself. `recipe.yaml`, the recipe with all settings, is there and in every checkpoint.
+
+    Args:
+        stages: from [`resolve`].
+        output_dir: the folder of the run.
+        from_checkpoint: a captioner that the first stage starts from, in place of a new one.
+        resume: go on with a run that was stopped. Finished stages are not repeated, and an unfinished one goes on from
+            its last checkpoint.
+
+    Returns:
+        The evaluation of the final captioner.
+
+    Raises:
+        OSError: where the folder cannot be written.
+        ValueError: where a finished stage had other settings, or the folder holds a run and `resume` is not given.
+    """
+    folder = Path(output_dir)
+    stages[0].args.output_dir = str(folder)
+    stages[0].args.check_paths()
+    folders = [folder / f"{number}-{stage.name}" for number, stage in enumerate(stages, start=1)]
+    if not resume and any(path.exists() for path in folders):
+        raise ValueError(f"{folder} holds a run already; --resume goes on with it, another --output_dir begins anew")
+    finished = [_finished(path, stage) for path, stage in zip(folders, stages, strict=True)]
+    save_recipe(stages, folder)
+    start, metrics = from_checkpoint, {}
+    for stage, own, done in zip(stages, folders, finished, strict=True):
+        if done is None:
+            logger.info(f"Stage {stage.name}: {stage.objective}, in {own}")
+            metrics = _run_stage(stage, stages, own, start, resume)
+        else:
+            logger.info(f"Stage {stage.name} is finished: {own}")
+            metrics = done
+        start = str(own)
+    if stages[-1].args.should_save:
+        _publish(folders[-1], folder)
+    return metrics
+
+
+def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str | None, resume: bool) -> dict[str, Any]:
+    args = stage.args
+    args.output_dir = str(folder)
+    args.check_paths()
+    if args.should_log:
+        transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    set_seed(args.seed)
+    tables = load_splits(stage.data, args)
+    if start is None:
+        model, processor = new_captioner(stage.model, tables["train"], stage.data.min_frequency)
+    else:
+        model, processor = trained_captioner(stage.model, start)
+    model.to(device=args.device)  # type: ignore[call-arg]
+    data = stage.data
+    if stage.objective == "self-critical":  # samples are compared with all captions of their photo
+        data = dataclasses.replace(data, captions_per_sample=max(map(len, tables["train"]["captions"])))
+    photos, train, evaluation = caption_datasets(model, processor, tables, data, args, set_statistics=start is None)
+    kind = SelfCriticalTrainer if stage.objective == "self-critical" else CaptioningTrainer
+    trainer = kind(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=processor,
+        callbacks=[
+            SampleCaptionsCallback(photos["eval"].first(stage.data.num_sample_photos)),
+            _SaveRecipe(stages),
+        ],
+    )
+    checkpoints = list(folder.glob("checkpoint-*"))
+    result = trainer.train(resume_from_checkpoint=bool(resume and checkpoints))
+    trainer.save_model()
+    trainer.save_state()
+    metrics = {**result.metrics, **trainer.evaluate()}
+    trainer.log_metrics("eval", metrics)
+    if "predict" in photos and stage is stages[-1]:
+        captions = trainer.caption(photos["predict"])
+        if trainer.is_world_process_zero():
+            path = folder / f"predictions_{stage.data.predict_split}.json"
+            write_text(path, json.dumps(captions, indent=1, ensure_ascii=False))
+    if trainer.is_world_process_zero():
+        save_recipe(stages, folder)
+        write_text(folder / FINISHED, json.dumps({"settings": stage.settings(), "metrics": metrics}, indent=1))
+    trainer.accelerator.end_training()
+    return metrics
+
+
+class _SaveRecipe(TrainerCallback):
+    """Puts the recipe beside the weights of each checkpoint."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = stages
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            save_recipe(self.stages, Path(args.output_dir or ".") / f"checkpoint-{state.global_step}")
+
+
+def _finished(folder: Path, stage: Stage) -> dict[str, float] | None:
+    """The evaluation of a stage that is finished.
+
+    Raises:
+        ValueError: naming the settings that were others.
+    """
+    path = folder / FINISHED
+    if not path.is_file():
+        return None
+    done = json.loads(path.read_text(encoding="utf-8"))
+    before, now = done["settings"], json.loads(json.dumps(stage.settings()))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    other = [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
+    if other:
+        raise ValueError(f"{folder} was finished with other settings ({'; '.join(other)}); take another output_dir")
+    return done["metrics"]
+
+
+def _publish(last: Path, folder: Path) -> None:
+    """Save the last stage's captioner in the folder of the run."""
+    NICForConditionalGeneration.from_pretrained(last).save_pretrained(folder)
+    NICProcessor.from_pretrained(last).save_pretrained(folder)
+    for path in (last / "trainer_state.json", *last.glob("predictions_*.json"), last / RECIPE_FILE):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)

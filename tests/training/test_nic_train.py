@@ -1,0 +1,166 @@
+"""`nic train`, in processes of its own, on real photos with a real backbone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from subset import real_backbone
+from typer.testing import CliRunner
+
+import nic_hf
+from nic_hf import NICForConditionalGeneration, NICProcessor
+from nic_hf.cli import app
+
+TRAINABLE = "layer.2[0-9]"
+SMALL = {
+    "max_train_photos": 8,
+    "min_frequency": 1,
+    "hidden_size": 16,
+    "embedding_size": 16,
+    "num_sample_photos": 2,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "use_cpu": "true",
+    "report_to": "none",
+    "views": 2,
+    "finetune.trainable_backbone": TRAINABLE,
+    "finetune.backbone_learning_rate": 1e-3,
+}
+
+
+def nic_train(subset: Path, backbone: Path, output: Path, *more: str) -> subprocess.CompletedProcess:
+    environment = {
+        **os.environ,
+        "HF_HOME": str(output.parent / "hf"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(nic_hf.__file__).parents[1]),
+    }
+    command = [sys.executable, "-m", "nic_hf", "train", "--output_dir", str(output), "--data", str(subset), *more]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def flags() -> list[str]:
+    return [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def finetuned(test_data: Path, subset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in two stages."""
+    output = tmp_path_factory.mktemp("nic train") / "run"
+    backbone = real_backbone(test_data)
+    done = nic_train(subset, backbone, output, "--recipe", "finetune", "--backbone", str(backbone), *flags())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "CIDEr-D" in done.stdout
+    return output
+
+
+def backbone_of(folder: Path) -> dict[str, torch.Tensor]:
+    weights = load_file(folder / "model.safetensors")
+    return {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+
+
+def test_the_second_stage_trains_the_weights_asked_for_and_nothing_else_of_the_backbone(finetuned: Path) -> None:
+    before, after = backbone_of(finetuned / "1-frozen"), backbone_of(finetuned / "2-finetune")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    wanted = {n for n in before if any(f"layer.2{d}." in n for d in range(10)) and n.endswith(("weight", "bias"))}
+    assert changed and changed <= wanted
+    assert len(changed) > len(wanted) / 2
+    assert not [name for name in changed if "running" in name or "num_batches" in name]
+
+
+def test_the_first_stage_leaves_the_backbone_as_it_came(finetuned: Path, test_data: Path) -> None:
+    original = load_file(real_backbone(test_data) / "model.safetensors")
+    for name, tensor in backbone_of(finetuned / "1-frozen").items():
+        own = name.removeprefix("encoder.backbone.")
+        origin = next((t for n, t in original.items() if n.endswith(own)), None)
+        assert origin is not None and torch.equal(tensor, origin), name
+
+
+def test_the_run_folder_holds_the_last_stage_and_its_recipe(finetuned: Path, flickr8k: Path) -> None:
+    last = load_file(finetuned / "2-finetune" / "model.safetensors")
+    final = load_file(finetuned / "model.safetensors")
+    assert all(torch.equal(last[name], final[name]) for name in last)
+    model = NICForConditionalGeneration.from_pretrained(finetuned)
+    processor = NICProcessor.from_pretrained(finetuned)
+    assert model.config.feature_layers == "all" and processor.tokenizer.eos_token_id == 2
+    for folder in (finetuned, finetuned / "1-frozen", *finetuned.glob("*/checkpoint-*")):
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+        assert list(recipe["stages"]) == ["frozen", "finetune"]
+        assert recipe["stages"]["finetune"]["trainable_backbone"] == TRAINABLE
+        assert recipe["versions"]["nic_hf"] == nic_hf.__version__
+
+
+def test_the_saved_recipe_trains_the_same_weights(finetuned: Path, subset: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    done = nic_train(subset, Path(), again, "--recipe", str(finetuned / "recipe.yaml"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = load_file(finetuned / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_resuming_repeats_no_finished_stage(finetuned: Path, subset: Path, test_data: Path, tmp_path: Path) -> None:
+    """The second stage's end is taken away: it alone is run again, to the same weights."""
+    final = load_file(finetuned / "model.safetensors")
+    stamp = (finetuned / "1-frozen" / "model.safetensors").stat().st_mtime_ns
+    (finetuned / "2-finetune" / "finished.json").unlink()
+    backbone = ["--backbone", str(real_backbone(test_data))]
+    same = [
+        "train",
+        "--recipe",
+        "finetune",
+        "--output_dir",
+        str(finetuned),
+        "--data",
+        str(subset),
+        *backbone,
+        *flags(),
+    ]
+    refused = CliRunner().invoke(app, same)
+    assert refused.exit_code == 2 and "--resume" in refused.stderr
+    refused = CliRunner().invoke(app, [*same, "--frozen.dropout", "0.1", "--resume"])
+    assert refused.exit_code == 2 and "dropout: 0.4, now 0.1" in refused.stderr
+    done = nic_train(subset, Path(), finetuned, "--recipe", "finetune", *backbone, *flags(), "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (finetuned / "1-frozen" / "model.safetensors").stat().st_mtime_ns == stamp
+    resumed = load_file(finetuned / "model.safetensors")
+    assert all(torch.equal(final[name], resumed[name]) for name in final)
+
+
+def test_self_critical_training_starts_from_a_checkpoint(finetuned: Path, subset: Path, tmp_path: Path) -> None:
+    """The captioner said so little of use after some steps that rewards may all be 0; the stage runs all the same."""
+    small = [text for text in flags() if "finetune" not in text]
+    small = [*small[: small.index("--views")], "--self-critical.num_train_epochs", "1"]
+    start = ["--recipe", "self-critical", "--from_checkpoint", str(finetuned / "1-frozen"), *small]
+    done = nic_train(subset, Path(), tmp_path / "better", *start)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.name for path in (tmp_path / "better").glob("?-*")] == ["1-self-critical"]
+
+
+def test_help_and_show() -> None:
+    done = CliRunner().invoke(app, ["train", "--help"])
+    assert done.exit_code == 0 and "--finetune.learning_rate" in done.output
+    shown = CliRunner().invoke(
+        app, ["train", "--recipe", "paper", "--data", "d", "--backbone", "b", "--dropout", "0.25", "--show"]
+    )
+    assert shown.exit_code == 0 and yaml.safe_load(shown.output)["frozen"]["dropout"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "best"], "no such recipe"),
+        (["--learning_rat", "1"], "is 'learning_rate' meant"),
+        (["0.1"], "settings are given as --name value"),
+        ([], "required: --backbone"),
+        (["--data", "nowhere", "--backbone", "b"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["train", "--output_dir", str(tmp_path / "run"), *arguments])
+    assert done.exit_code == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
