@@ -5,6 +5,8 @@ from .captions import CaptionCollator, CaptionDataset, PhotoDataset
 from .feature_cache import FeatureTable, cache_features
 from .loading import load_captions
 from .problems import CaptionDataError, SkippedItem
+from .stream_loader import StreamLoader
+from .streaming import StreamingCaptionDataset, stream_captions
 
 __all__ = [
     "CaptionCollator",
@@ -14,7 +16,10 @@ __all__ = [
     "PhotoDataset",
     "PhotoView",
     "SkippedItem",
+    "StreamLoader",
+    "StreamingCaptionDataset",
     "cache_features",
     "default_views",
     "load_captions",
+    "stream_captions",
 ]

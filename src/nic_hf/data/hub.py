@@ -14,7 +14,7 @@ from .splits import canonical_split, check_split
 from .storage import dataset_of_captions
 from .text import clean_caption
 
-_ID_COLUMNS = ("image_id", "id", "filename", "file_name", "image_name")
+ID_COLUMNS = ("image_id", "id", "filename", "file_name", "image_name")
 _ROWS_A_BATCH = 1000
 
 
@@ -118,7 +118,7 @@ def _image_column(table: Dataset) -> str:
 
 def _caption_cells(table: Dataset, columns: list[str]) -> Iterator[tuple[int, str | None, list[object]]]:
     """Yield row number, image id and caption cells; the image column is never read."""
-    id_column = next((name for name in _ID_COLUMNS if name in table.column_names), None)
+    id_column = next((name for name in ID_COLUMNS if name in table.column_names), None)
     read = [*columns, id_column] if id_column is not None else columns
     row = 0
     for batch in table.select_columns(read).iter(_ROWS_A_BATCH):

@@ -72,7 +72,8 @@ class CaptioningTrainingArguments(TrainingArguments):
         Raises:
             OSError: naming it, where it cannot, or `resume_from_checkpoint`, where there is no such checkpoint.
         """
-        if self.resume_from_checkpoint and not Path(self.resume_from_checkpoint).is_dir():
+        resumed = self.resume_from_checkpoint
+        if resumed and resumed != "last" and not Path(resumed).is_dir():
             raise FileNotFoundError(f"{self.resume_from_checkpoint}: no such checkpoint to resume from")
         folder = Path(self.output_dir)
         try:

@@ -42,7 +42,9 @@ class SelfCriticalTrainer(CaptioningTrainer):
     """Train for the reward of sampled captions, with the mean reward of a photo's other samples as baseline.
 
     Samples are drawn in eval mode, without dropout; their likelihood is then computed in one pass in training mode,
-    with dropout. A sample that was cut before `<eos>` earns nothing: an unfinished caption is no caption.
+    with dropout. A sample that was cut before `<eos>` earns nothing: an unfinished caption is no caption. A batch in
+    which no sample earns anything is reported, and learns from people's captions alone, if at all; after 50 of them in
+    a row training stops.
 
     The log has `reward`, `baseline_spread` (mean absolute difference from the baseline), `sampled_words`,
     `sampled_distinct` (share of distinct samples), `unfinished` (share of samples cut), and `reward_share`, the share
@@ -105,21 +107,30 @@ class SelfCriticalTrainer(CaptioningTrainer):
         reward_seconds = time.perf_counter() - before
         advantages = torch.from_numpy(_advantages(rewards)).to(labels.device, torch.float32)
 
-        # People's captions and the samples share a pass, and so the backbone.
+        # People's captions and the samples share a pass, and so the backbone. Samples without any reward say nothing.
         people = labels if self.args.cross_entropy_weight else labels[:, :0]
-        length = max(people.shape[-1], samples.shape[-1])
-        together = torch.cat([_padded(people, length), _padded(samples, length)], dim=1)
+        learned = samples if rewards.any() or not self.args.cross_entropy_weight else samples[:, :0]
+        length = max(people.shape[-1], learned.shape[-1])
+        together = torch.cat([_padded(people, length), _padded(learned, length)], dim=1)
         logits = model(**image, decoder_input_ids=captioner.prepare_decoder_input_ids_from_labels(together)).logits
         losses = F.cross_entropy(
             logits.float().transpose(1, 2), together.flatten(0, 1), ignore_index=IGNORED_LABEL, reduction="none"
         ).view(together.shape)  # shape: (batch_size, captions, sequence_length), 0 where padded
         sampled = losses[:, people.shape[1] :]
-        loss = (advantages.unsqueeze(-1) * sampled).sum() / (samples != IGNORED_LABEL).sum().clamp_min(1)
+        loss = (advantages[:, : learned.shape[1], None] * sampled).sum()
+        loss = loss / (samples != IGNORED_LABEL).sum().clamp_min(1)
         if self.args.cross_entropy_weight:
             words = (people != IGNORED_LABEL).sum().clamp_min(1)
             loss = loss + self.args.cross_entropy_weight * losses[:, : people.shape[1]].sum() / words
         self._note(samples, rewards, reward_seconds, time.perf_counter() - start)
         return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Trainer's. A step in which there was nothing to learn is no step: no weight decay, no momentum."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and float(norm) == 0.0:
+            model.zero_grad(set_to_none=True)
+        return norm
 
     def _sample(self, captioner: Any, features: torch.Tensor) -> torch.Tensor:
         """Sampled captions as labels: `<eos>` last where it was reached, -100 after it."""

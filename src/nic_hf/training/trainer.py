@@ -1,5 +1,8 @@
 """A Trainer whose evaluation captions photos."""
 
+import json
+import logging
+import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,21 +19,28 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
 from ..captioning import generate_captions
 from ..data.captions import CaptionCollator, CaptionDataset, PhotoDataset
 from ..data.sampling import LengthGroupedSampler
+from ..data.stream_loader import StreamLoader
+from ..data.streaming import StreamingCaptionDataset
 from ..evaluation.scores import score_captions
 from ..processing_nic import IGNORED_LABEL
+from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
 from .averaging import WeightAverage
+from .checkpoints import begin_checkpoint, last_checkpoint, read_json, why_unfinished
 from .fine_tuning import set_backbone_learning_rate
+from .provenance import ResumeError, check_provenance, describe, save_provenance
 from .scheduled_sampling import mixed_inputs
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingDivergedError(ValueError):
-    """The loss became infinite or NaN; the message names the step and the last checkpoint."""
+    """Loss, gradient or weights became infinite or NaN; the message names the step and the last checkpoint."""
 
 
 class CaptioningTrainer(Trainer):
@@ -56,13 +66,21 @@ class CaptioningTrainer(Trainer):
 
     The `predictions` of `predict()` are the captions, one a photo.
 
+    A checkpoint says in `provenance.json` what it was trained from, and a run with other words, another backbone or
+    other data is not resumed from it. With `resume_from_checkpoint=True` the newest checkpoint that is whole is taken;
+    `"last"` does the same, and starts from the beginning where there is none.
+
+    `train_dataset` may be a [`StreamingCaptionDataset`], with `max_steps`: each process and each of its workers reads
+    its share, and a checkpoint keeps the position of each. `epoch` in the log then counts passes over the data.
+
     Args:
         *args, **kwargs: as for `Trainer`. `data_collator` is [`nic_hf.data.CaptionCollator`] where it is not given,
             and `processing_class`, the processor, is saved with each checkpoint.
         eval_generate_kwargs: passed to `generate()` in evaluation, such as `{"num_beams": 1}`.
 
     Raises:
-        TrainingDivergedError: from `train()`, where the loss is no number any more.
+        TrainingDivergedError: from `train()`, where loss, gradient or weights are no numbers any more.
+        ResumeError: from `train()`, where the checkpoint is unfinished or damaged, or was trained from something else.
     """
 
     args: CaptioningTrainingArguments
@@ -79,6 +97,12 @@ class CaptioningTrainer(Trainer):
             self.add_callback(_Averaging(self))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self._provenance: dict[str, Any] = {}
+        self._resumed_from: Path | None = None
+        self.stream: StreamLoader | None = None  # where training is on one
+        if isinstance(self.train_dataset, StreamingCaptionDataset):
+            _check_stream(self.train_dataset, self.args)
+            self.add_callback(_Passes(self))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's, with the backbone's weights at `backbone_learning_rate`."""
@@ -89,11 +113,19 @@ class CaptioningTrainer(Trainer):
             set_backbone_learning_rate(optimizer, model, self.args.backbone_learning_rate)
         return optimizer
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Trainer's, timed."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trainer's, timed, and after a look at the checkpoint to go on from."""
+        self._provenance = describe(
+            self.accelerator.unwrap_model(self.model), self.processing_class, self.train_dataset
+        )
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        skip = self.args.ignore_data_skip
+        self._resumed_from = None if checkpoint is None or skip else Path(checkpoint)
+        # Trainer would fetch and drop all batches before; a stream knows its position.
+        self.args.ignore_data_skip = skip or isinstance(self.train_dataset, StreamingCaptionDataset)
         self._training_since, self._train_seconds = time.monotonic(), None
         try:
-            result = super().train(*args, **kwargs)
+            result = super().train(checkpoint, *args, **kwargs)
             if self.average is not None and not (
                 self.args.load_best_model_at_end and self.state.best_model_checkpoint
             ):
@@ -101,11 +133,32 @@ class CaptioningTrainer(Trainer):
             return result
         finally:
             self._training_since, self._train_seconds, self.average = None, None, None
+            self.args.ignore_data_skip = skip
+
+    def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
+        """The checkpoint to go on from, checked; None to begin anew."""
+        if not asked:
+            return None
+        folder = self.args.output_dir or "."
+        checkpoint = last_checkpoint(folder) if asked is True or asked == "last" else str(asked)
+        if checkpoint is None:
+            if asked == "last":
+                return None
+            raise ResumeError(f"{folder} holds no checkpoint to resume from that is whole")
+        problem = why_unfinished(checkpoint)
+        if problem is not None:
+            other = last_checkpoint(Path(checkpoint).parent)
+            instead = f"resume from {other}" if other else "no other checkpoint there is whole"
+            raise ResumeError(f"{checkpoint} is unfinished or damaged ({problem}); {instead}")
+        check_provenance(self._provenance, checkpoint, self.processing_class)
+        return checkpoint
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's, with `train_seconds` while it trains."""
         if self._training_since is not None or self._train_seconds is not None:
             logs["train_seconds"] = round(self._trained_for(), 3)
+        if self.stream is not None and self.stream.skipped():
+            logs["skipped"] = self.stream.skipped()  # by this process
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -152,13 +205,72 @@ class CaptioningTrainer(Trainer):
         """Trainer's, which stops where the loss is no number any more."""
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
-            saved = get_last_checkpoint(self.args.output_dir) if self.args.output_dir else None
-            kept = f"the last checkpoint, {saved}, is as it was" if saved else "no checkpoint was saved before"
-            raise TrainingDivergedError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; {kept}. Lower learning_rate"
-                f" ({self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm})"
-            )
+            raise self._diverged(f"the loss is {loss.item()}", self.state.global_step + 1)
         return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Trainer's, which stops before weights are changed by a gradient that is no number."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        # A scaler of half precision meets such gradients now and then, and leaves the step out itself.
+        if norm is not None and self.accelerator.scaler is None and not math.isfinite(norm):
+            raise self._diverged(f"the norm of the gradient is {float(norm)}", self.state.global_step + 1)
+        return norm
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Trainer's, in an order that a kill at any moment leaves a whole checkpoint: this one or the one before."""
+        for name, weight in self.accelerator.unwrap_model(self.model).named_parameters():
+            if weight.requires_grad and not torch.isfinite(weight).all():
+                raise self._diverged(f"the weights {name} are no numbers", self.state.global_step)
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            begin_checkpoint(folder)
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Trainer's, and the positions in a stream; last before the file that says that the checkpoint is whole."""
+        super()._save_rng_state(output_dir)
+        folder = Path(output_dir)
+        if self.stream is not None:
+            write_text(folder / self._stream_file(), json.dumps(self.stream.state_dict()) + "\n")
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            save_provenance(self._provenance, folder)
+
+    def _diverged(self, what: str, step: int) -> TrainingDivergedError:
+        saved = last_checkpoint(self.args.output_dir) if self.args.output_dir else None
+        kept = f"the last checkpoint, {saved}, is as it was" if saved else "no checkpoint was saved before"
+        return TrainingDivergedError(
+            f"{what} at step {step}; {kept}. Lower learning_rate"
+            f" ({self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm})"
+        )
+
+    def get_train_dataloader(self) -> Any:
+        """Trainer's; of a stream, this process's share, from the position of the checkpoint on."""
+        if not isinstance(self.train_dataset, StreamingCaptionDataset):
+            return super().get_train_dataloader()
+        state = None
+        if self._resumed_from is not None:
+            state = read_json(self._resumed_from / self._stream_file())
+            if state is None:
+                raise ResumeError(
+                    f"{self._resumed_from} holds no {self._stream_file()}: it was not trained on a stream, or by fewer"
+                    " processes. ignore_data_skip=True begins the stream anew"
+                )
+        workers = self.args.dataloader_num_workers
+        self.stream = StreamLoader(
+            self.train_dataset.share(self.args.process_index, self.args.world_size),
+            self._train_batch_size,
+            self.data_collator,
+            state,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
+        return self.stream
+
+    def _stream_file(self) -> str:
+        return f"stream_{self.args.process_index}.json"
 
     def _trained_for(self) -> float:
         if self._train_seconds is None:  # the first line of this run: what came before was loaded with the checkpoint
@@ -248,6 +360,27 @@ def caption_metrics(captions: dict[str, str], references: dict[str, list[str]]) 
         "distinct": len(set(captions.values())) / len(captions),
         "words": sum(len(caption.split()) for caption in captions.values()) / len(captions),
     }
+
+
+def _check_stream(dataset: StreamingCaptionDataset, args: CaptioningTrainingArguments) -> None:
+    if dataset.passes is not None:
+        raise ValueError(f"training needs a stream without end (passes=None), not one of {dataset.passes} passes")
+    for name in ("save_strategy", "eval_strategy"):
+        if getattr(args, name) == "epoch":
+            logger.warning('%s is "epoch", and a stream has none: it will be done once, at the end; say "steps"', name)
+
+
+class _Passes(TrainerCallback):
+    """Lets `epoch` count passes over a stream; Trainer takes all `max_steps` for one epoch."""
+
+    def __init__(self, trainer: CaptioningTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.stream is not None:
+            state.epoch = self.trainer.stream.passes()
 
 
 class _Averaging(TrainerCallback):

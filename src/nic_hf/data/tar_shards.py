@@ -1,0 +1,228 @@
+"""WebDataset shards: tar files in which `key.jpg` and `key.txt` or `key.json`, one behind the other, are one photo.
+
+Datasets reads such files too (`load_dataset("webdataset")`), but decodes while it reads: one caption that is no JSON
+ends the whole shard, and no message says which. Here each fault is that of one key.
+"""
+
+import gzip
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+
+from .columns import caption_columns, cell_captions
+from .problems import CaptionDataError, OnError, RejectedError
+from .splits import canonical_split, check_split
+from .text import clean_caption
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+_TEXT_SUFFIXES = (".txt", ".json")
+_SPLITS = ("train", "validation", "test")
+_BLOCK = 512  # tar's unit of length
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def find_shards(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], split: str | None) -> list[str]:
+    """Paths or addresses of the tar files that a source names, in order; none where it names something else.
+
+    Args:
+        source: a tar file, a folder of them (also in subfolders), a pattern (`train-*.tar`,
+            `https://host/train-{000..099}.tar`), or a list of such.
+        split: keep the files with this split in their name or in that of their folder.
+
+    Raises:
+        CaptionDataError: a file is not there, or there is none of that split.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        folder = Path(source)
+        if folder.is_dir():
+            shards = sorted(os.fspath(path) for path in folder.rglob("*") if path.name.lower().endswith(TAR_SUFFIXES))
+        else:
+            shards = [path for pattern in expand_braces(os.fspath(source)) for path in _matching(pattern)]
+    else:
+        shards = [shard for each in source for shard in find_shards(each, None)]
+    if not shards or split is None:
+        return shards
+    by_split: dict[str, list[str]] = {}
+    for shard in shards:
+        for name in _splits_named(shard):
+            by_split.setdefault(name, []).append(shard)
+    check_split(canonical_split(split), by_split, f"{len(shards)} tar files from {shards[0]} on")
+    return by_split[canonical_split(split)]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Names that a pattern of the shell stands for.
+
+    >>> expand_braces("{a,b}-{08..10}.tar")
+    ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    numbers = _RANGE.fullmatch(match[1])
+    if numbers:
+        first, last = numbers.groups()
+        parts = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    else:
+        parts = match[1].split(",")
+    return [name for part in parts for name in expand_braces(pattern[: match.start()] + part + pattern[match.end() :])]
+
+
+def _matching(pattern: str) -> list[str]:
+    if not pattern.lower().endswith(TAR_SUFFIXES):
+        return []
+    if not set("*?[").intersection(pattern):
+        if "://" not in pattern and not Path(pattern).is_file():
+            raise CaptionDataError(f"{pattern}: no such file")
+        return [pattern]
+    files, root = fsspec.core.url_to_fs(pattern)
+    found = sorted(files.glob(root))
+    if not found:
+        raise CaptionDataError(f"{pattern}: no file has such a name")
+    return [files.unstrip_protocol(path) if "://" in pattern else os.fspath(Path(path)) for path in found]
+
+
+def _splits_named(shard: str) -> set[str]:
+    path = PurePosixPath(shard.replace("\\", "/"))
+    words = [*re.split(r"[^A-Za-z]+", path.name), path.parent.name]
+    return {canonical_split(word.lower()) for word in words} & set(_SPLITS)
+
+
+def tar_rows(shards: Sequence[str], on_error: OnError) -> Iterator[dict[str, Any]]:
+    """Yield `image`, `image_id`, `captions` and `problem` of each key.
+
+    `problem` says what of the key, or of a damaged shard, was left out; `captions` are then those that are left. The
+    image's path (`tar://key.jpg::shard.tar`) names shard and key.
+
+    Raises:
+        CaptionDataError: for the first problem, where `on_error` is "raise".
+        OSError: a shard cannot be opened or, being on another machine, be read on.
+    """
+    for shard in shards:
+        key, row = "", None
+        try:
+            for key, files, repeated in _keys(shard):
+                row = _row(shard, key, files, repeated)
+                if row["problem"] and on_error == "raise":
+                    raise CaptionDataError(row["problem"])
+                yield row
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            problem = f"{shard}: damaged{f' behind {key}' if key else ''}: {error}"
+            if on_error == "raise":
+                raise CaptionDataError(problem) from error
+            yield {"image": None, "image_id": "", "captions": [], "problem": problem}
+
+
+def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[str]]]:
+    """Yield each key with its files (name and content by suffix), and the names that came twice."""
+    current = ""
+    files: dict[str, tuple[str, bytes]] = {}
+    repeated: list[str] = []
+    # Watched, because tarfile takes a broken header for the end of the archive.
+    with fsspec.open(shard, "rb", compression="gzip" if shard.lower().endswith("gz") else None) as raw:
+        watched = _Watched(raw)
+        with tarfile.open(fileobj=watched, mode="r:") as tar:  # type: ignore[call-overload]
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # tarfile keeps them all otherwise
+                name = PurePosixPath(member.name)
+                suffix = name.suffix.lower()
+                if not member.isfile() or name.name.startswith(".") or suffix not in _PHOTO_SUFFIXES + _TEXT_SUFFIXES:
+                    continue
+                key = str(name.parent / name.name.split(".", 1)[0])
+                if key != current:
+                    if current:
+                        yield current, files, repeated
+                    current, files, repeated = key, {}, []
+                if suffix in files:
+                    repeated.append(member.name)
+                    continue
+                content = tar.extractfile(member)
+                assert content is not None, member.name  # it is a file
+                files[suffix] = (member.name, content.read())
+        if current:
+            yield current, files, repeated
+        if watched.last != bytes(_BLOCK):
+            raise tarfile.ReadError("it ends without the mark of its end, so it was cut short")
+
+
+class _Watched:
+    """A file that remembers what was read of it last."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.last = file, b""
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        self.last = self.file.read(size)
+        return self.last
+
+
+def _row(shard: str, key: str, files: dict[str, tuple[str, bytes]], repeated: list[str]) -> dict[str, Any]:
+    problems = [f"{name} comes twice" for name in repeated]
+    row: dict[str, Any] = {"image": None, "image_id": key, "captions": []}
+    photo = next((files[suffix] for suffix in _PHOTO_SUFFIXES if suffix in files), None)
+    if photo is None or not photo[1]:
+        problems.append("no photo" if photo is None else "the photo is empty (0 bytes)")
+    else:
+        row["image"] = {"bytes": photo[1], "path": f"tar://{photo[0]}::{shard}"}
+        try:
+            row["captions"] = clean_captions(_captions(files), problems)
+        except RejectedError as rejected:
+            problems.append(str(rejected))
+    row["problem"] = f"{shard}: {key}: {'; '.join(problems)}" if problems else None
+    return row
+
+
+def clean_captions(captions: Any, problems: list[str]) -> list[str]:
+    """Captions without white space at their ends; what cannot be used is added to `problems` instead.
+
+    Raises:
+        RejectedError: none is left.
+    """
+    kept = []
+    for caption in captions:
+        try:
+            kept.append(clean_caption(caption))
+        except RejectedError as rejected:
+            problems.append(str(rejected))
+    if not kept:
+        raise RejectedError("the photo has no caption that can be used")
+    return kept
+
+
+def _captions(files: dict[str, tuple[str, bytes]]) -> Iterator[Any]:
+    """Captions, not yet checked: those of the JSON file if it has some, else each line of the text file."""
+    if ".json" in files:
+        try:
+            document = json.loads(_text(*files[".json"]))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise RejectedError(f"{files['.json'][0]} is not valid JSON: {error}") from None
+        try:
+            cells = (
+                [document[name] for name in caption_columns(document)] if isinstance(document, dict) else [document]
+            )
+            return cell_captions(cells)
+        except RejectedError:
+            if ".txt" not in files:
+                raise
+    if ".txt" not in files:
+        raise RejectedError("no captions: neither a .txt nor a .json beside the photo")
+    lines = [line for line in _text(*files[".txt"]).splitlines() if line.strip()]
+    return iter(lines)
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RejectedError(f"{name} is not valid UTF-8 (byte 0x{content[error.start]:02x})") from None

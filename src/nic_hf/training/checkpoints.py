@@ -1,0 +1,90 @@
+"""Which checkpoints of a run are whole: a run that is killed may leave one that it was about to write or to remove."""
+
+import json
+import logging
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "trainer_state.json"
+PROVENANCE_FILE = "provenance.json"
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+_TORCH_FILES = (".pt", ".pth", ".bin")
+
+
+def last_checkpoint(run: str | Path) -> str | None:
+    """Path of the newest whole checkpoint of a run, None where there is none; newer ones that are not are logged."""
+    numbers = [(int(match[1]), path) for path in Path(run).glob("*") if (match := _NAME.fullmatch(path.name))]
+    for _, path in sorted(numbers, reverse=True):
+        problem = why_unfinished(path)
+        if problem is None:
+            return str(path)
+        logger.warning("%s is passed over: it is unfinished or damaged (%s)", path, problem)
+    return None
+
+
+def why_unfinished(checkpoint: str | Path) -> str | None:
+    """What keeps a checkpoint from being resumed; None where it is whole.
+
+    Trainer writes `trainer_state.json` last. All else is looked at without reading it through: that it is there, as
+    long as it was when it was written, and as long as it says itself.
+    """
+    folder = Path(checkpoint)
+    if read_json(folder / STATE_FILE) is None:
+        return f"no {STATE_FILE} that can be read"
+    for name, size in recorded_files(folder).items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.suffix in (".safetensors", *_TORCH_FILES) and path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes and had {size}"
+    for path in folder.iterdir():
+        if path.suffix == ".safetensors" and not _opens(path):
+            return f"{path.name} is damaged"
+        if path.suffix in _TORCH_FILES and path.is_file() and not zipfile.is_zipfile(path):
+            return f"{path.name} is damaged"
+    if not any(_holds_weights(path) for path in folder.iterdir()):
+        return "it holds no weights"
+    return None
+
+
+def begin_checkpoint(checkpoint: Path) -> None:
+    """Mark a checkpoint as unfinished, where one of that number is there already and will be written over."""
+    (checkpoint / STATE_FILE).unlink(missing_ok=True)
+
+
+def files_of(checkpoint: Path) -> dict[str, int]:
+    """Size in bytes of each file, by its name, `/` between folders."""
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != PROVENANCE_FILE)
+    return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
+
+
+def recorded_files(checkpoint: Path) -> dict[str, int]:
+    """What `files_of` gave when the checkpoint was written; nothing for one of an older version."""
+    return (read_json(checkpoint / PROVENANCE_FILE) or {}).get("files", {})
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file; None where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _holds_weights(path: Path) -> bool:
+    return path.suffix == ".safetensors" or path.name.startswith("pytorch_model")
+
+
+def _opens(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False

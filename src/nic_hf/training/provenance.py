@@ -1,0 +1,255 @@
+"""What a checkpoint was trained from, kept beside it, so that a run is not resumed from other words, backbone or data.
+
+Trainer would go on without a word: weights of the same shapes load, and the numbers of the words mean others.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..data.captions import CaptionDataset
+from ..data.streaming import StreamingCaptionDataset
+from ..writing import write_text
+from .checkpoints import PROVENANCE_FILE, files_of, read_json
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+# What says where settings came from, and not what they are.
+_NO_SETTINGS = ("_name_or_path", "auto_map", "processor_class", "transformers_version", "dtype", "torch_dtype")
+# Settings of the model, besides its backbone, that weights and words depend on. Others may be changed on the way.
+_ARCHITECTURE = (
+    "vocab_size",
+    "embedding_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "attention",
+    "use_backbone_pooler",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "unk_token_id",
+)
+_MOST_BLOCKS = 512
+_PHOTOS_A_BLOCK = 16
+_SHOWN = 5
+
+
+class ResumeError(ValueError):
+    """A run cannot go on from a checkpoint; the message says what differs, or what of the checkpoint is missing."""
+
+
+def describe(model: Any, processing_class: Any, dataset: Any) -> dict[str, Any]:
+    """What a run trains from: words, backbone, preprocessing and data, as digests and settings that JSON keeps.
+
+    It costs one reading of the weights of a frozen backbone and of the token ids of all captions; of a stream, of the
+    first photos of its first shard.
+
+    Args:
+        model: the captioner, as it is before anything is loaded from a checkpoint.
+        processing_class: its processor or tokenizer; words are not described where it is neither.
+        dataset: what it trains on.
+    """
+    config = model.config
+    encoder = getattr(model, "encoder", None)
+    frozen = bool(getattr(encoder, "frozen", False))
+    tokenizer = _tokenizer(processing_class)
+    image_processor = getattr(processing_class, "image_processor", None)
+    return {
+        "format": _FORMAT,
+        "model": {name: getattr(config, name, None) for name in _ARCHITECTURE},
+        "vocabulary": None if tokenizer is None else _vocabulary(tokenizer),
+        "backbone": {
+            "config": None if encoder is None else _settings(config.backbone_config.to_dict()),
+            "frozen": frozen,
+            # The weights of one that learns are the checkpoint's own.
+            "weights": weights_digest(encoder) if frozen and encoder is not None else None,
+        },
+        "preprocessing": None if image_processor is None else _settings(image_processor.to_dict()),
+        "data": _data(dataset),
+    }
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """A digest of a module's parameters and buffers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_provenance(description: Mapping[str, Any], checkpoint: Path) -> None:
+    """Write it into a checkpoint, with the sizes of the files that are there."""
+    text = json.dumps({**description, "files": files_of(checkpoint)}, indent=1, ensure_ascii=False)
+    write_text(checkpoint / PROVENANCE_FILE, text + "\n")
+
+
+def check_provenance(now: Mapping[str, Any], checkpoint: str | Path, processing_class: Any = None) -> None:
+    """Compare a run with the checkpoint that it is to go on from; a checkpoint of older versions gives a warning.
+
+    Args:
+        now: what `describe` says of the run.
+        checkpoint: where `save_provenance` has been.
+        processing_class: the processor or tokenizer, to name words that differ.
+
+    Raises:
+        ResumeError: naming all that differs.
+    """
+    folder = Path(checkpoint)
+    before = read_json(folder / PROVENANCE_FILE)
+    if before is None or before.get("format") != _FORMAT:
+        logger.warning("%s: no %s of this version: words, backbone and data are not compared", folder, PROVENANCE_FILE)
+        return
+    now = json.loads(json.dumps(now))  # tuples become lists, as they did in the file
+    tokenizer = _tokenizer(processing_class)
+    words = {} if tokenizer is None else tokenizer.get_vocab()
+    differences = _vocabulary_differences(before["vocabulary"], now["vocabulary"], folder, words)
+    if not differences:  # otherwise its size and the captions' token ids differ too
+        differences += [f"the model's {text}" for text in _differences(before["model"], now["model"])]
+        differences += _data_differences(before["data"], now["data"])
+    differences += _backbone_differences(before["backbone"], now["backbone"])
+    differences += [
+        f"the preprocessing's {text}" for text in _differences(before["preprocessing"], now["preprocessing"])
+    ]
+    if differences:
+        listed = "".join(f"\n- {difference}" for difference in differences)
+        raise ResumeError(
+            f"{folder} was trained from something else and cannot be resumed here:{listed}\nTo train it further on"
+            " other data, load it with from_pretrained() and start a run without resume_from_checkpoint"
+        )
+
+
+def _tokenizer(processing_class: Any) -> PreTrainedTokenizerBase | None:
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps({k: v for k, v in settings.items() if k not in _NO_SETTINGS}, default=str))
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    words = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    return {"words": len(tokenizer), "digest": _digest(words.encode())}
+
+
+def _vocabulary_differences(before: Any, now: Any, checkpoint: Path, words: Mapping[str, int]) -> list[str]:
+    if before is None or now is None or before["digest"] == now["digest"]:
+        return []
+    text = f"the vocabulary: {before['words']:,} words there, {now['words']:,} here"
+    there = (read_json(checkpoint / "tokenizer.json") or {}).get("model", {}).get("vocab")
+    if there:
+        parts = {
+            "only there": [word for word in there if word not in words],
+            "only here": [word for word in words if word not in there],
+            "of another number": [word for word in there if words.get(word, there[word]) != there[word]],
+        }
+        named = (f"{len(found):,} {what} ({_few(found)})" for what, found in parts.items() if found)
+        text = f"{text}; {', '.join(named)}"
+    return [text]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _backbone_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    differences = [f"the backbone's {text}" for text in _differences(before["config"], now["config"])]
+    if before["frozen"] != now["frozen"]:
+        words = {True: "frozen", False: "trained"}
+        differences.append(f"the backbone: {words[before['frozen']]} there, {words[now['frozen']]} here")
+    elif not differences and before["weights"] != now["weights"]:
+        differences.append(f"the frozen backbone's weights: digest {before['weights']} there, {now['weights']} here")
+    return differences
+
+
+def _differences(before: Any, now: Any) -> list[str]:
+    """Settings that differ, each as text."""
+    if before is None or now is None:
+        return []
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name}: {before.get(name)!r} there, {now.get(name)!r} here" for name in names]
+
+
+def _data(dataset: Any) -> dict[str, Any]:
+    if isinstance(dataset, CaptionDataset):
+        return _captions(dataset)
+    if isinstance(dataset, StreamingCaptionDataset):
+        shards = dataset.stream.num_shards
+        first = dataset.stream.shard(num_shards=shards, index=0).select_columns(["image_id", "captions"])
+        rows = [[row["image_id"], row["captions"]] for row in islice(first, _PHOTOS_A_BLOCK)]
+        return {"kind": "a stream of photos", "shards": shards, "first photos": _digest(json.dumps(rows).encode())}
+    return {"kind": type(dataset).__name__, "samples": len(dataset) if hasattr(dataset, "__len__") else None}
+
+
+def _captions(dataset: CaptionDataset) -> dict[str, Any]:
+    """Numbers and settings, and a digest of each block of photos: their ids and the token ids of their captions."""
+    photos = dataset.photos
+    ids, rows = photos.image_ids(), np.asarray(photos.rows)
+    labels = dataset.pairs.data.column("labels")
+    ends = np.searchsorted(dataset.pairs.data.column("row").to_numpy(), rows, side="right").tolist()
+    size = _PHOTOS_A_BLOCK
+    while len(ids) > size * _MOST_BLOCKS:
+        size *= 2
+    blocks = []
+    for start in range(0, len(ids), size):
+        own = ids[start : start + size]
+        first, last = ends[start - 1] if start else 0, ends[start + len(own) - 1]
+        captions = labels.slice(first, last - first)
+        lengths, words = pc.list_value_length(captions).to_numpy(), pc.list_flatten(captions).to_numpy()
+        digest = _digest(json.dumps(own).encode(), lengths.tobytes(), words.tobytes())
+        blocks.append([digest[:8], own[0]])
+    features = [photos.features, *(features for _, features in photos.views)]
+    files = [str(Path(*file.path.parts[-2:])) for table in features if table is not None for file in table.files]
+    return {
+        "kind": "captioned photos",
+        "photos": len(ids),
+        "captions": len(labels),
+        "captions_per_sample": dataset.captions_per_sample,
+        "views": [str(view) for view, _ in photos.views],
+        # Their names are digests of photos, backbone and preprocessing.
+        "features": _digest(*(Path(file).as_posix().encode() for file in files)) if files else None,
+        "photos_a_block": size,
+        "blocks": blocks,
+    }
+
+
+def _data_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    if before["kind"] != now["kind"]:
+        return [f"the data: {before['kind']} there, {now['kind']} here"]
+    plain = [
+        {name: value for name, value in data.items() if name not in ("blocks", "features", "photos_a_block")}
+        for data in (before, now)
+    ]
+    differences = [f"the data's {text}" for text in _differences(*plain)]
+    if "blocks" in before and before["photos_a_block"] == now["photos_a_block"]:
+        size = before["photos_a_block"]
+        for number, (there, here) in enumerate(zip(before["blocks"], now["blocks"], strict=False)):
+            if there[0] != here[0]:
+                differences.append(
+                    f"the data: the first difference is in photos {number * size} to {(number + 1) * size - 1},"
+                    f" from {there[1]!r} on there, from {here[1]!r} on here"
+                )
+                break
+    if not differences and before.get("features") != now.get("features"):
+        differences.append(
+            "the features of the photos: the files of the photos, the preprocessing or the format of the cache changed"
+        )
+    return differences
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
