@@ -130,11 +130,32 @@ def test_no_reward_at_all_is_reported_and_then_refused(
     with torch.no_grad():
         start.lm_head.bias[start.config.eos_token_id] = -1e4  # no caption ends any more
     trainer = critical_trainer(workshop, tmp_path, start, max_steps=80, cross_entropy_weight=0.0)
-    before = start.lm_head.weight.clone()
+    before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="no sample of 50 batches has a reward"):
         trainer.train()
     assert "every sample of this batch has a reward of 0" in caplog.text
-    assert torch.allclose(before, start.lm_head.weight, atol=1e-3), "only weight decay moves weights"
+    moved = [name for name, tensor in start.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert moved == [], "not even by weight decay"
+
+
+def test_where_nothing_is_rewarded_people_alone_are_learned_from(
+    workshop: Workshop, start: Any, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        start.lm_head.bias[start.config.eos_token_id] = -1e4
+    trainer = critical_trainer(workshop, tmp_path, start, cross_entropy_weight=0.5)
+    batch = next(iter(trainer.get_train_dataloader()))
+    start.train()
+    read = []
+    start.lm_head.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].numel()))
+    trainer.compute_loss(start, dict(batch)).backward()
+    gradients = {name: weight.grad.clone() for name, weight in start.named_parameters() if weight.grad is not None}
+    scored = read[-1]
+    start.zero_grad()
+    (0.5 * start(**batch).loss).backward()
+    assert gradients and scored == read[-1], "the samples are not even scored"
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, start.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
 
 
 def test_captions_of_a_photo_must_be_together(workshop: Workshop, start: Any, tmp_path: Path) -> None:

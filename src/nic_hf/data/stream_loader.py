@@ -19,7 +19,8 @@ class StreamLoader(DataLoader):
     Transformers 5 can be told to use it.
 
     Args:
-        dataset: the stream, which must not end if it is to be resumed; its [`StreamingCaptionDataset.share`] where there are several processes.
+        dataset: the stream, without end if it is to be resumed; its share (`share()`) where there are several
+            processes.
         batch_size: samples a batch.
         collate: makes them a batch.
         state: of `state_dict()`, to go on from.

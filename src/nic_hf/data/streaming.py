@@ -15,9 +15,10 @@ from datasets.exceptions import DatasetsError
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
+from ..images_nic import load_photo
 from ..processing_nic import NICProcessor
 from .columns import caption_columns, cell_captions
-from .feature_cache import load_photo_row
+from .feature_cache import load_photo_row, photo_name
 from .hub import ID_COLUMNS
 from .problems import ITEMS_IN_WARNING, SUPPORTED, CaptionDataError, OnError, Problems, RejectedError
 from .splits import canonical_split, check_split
@@ -93,7 +94,7 @@ def stream_captions(
 def _normalised(stream: datasets.IterableDataset, on_error: OnError, label: str) -> datasets.IterableDataset:
     """A stream of any columns as one of `STREAM_FEATURES`."""
     names = stream.column_names or list(next(iter(stream), {}))
-    if set(names) == set(STREAM_FEATURES):
+    if stream.features is not None and set(STREAM_FEATURES) <= set(names):
         return stream
     typed = [name for name, feature in (stream.features or {}).items() if isinstance(feature, Image)]
     image = "image" if "image" in names else typed[0] if len(typed) == 1 else None
@@ -111,7 +112,8 @@ def _normalised(stream: datasets.IterableDataset, on_error: OnError, label: str)
         columns = texts[:1]
     key = next((name for name in (*ID_COLUMNS, "__key__") if name in names), None)
     reader = _RowReader(image, columns, key, on_error, label)
-    stream = stream.cast_column(image, Image(decode=False))
+    if stream.features is not None:  # of a mapped stream they are unknown, and photos are decoded already
+        stream = stream.cast_column(image, Image(decode=False))
     return stream.map(reader, with_indices=True, remove_columns=names, features=STREAM_FEATURES)
 
 
@@ -123,11 +125,14 @@ class _RowReader:
 
     def __call__(self, row: Mapping[str, Any], index: int) -> dict[str, Any]:
         image = row[self.image]
-        image_id = row[self.key] if self.key else (image or {}).get("path") or f"row {index}"
+        file = image if isinstance(image, dict) else {}
+        image_id = row[self.key] if self.key else file.get("path") or f"row {index}"
         problems: list[str] = []
         captions: list[str] = []
+        if row.get("problem"):
+            return {"image": None, "image_id": str(image_id), "captions": [], **row}
         try:
-            if image is None or (not image["path"] and not image["bytes"]):
+            if image is None or (file and not file.get("path") and not file.get("bytes")):
                 raise RejectedError("no photo" if image is None else "the photo is empty (0 bytes)")
             captions = clean_captions(cell_captions([row[name] for name in self.columns]), problems)
         except RejectedError as rejected:
@@ -156,7 +161,7 @@ class StreamingCaptionDataset(IterableDataset):
     over, without decoding.
 
     Args:
-        stream: columns `image`, `image_id` and `captions` (see [`stream_captions`]).
+        stream: what [`stream_captions`] gives, or takes as a `datasets.IterableDataset`.
         processor: the preprocessing.
         tokenizer: turns captions into labels, `<eos>` last.
         max_caption_length: longer captions are cut to so many tokens, `<eos>` included.
@@ -195,7 +200,7 @@ class StreamingCaptionDataset(IterableDataset):
             raise ValueError(f"captions_per_sample must be at least 1, not {captions_per_sample}")
         if shuffle_photos < 0:
             raise ValueError(f"shuffle_photos must be 0 or more, not {shuffle_photos}")
-        self.stream = stream.cast_column("image", Image(decode=False))
+        self.stream = stream_captions(stream, on_error=on_error).cast_column("image", Image(decode=False))
         self.processor, self.tokenizer = processor, tokenizer
         self.max_caption_length, self.captions_per_sample = max_caption_length, captions_per_sample
         self.shuffle_photos, self.seed, self.passes, self.on_error = shuffle_photos, seed, passes, on_error
@@ -283,7 +288,7 @@ class StreamingCaptionDataset(IterableDataset):
         for number, row in enumerate(block):
             if row["problem"]:
                 broken.add(number)
-                self._report(row["problem"])
+                self._report(row["problem"], row["problem"])
         self._state["broken"] = sorted(broken)
         labels = self._tokenized([caption for row in block for caption in row["captions"]])
         samples = [
@@ -299,12 +304,14 @@ class StreamingCaptionDataset(IterableDataset):
             number, own = samples[index]
             self._state["sample"] += 1
             try:
-                photo = load_photo_row(block[number]["image"])
+                photo = _decoded(block[number]["image"])
             except OSError as error:
-                problem = f"{block[number]['origin']}: {block[number]['image_id']}: {error}"
+                row = block[number]
+                name = f"{photo_name(row['image'])}: " if isinstance(row["image"], dict) else ""
+                problem = f"{row['origin']}: {row['image_id']}: {name}{error}"
                 if self.on_error == "raise":
                     raise CaptionDataError(problem) from error
-                self._report(problem)
+                self._report(f"{row['origin']}: {row['image_id']}", problem)
                 self._state["broken"] = sorted({number, *self._state["broken"]})
                 continue
             pixel_values = self.processor(images=photo, return_tensors="pt")["pixel_values"][0]
@@ -320,11 +327,16 @@ class StreamingCaptionDataset(IterableDataset):
             self.tokenizer.backend_tokenizer.no_truncation()
         return (np.asarray(ids, dtype=np.int32) for ids in encoded.input_ids)
 
-    def _report(self, problem: str) -> None:
-        """Log a problem once, and not every problem of millions."""
-        if problem not in self._logged and len(self._logged) < ITEMS_IN_WARNING:
-            self._logged.add(problem)
+    def _report(self, place: str, problem: str) -> None:
+        """Log the problem of a place once, and not every problem of millions."""
+        if place not in self._logged and len(self._logged) < ITEMS_IN_WARNING:
+            self._logged.add(place)
             logger.warning("skipped: %s", problem)
+
+
+def _decoded(image: Any) -> Any:
+    """The photo of an undecoded `datasets.Image` value, or of what a mapped stream has decoded already."""
+    return load_photo_row(image) if isinstance(image, dict) else load_photo(image)
 
 
 def _pass_begins() -> dict[str, Any]:

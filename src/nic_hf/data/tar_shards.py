@@ -149,10 +149,10 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
                 content = tar.extractfile(member)
                 assert content is not None, member.name  # it is a file
                 files[suffix] = (member.name, content.read())
-        if current:
-            yield current, files, repeated
         if watched.last != bytes(_BLOCK):
             raise tarfile.ReadError("it ends without the mark of its end, so it was cut short")
+        if current:
+            yield current, files, repeated
 
 
 class _Watched:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..configuration_nic import NICConfig
 from ..data.captions import CaptionDataset
 from ..data.streaming import StreamingCaptionDataset
 from ..writing import write_text
@@ -26,18 +27,18 @@ logger = logging.getLogger(__name__)
 _FORMAT = 1
 # What says where settings came from, and not what they are.
 _NO_SETTINGS = ("_name_or_path", "auto_map", "processor_class", "transformers_version", "dtype", "torch_dtype")
-# Settings of the model, besides its backbone, that weights and words depend on. Others may be changed on the way.
-_ARCHITECTURE = (
-    "vocab_size",
-    "embedding_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "attention",
-    "use_backbone_pooler",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "unk_token_id",
+# What of the model may be changed on the way: nothing learned takes another meaning. The backbone is compared apart.
+_MAY_CHANGE = (
+    "attention_regularisation",
+    "backbone_config",
+    "dropout",
+    "forget_bias",
+    "freeze_backbone",
+    "initializer_range",
+    "label_smoothing",
+    "recurrent_dropout",
+    "use_cache",
+    "variational_dropout",
 )
 _MOST_BLOCKS = 512
 _PHOTOS_A_BLOCK = 16
@@ -66,7 +67,7 @@ def describe(model: Any, processing_class: Any, dataset: Any) -> dict[str, Any]:
     image_processor = getattr(processing_class, "image_processor", None)
     return {
         "format": _FORMAT,
-        "model": {name: getattr(config, name, None) for name in _ARCHITECTURE},
+        "model": {name: getattr(config, name, None) for name in NICConfig.__annotations__ if name not in _MAY_CHANGE},
         "vocabulary": None if tokenizer is None else _vocabulary(tokenizer),
         "backbone": {
             "config": None if encoder is None else _settings(config.backbone_config.to_dict()),

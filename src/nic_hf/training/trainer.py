@@ -98,7 +98,8 @@ class CaptioningTrainer(Trainer):
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._provenance: dict[str, Any] = {}
-        self._resumed_from: Path | None = None
+        self._checkpoint: Path | None = None  # that this run was resumed from
+        self._stream_from: Path | None = None  # the same, where the stream goes on too
         self.stream: StreamLoader | None = None  # where training is on one
         if isinstance(self.train_dataset, StreamingCaptionDataset):
             _check_stream(self.train_dataset, self.args)
@@ -119,8 +120,9 @@ class CaptioningTrainer(Trainer):
             self.accelerator.unwrap_model(self.model), self.processing_class, self.train_dataset
         )
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        self._checkpoint = None if checkpoint is None else Path(checkpoint)
         skip = self.args.ignore_data_skip
-        self._resumed_from = None if checkpoint is None or skip else Path(checkpoint)
+        self._stream_from = None if skip else self._checkpoint
         # Trainer would fetch and drop all batches before; a stream knows its position.
         self.args.ignore_data_skip = skip or isinstance(self.train_dataset, StreamingCaptionDataset)
         self._training_since, self._train_seconds = time.monotonic(), None
@@ -201,6 +203,12 @@ class CaptioningTrainer(Trainer):
             inputs = {**inputs, "decoder_input_ids": words}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
+        """Trainer's; nothing where a run that had ended is resumed: Trainer would train it one step further."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Trainer's, which stops where the loss is no number any more."""
         loss = super().training_step(*args, **kwargs)
@@ -222,6 +230,8 @@ class CaptioningTrainer(Trainer):
             if weight.requires_grad and not torch.isfinite(weight).all():
                 raise self._diverged(f"the weights {name} are no numbers", self.state.global_step)
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self._checkpoint is not None and folder.resolve() == self._checkpoint.resolve():
+            return  # nothing was trained since
         if self.args.should_save:
             begin_checkpoint(folder)
         super()._save_checkpoint(model, trial)
@@ -249,11 +259,11 @@ class CaptioningTrainer(Trainer):
         if not isinstance(self.train_dataset, StreamingCaptionDataset):
             return super().get_train_dataloader()
         state = None
-        if self._resumed_from is not None:
-            state = read_json(self._resumed_from / self._stream_file())
+        if self._stream_from is not None:
+            state = read_json(self._stream_from / self._stream_file())
             if state is None:
                 raise ResumeError(
-                    f"{self._resumed_from} holds no {self._stream_file()}: it was not trained on a stream, or by fewer"
+                    f"{self._stream_from} holds no {self._stream_file()}: it was not trained on a stream, or by fewer"
                     " processes. ignore_data_skip=True begins the stream anew"
                 )
         workers = self.args.dataloader_num_workers
