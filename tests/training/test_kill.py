@@ -13,7 +13,7 @@ from workshop import Workshop
 
 from nic_hf.training import last_checkpoint
 
-SAVE_STEPS = 4
+SAVE_STEPS = 8
 
 
 def train(steps: int, start: Path, subset: Path, features: Path, output_dir: Path) -> None:
@@ -78,7 +78,7 @@ def writing(folder: Path) -> bool:
     return any(not (path / "trainer_state.json").exists() for path in folder.glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize(("kills", "steps"), [(8, 100), pytest.param(30, 400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "steps"), [(8, 150), pytest.param(30, 500, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_one_left_alone(
     kills: int, steps: int, workshop: Workshop, subset: Path, tmp_path: Path
 ) -> None:
@@ -95,14 +95,15 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_one_left_alone(
     for number in range(kills):
         process = begin(steps, start, subset, features, run)
         before = set(run.glob("checkpoint-*"))
-        # Every second time while a checkpoint is being written, else at some moment after a new one.
         new = lambda before=before: set(run.glob("checkpoint-*")) - before  # noqa: E731
         alive = wait_for(new, process)
-        if alive and number % 2:
-            alive = wait_for(lambda: writing(run), process)
+        # Every second time while a checkpoint is being written, else after that, at some moment.
+        if number % 2:
+            alive = alive and wait_for(lambda: writing(run), process)
             time.sleep(generator.uniform(0, 0.02))
-        elif alive:
-            time.sleep(generator.uniform(0, 0.2))
+        else:
+            alive = alive and wait_for(lambda: not writing(run), process)
+            time.sleep(generator.uniform(0, 0.1))
         assert alive, "the run ended before it could be killed as often as the test wants"
         process.kill()
         process.join()

@@ -109,7 +109,7 @@ class SelfCriticalTrainer(CaptioningTrainer):
 
         # People's captions and the samples share a pass, and so the backbone. Samples without any reward say nothing.
         people = labels if self.args.cross_entropy_weight else labels[:, :0]
-        learned = samples if rewards.any() or not self.args.cross_entropy_weight else samples[:, :0]
+        learned = samples if rewards.any() or not self.args.cross_entropy_weight else samples[:, :0, :0]
         length = max(people.shape[-1], learned.shape[-1])
         together = torch.cat([_padded(people, length), _padded(learned, length)], dim=1)
         logits = model(**image, decoder_input_ids=captioner.prepare_decoder_input_ids_from_labels(together)).logits
