@@ -1,6 +1,6 @@
 """What it costs to go on in a stream: from the position, or by fetching and dropping what was trained on.
 
-    python benchmarks/stream_resume.py --data path/to/flickr8k --photos 2000 --samples 4000
+python benchmarks/stream_resume.py --data path/to/flickr8k --photos 2000 --samples 4000
 """
 
 import argparse

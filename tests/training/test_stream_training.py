@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from shards import photo_rows, write_shards
 from workshop import Workshop
 
@@ -148,6 +150,10 @@ report = {"first": first, "resumed": seen, "same": same}
 """
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="Trainer 5.17 loads the optimizer of several CPU processes to 'cpu:0', which torch refuses",
+)
 def test_two_processes_each_get_their_share_and_resume(workshop: Workshop, shards: list[str], tmp_path: Path) -> None:
     start = tmp_path / "start"
     workshop.captioner()[0].save_pretrained(start)
