@@ -52,6 +52,15 @@ def test_the_same_things_are_resumed(workshop: Workshop, run: Path, tmp_path: Pa
     assert trainer.state.global_step == 6
 
 
+def test_another_batch_size_gives_a_warning(
+    workshop: Workshop, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = workshop.trainer(tmp_path, **{**SAVING, "per_device_train_batch_size": 8})
+    with caplog.at_level(logging.WARNING):
+        trainer.train(resume_from_checkpoint=str(run / "checkpoint-3"))
+    assert "samples a step: 16 there, 8 here: other samples follow" in caplog.text
+
+
 def test_another_vocabulary_is_refused_and_its_words_are_named(workshop: Workshop, run: Path, tmp_path: Path) -> None:
     text = [re.sub(r"\bsnow\b", "axolotl", caption) for caption in workshop.captions]
     tokenizer = train_tokenizer(text, min_frequency=1)

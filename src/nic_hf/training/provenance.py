@@ -112,6 +112,8 @@ def check_provenance(now: Mapping[str, Any], checkpoint: str | Path, processing_
         logger.warning("%s: no %s of this version: words, backbone and data are not compared", folder, PROVENANCE_FILE)
         return
     now = json.loads(json.dumps(now))  # tuples become lists, as they did in the file
+    for difference in _differences(before.get("order"), now.get("order")):
+        logger.warning("%s: %s: other samples follow than would have without the break", folder, difference)
     tokenizer = _tokenizer(processing_class)
     words = {} if tokenizer is None else tokenizer.get_vocab()
     differences = _vocabulary_differences(before["vocabulary"], now["vocabulary"], folder, words)

@@ -119,6 +119,10 @@ class CaptioningTrainer(Trainer):
         self._provenance = describe(
             self.accelerator.unwrap_model(self.model), self.processing_class, self.train_dataset
         )
+        self._provenance["order"] = {
+            "samples a step": self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        }
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         skip = self.args.ignore_data_skip
