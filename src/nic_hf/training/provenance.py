@@ -39,6 +39,7 @@ _MAY_CHANGE = (
     "recurrent_dropout",
     "use_cache",
     "variational_dropout",
+    "word_initializer_range",
 )
 _MOST_BLOCKS = 512
 _PHOTOS_A_BLOCK = 16
@@ -177,11 +178,11 @@ def _backbone_differences(before: dict[str, Any], now: dict[str, Any]) -> list[s
 
 
 def _differences(before: Any, now: Any) -> list[str]:
-    """Settings that differ, each as text."""
+    """Settings that differ, each as text; one that another version does not know is no difference."""
     if before is None or now is None:
         return []
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [f"{name}: {before.get(name)!r} there, {now.get(name)!r} here" for name in names]
+    names = [name for name in before if name in now and before[name] != now[name]]
+    return [f"{name}: {before[name]!r} there, {now[name]!r} here" for name in names]
 
 
 def _data(dataset: Any) -> dict[str, Any]:

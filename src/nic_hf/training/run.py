@@ -98,8 +98,7 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
             _SaveRecipe(stages),
         ],
     )
-    checkpoints = list(folder.glob("checkpoint-*"))
-    result = trainer.train(resume_from_checkpoint=bool(resume and checkpoints))
+    result = trainer.train(resume_from_checkpoint="last" if resume else None)
     trainer.save_model()
     trainer.save_state()
     metrics = {**result.metrics, **trainer.evaluate()}
