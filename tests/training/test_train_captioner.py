@@ -169,7 +169,7 @@ def test_help_lists_the_options(run_example: Any) -> None:
         ({"backbone": "/nowhere/backbone"}, "/nowhere/backbone"),
         ({"min_frequency": 100_000}, "no word occurs 100000 times"),
         ({"max_train_photos": 0}, "no captions"),
-        ({"on_error": "ignore"}, "on_error is 'ignore'"),
+        ({"on_error": "ignore"}, "invalid choice: 'ignore'"),
         ({"word_vectors": "/nowhere/glove.txt"}, "/nowhere/glove.txt"),
         ({"max_caption_length": 1}, "max_caption_length must be at least 2"),
         ({"resume_from_checkpoint": "/nowhere/checkpoint-5"}, "/nowhere/checkpoint-5"),
@@ -182,7 +182,7 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     code, _, error = run_example(*flags(options(test_data, subset, tmp_path, **changes)))
     assert code == 2
-    assert error.startswith("error: ") and message in error
+    assert error.removeprefix("train_captioner.py: ").startswith("error: ") and message in error
 
 
 def test_an_output_directory_is_checked_before_any_work(
