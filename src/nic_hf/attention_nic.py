@@ -101,6 +101,7 @@ class NICAttentiveDecoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.dropout = NICDropout(config.dropout, config.variational_dropout)
+        self.image_dropout = config.dropout if config.image_dropout is None else config.image_dropout
         self.recurrent_dropout = config.recurrent_dropout
         self.attention = NICAttention(config.embedding_size, config.hidden_size)
         self.lstm = nn.LSTM(
@@ -143,7 +144,11 @@ class NICAttentiveDecoder(nn.Module):
                 attended.append(seen)
             inputs = torch.cat([inputs, context], dim=-1)
             mask = self.dropout.draw_mask(inputs) if mask is None else mask
-            cells = self._step(self.dropout(inputs, mask), cells, weights)
+            if position == 0 and state is None and self.image_dropout != self.dropout.p:
+                inputs = F.dropout(inputs, self.image_dropout, self.training)
+            else:
+                inputs = self.dropout(inputs, mask)
+            cells = self._step(inputs, cells, weights)
             outputs.append(cells[-1][0])
         hidden_state, cell_state = (torch.stack(part) for part in zip(*cells, strict=True))
         no_word = inputs_embeds.new_zeros(num_captions, 0, regions.keys.shape[1])

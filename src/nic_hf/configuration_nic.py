@@ -40,6 +40,8 @@ class NICConfig(PreTrainedConfig):
             0.3 is the `im2txt` code's.
         variational_dropout (`bool`, *optional*, defaults to `False`):
             Let `dropout` take the same units from all words of a caption (Gal and Ghahramani 2016).
+        image_dropout (`float`, *optional*):
+            The share of the first input, the image, in place of `dropout`. 0 lets captions depend more on the photo.
         recurrent_dropout (`float`, *optional*, defaults to 0.0):
             Share of the weights from hidden state to hidden state set to zero in training (Merity et al. 2018).
         label_smoothing (`float`, *optional*, defaults to 0.0):
@@ -54,8 +56,6 @@ class NICConfig(PreTrainedConfig):
             Keep the word vectors as they are.
         initializer_range (`float`, *optional*, defaults to 0.08):
             Weights outside the backbone start uniform in `[-initializer_range, initializer_range]`, as in `im2txt`.
-        word_initializer_range (`float`, *optional*):
-            The same for word vectors; `initializer_range` where it is not given. Around 1, training needs fewer steps.
         forget_bias (`float`, *optional*, defaults to 1.0):
             What the biases of the forget gates start at: 1, as in `im2txt`. A backbone that learns from scratch gets
             its gradient through every step between the image and a word, and needs more (3 to 5).
@@ -106,6 +106,7 @@ class NICConfig(PreTrainedConfig):
     hidden_size: int = 512
     num_hidden_layers: int = 1
     dropout: float = 0.3
+    image_dropout: float | None = None
     variational_dropout: bool = False
     recurrent_dropout: float = 0.0
     label_smoothing: float = 0.0
@@ -113,7 +114,6 @@ class NICConfig(PreTrainedConfig):
     freeze_batch_norm: bool = False
     freeze_word_embeddings: bool = False
     initializer_range: float = 0.08
-    word_initializer_range: float | None = None
     forget_bias: float = 1.0
     attention: str | None = None
     attention_regularisation: float = 0.0
@@ -141,8 +141,10 @@ class NICConfig(PreTrainedConfig):
             _check_positive_int(name, getattr(self, name))
         if self.feature_size is not None:
             _check_positive_int("feature_size", self.feature_size)
-        for name in ("dropout", "recurrent_dropout", "label_smoothing"):
+        for name in ("dropout", "image_dropout", "recurrent_dropout", "label_smoothing"):
             rate = getattr(self, name)
+            if name == "image_dropout" and rate is None:
+                continue
             if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
                 raise ValueError(f"NICConfig: `{name}` must be a number in [0, 1), got {rate!r}")
         layers = self.feature_layers

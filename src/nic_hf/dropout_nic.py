@@ -34,6 +34,20 @@ class NICDropout(nn.Dropout):
         return super().forward(inputs) if mask is None else inputs * mask
 
 
+def drop_inputs(inputs: torch.Tensor, dropout: NICDropout, image_dropout: float | None) -> torch.Tensor:
+    """Dropout of what the LSTM reads, of shape `(num_captions, sequence_length, size)`.
+
+    Args:
+        inputs: the image first, where `image_dropout` is given, and words after it.
+        dropout: of the words.
+        image_dropout: share of the image's values; `None` where all inputs are words.
+    """
+    if image_dropout is None or image_dropout == dropout.p or not dropout.training:
+        return dropout(inputs)
+    image = F.dropout(inputs[:, :1], image_dropout)
+    return torch.cat([image, dropout(inputs[:, 1:])], dim=1) if inputs.shape[1] > 1 else image
+
+
 def lstm_weights(lstm: nn.LSTM, recurrent_dropout: float) -> list[list[torch.Tensor]]:
     """The weights of each layer: input to hidden, hidden to hidden, and their biases.
 

@@ -29,7 +29,7 @@ from .checkpoint_nic import (
     staged_save,
 )
 from .configuration_nic import NICConfig
-from .dropout_nic import NICDropout, lstm_weights
+from .dropout_nic import NICDropout, drop_inputs, lstm_weights
 
 IGNORED_LABEL = -100
 NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
@@ -146,6 +146,7 @@ class NICDecoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.dropout = NICDropout(config.dropout, config.variational_dropout)
+        self.image_dropout = config.dropout if config.image_dropout is None else config.image_dropout
         self.recurrent_dropout = config.recurrent_dropout
         self.lstm = nn.LSTM(
             config.embedding_size,
@@ -164,7 +165,7 @@ class NICDecoder(nn.Module):
             The outputs, of shape `(batch_size, sequence_length, hidden_size)`, and the state (h, c) after them, each
             of shape `(num_hidden_layers, batch_size, hidden_size)`.
         """
-        inputs_embeds = self.dropout(inputs_embeds)
+        inputs_embeds = drop_inputs(inputs_embeds, self.dropout, self.image_dropout if state is None else None)
         if inputs_embeds.shape[1] == 1 and state is not None and not self.training:
             outputs, state = self._step(inputs_embeds[:, 0], state)
         elif self.training and self.recurrent_dropout:
@@ -238,12 +239,9 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         bound = self.config.initializer_range
-        if isinstance(module, nn.Embedding):
-            word_bound = bound if self.config.word_initializer_range is None else self.config.word_initializer_range
-            init.uniform_(module.weight, -word_bound, word_bound)
-        elif isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | nn.Embedding):
             init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LSTM):
             forget_gate = torch.zeros(4, module.hidden_size)

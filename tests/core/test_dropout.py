@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nic_hf import NICConfig, NICForConditionalGeneration
-from nic_hf.dropout_nic import NICDropout, lstm_weights
+from nic_hf.dropout_nic import NICDropout, drop_inputs, lstm_weights
 from nic_hf.modeling_nic import NICDecoder
 
 
@@ -82,3 +82,32 @@ def test_a_captioner_trains_with_both_and_is_itself_in_eval_mode(attention: str 
 def test_a_rate_that_is_none_is_refused(rate: object) -> None:
     with pytest.raises(ValueError, match="recurrent_dropout"):
         NICConfig(recurrent_dropout=rate)
+
+
+def share_of_zeros(tensor: torch.Tensor) -> float:
+    return (tensor == 0).float().mean().item()
+
+
+def test_the_image_has_a_rate_of_its_own() -> None:
+    """With words never dropped and the image always nearly so, and the other way round."""
+    words, image = torch.ones(50, 3, 40), torch.ones(50, 1, 40)
+    inputs = torch.cat([image, words], dim=1)
+    kept = drop_inputs(inputs, NICDropout(0.5), image_dropout=0.0)
+    assert torch.equal(kept[:, :1], image) and share_of_zeros(kept[:, 1:]) == pytest.approx(0.5, abs=0.03)
+    dropped = drop_inputs(inputs, NICDropout(0.0), image_dropout=0.5)
+    assert torch.equal(dropped[:, 1:], words) and (dropped[:, :1] == 0).float().mean().item() == pytest.approx(
+        0.5, abs=0.05
+    )
+    assert (drop_inputs(inputs, NICDropout(0.5), image_dropout=None)[:, :1] == 0).any(), "no image: all are words"
+    assert torch.equal(drop_inputs(inputs, NICDropout(0.5).eval(), image_dropout=0.9), inputs)
+
+
+@pytest.mark.parametrize("attention", [None, "soft"])
+def test_a_captioner_uses_the_rate_of_the_image(attention: str | None) -> None:
+    model = NICForConditionalGeneration(tiny_config(attention=attention, image_dropout=0.6)).train()
+    inputs = {"pixel_values": tiny_pixels(2), "labels": tiny_labels([3, 5])}
+    assert len({model(**inputs).loss.item() for _ in range(4)}) > 1
+    model = NICForConditionalGeneration(
+        tiny_config(attention=attention, image_dropout=0.0, freeze_backbone=True)
+    ).train()
+    assert len({model(**inputs).loss.item() for _ in range(4)}) == 1

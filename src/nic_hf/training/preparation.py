@@ -55,7 +55,6 @@ def new_captioner(
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.num_hidden_layers,
         initializer_range=settings.initializer_range,
-        word_initializer_range=settings.word_initializer_range,
         attention=settings.attention,
         **_how_to_train(settings),
     )
@@ -116,8 +115,17 @@ def caption_datasets(
 
 
 def _how_to_train(settings: ModelSettings) -> dict[str, Any]:
-    names = ("dropout", "variational_dropout", "recurrent_dropout", "label_smoothing", "attention_regularisation")
-    return {name: getattr(settings, name) for name in (*names, "freeze_backbone", "freeze_batch_norm")}
+    names = (
+        "dropout",
+        "image_dropout",
+        "variational_dropout",
+        "recurrent_dropout",
+        "label_smoothing",
+        "attention_regularisation",
+        "freeze_backbone",
+        "freeze_batch_norm",
+    )
+    return {name: getattr(settings, name) for name in names}
 
 
 def _set_decoding(model: NICForConditionalGeneration, settings: ModelSettings) -> None:

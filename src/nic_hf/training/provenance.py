@@ -39,7 +39,7 @@ _MAY_CHANGE = (
     "recurrent_dropout",
     "use_cache",
     "variational_dropout",
-    "word_initializer_range",
+    "image_dropout",
 )
 _MOST_BLOCKS = 512
 _PHOTOS_A_BLOCK = 16

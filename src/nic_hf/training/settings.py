@@ -34,13 +34,13 @@ class ModelSettings:
     hidden_size: int = field(default=512, metadata={"help": "Size of the LSTM."})
     num_hidden_layers: int = field(default=1, metadata={"help": "Layers of the LSTM."})
     dropout: float = field(default=0.5, metadata={"help": "Dropout before and after the LSTM."})
+    image_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout of the photo, the first thing that the LSTM reads, where it differs."}
+    )
     variational_dropout: bool = field(default=False, metadata={"help": "Drop the same units from all words."})
     recurrent_dropout: float = field(default=0.0, metadata={"help": "Dropout of weights from one word to the next."})
     label_smoothing: float = field(default=0.1, metadata={"help": "Label smoothing of the training loss."})
     initializer_range: float = field(default=0.08, metadata={"help": "New weights start in [-this, this]."})
-    word_initializer_range: float | None = field(
-        default=None, metadata={"help": "The same for word vectors, where it differs."}
-    )
     attention: str | None = field(
         default=None, metadata={"help": "soft: look at the photo's regions before each word (Show, Attend and Tell)."}
     )
