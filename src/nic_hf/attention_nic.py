@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_nic import NICConfig
-from .dropout_nic import NICDropout, lstm_weights
+from .lstm_nic import NICLSTM, NICDropout
 
 
 class NICRegions(NamedTuple):
@@ -102,14 +102,14 @@ class NICAttentiveDecoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.dropout = NICDropout(config.dropout, config.variational_dropout)
         self.image_dropout = config.dropout if config.image_dropout is None else config.image_dropout
-        self.recurrent_dropout = config.recurrent_dropout
         self.attention = NICAttention(config.embedding_size, config.hidden_size)
-        self.lstm = nn.LSTM(
+        self.hidden_size, self.num_layers = config.hidden_size, config.num_hidden_layers
+        self.lstm = NICLSTM(
             2 * config.embedding_size,
             config.hidden_size,
             config.num_hidden_layers,
-            batch_first=True,
-            dropout=config.dropout if config.num_hidden_layers > 1 else 0.0,
+            config.dropout,
+            config.recurrent_dropout,
         )
 
     def forward(
@@ -129,11 +129,11 @@ class NICAttentiveDecoder(nn.Module):
         """
         num_captions = len(inputs_embeds)
         outputs, attended = [], []
-        weights = lstm_weights(self.lstm, self.recurrent_dropout)
+        weights = self.lstm.draw_weights() if isinstance(self.lstm, NICLSTM) else []
         mask: torch.Tensor | None = None
         if state is None:
-            zeros = inputs_embeds.new_zeros(num_captions, self.lstm.hidden_size)
-            cells = [(zeros, zeros)] * self.lstm.num_layers
+            zeros = inputs_embeds.new_zeros(num_captions, self.hidden_size)
+            cells = [(zeros, zeros)] * self.num_layers
         else:
             cells = list(zip(state[0], state[1], strict=True))
         for position, inputs in enumerate(inputs_embeds.unbind(dim=1)):
@@ -148,7 +148,7 @@ class NICAttentiveDecoder(nn.Module):
                 inputs = F.dropout(inputs, self.image_dropout, self.training)
             else:
                 inputs = self.dropout(inputs, mask)
-            cells = self._step(inputs, cells, weights)
+            cells = self._read(inputs, cells, weights)
             outputs.append(cells[-1][0])
         hidden_state, cell_state = (torch.stack(part) for part in zip(*cells, strict=True))
         no_word = inputs_embeds.new_zeros(num_captions, 0, regions.keys.shape[1])
@@ -158,21 +158,16 @@ class NICAttentiveDecoder(nn.Module):
             torch.stack(attended, dim=1) if attended else no_word,
         )
 
-    def _step(
-        self,
-        inputs: torch.Tensor,
-        cells: list[tuple[torch.Tensor, torch.Tensor]],
-        weights: list[list[torch.Tensor]],
+    def _read(
+        self, inputs: torch.Tensor, cells: list[tuple[torch.Tensor, torch.Tensor]], weights: list[list[torch.Tensor]]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """One word, through all layers; nn.LSTM cannot wait for a context that depends on its last output."""
-        new_cells = []
-        for layer, layer_weights in enumerate(weights):
-            if layer > 0:
-                inputs = F.dropout(inputs, self.lstm.dropout, self.training)
-            hidden, cell = torch.lstm_cell(inputs, cells[layer], *layer_weights)
-            new_cells.append((hidden, cell))
-            inputs = hidden
-        return new_cells
+        """One word through all layers; its context depends on the output before it."""
+        if isinstance(self.lstm, NICLSTM):
+            return self.lstm.step(inputs, cells, weights)
+        # Around it is a module of PEFT's, whose weights are in place while it runs.
+        hidden, cell = (torch.stack(part) for part in zip(*cells, strict=True))
+        _, state = self.lstm(inputs.unsqueeze(1), (hidden, cell))
+        return list(zip(*state, strict=True))
 
 
 def doubly_stochastic_penalty(weights: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from .checkpoint_nic import (
     staged_save,
 )
 from .configuration_nic import NICConfig
-from .dropout_nic import NICDropout, drop_inputs, lstm_weights
+from .lstm_nic import NICLSTM, NICDropout, drop_inputs
 
 IGNORED_LABEL = -100
 NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
@@ -147,13 +147,12 @@ class NICDecoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.dropout = NICDropout(config.dropout, config.variational_dropout)
         self.image_dropout = config.dropout if config.image_dropout is None else config.image_dropout
-        self.recurrent_dropout = config.recurrent_dropout
-        self.lstm = nn.LSTM(
+        self.lstm = NICLSTM(
             config.embedding_size,
             config.hidden_size,
             config.num_hidden_layers,
-            batch_first=True,
-            dropout=config.dropout if config.num_hidden_layers > 1 else 0.0,
+            config.dropout,
+            config.recurrent_dropout,
         )
 
     def forward(
@@ -166,38 +165,8 @@ class NICDecoder(nn.Module):
             of shape `(num_hidden_layers, batch_size, hidden_size)`.
         """
         inputs_embeds = drop_inputs(inputs_embeds, self.dropout, self.image_dropout if state is None else None)
-        if inputs_embeds.shape[1] == 1 and state is not None and not self.training:
-            outputs, state = self._step(inputs_embeds[:, 0], state)
-        elif self.training and self.recurrent_dropout:
-            outputs, state = self._read(inputs_embeds, state)
-        else:
-            outputs, state = self.lstm(inputs_embeds, state)
+        outputs, state = self.lstm(inputs_embeds, state)
         return self.dropout(outputs), state
-
-    def _read(
-        self, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """What nn.LSTM does, with weights that are not its own parameters: some of them dropped."""
-        lstm = self.lstm
-        weights = [weight for layer in lstm_weights(lstm, self.recurrent_dropout) for weight in layer]
-        if state is None:
-            zeros = inputs.new_zeros(lstm.num_layers, len(inputs), lstm.hidden_size)
-            state = (zeros, zeros)
-        outputs, hidden, cell = torch.lstm(
-            inputs, state, weights, True, lstm.num_layers, lstm.dropout, lstm.training, False, True
-        )
-        return outputs, (hidden, cell)
-
-    def _step(
-        self, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """One word by the fused cell: for one step, nn.LSTM spends most of its time on overhead."""
-        hidden_states, cell_states = [], []
-        for layer, weights in enumerate(self.lstm.all_weights):
-            inputs, cell = torch.lstm_cell(inputs, (state[0][layer], state[1][layer]), *weights)
-            hidden_states.append(inputs)
-            cell_states.append(cell)
-        return inputs.unsqueeze(1), (torch.stack(hidden_states), torch.stack(cell_states))
 
 
 class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):

@@ -18,7 +18,7 @@ from nic_hf import NICConfig, NICForConditionalGeneration, NICProcessor
 
 CODE = {
     "attention_nic.py",
-    "dropout_nic.py",
+    "lstm_nic.py",
     "backbone_nic.py",
     "checkpoint_nic.py",
     "configuration_nic.py",

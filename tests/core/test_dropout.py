@@ -3,11 +3,10 @@
 import pytest
 import torch
 from tiny import tiny_config, tiny_labels, tiny_pixels
-from torch import nn
 from torch.nn import functional as F
 
 from nic_hf import NICConfig, NICForConditionalGeneration
-from nic_hf.dropout_nic import NICDropout, drop_inputs, lstm_weights
+from nic_hf.lstm_nic import NICLSTM, NICDropout, drop_inputs
 from nic_hf.modeling_nic import NICDecoder
 
 
@@ -56,13 +55,13 @@ def test_recurrent_dropout_equals_a_loop_over_words_with_the_same_weights_droppe
 
 
 def test_recurrent_dropout_draws_anew_each_time_and_lets_all_weights_learn() -> None:
-    lstm = nn.LSTM(4, 64)
-    first, second = (lstm_weights(lstm, 0.3)[0][1] for _ in range(2))
+    lstm = NICLSTM(4, 64, 1, recurrent_dropout=0.3)
+    first, second = (lstm.draw_weights()[0][1] for _ in range(2))
     assert not torch.equal(first, second)
     assert (first == 0).float().mean().item() == pytest.approx(0.3, abs=0.05)
     first.sum().backward()
     assert lstm.weight_hh_l0.grad is not None and (lstm.weight_hh_l0.grad != 0).any()
-    assert lstm_weights(lstm.eval(), 0.3)[0][1] is lstm.weight_hh_l0
+    assert lstm.eval().draw_weights()[0][1] is lstm.weight_hh_l0
 
 
 @pytest.mark.parametrize("attention", [None, "soft"])

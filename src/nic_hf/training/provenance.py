@@ -34,6 +34,7 @@ _MAY_CHANGE = (
     "dropout",
     "forget_bias",
     "freeze_backbone",
+    "freeze_batch_norm",
     "initializer_range",
     "label_smoothing",
     "recurrent_dropout",

@@ -1,0 +1,125 @@
+"""The LSTM, and dropout: on what it reads, on what it says, and on the way from one word to the next."""
+
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+State = tuple[torch.Tensor, torch.Tensor]
+
+
+class NICDropout(nn.Dropout):
+    """Dropout of inputs or outputs; where it is variational, with one mask for all words of a caption.
+
+    A mask drawn anew for each word lets the LSTM average over the words what it should do without (Gal and Ghahramani
+    2016, [A Theoretically Grounded Application of Dropout](https://arxiv.org/abs/1512.05287)).
+    """
+
+    def __init__(self, rate: float, variational: bool = False) -> None:
+        super().__init__(rate)
+        self.variational = variational
+
+    def draw_mask(self, inputs: torch.Tensor) -> torch.Tensor | None:
+        """A mask for a caption's words one by one, of the shape of `inputs`; `None` where each word has its own."""
+        if not (self.variational and self.training and self.p):
+            return None
+        return F.dropout(torch.ones_like(inputs), self.p)
+
+    def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Drop from `inputs`, of shape `(num_captions, sequence_length, size)`, or `(num_captions, size)` for a word.
+
+        Without `mask` a variational dropout takes the second dimension for the words.
+        """
+        if mask is None and inputs.ndim == 3:
+            mask = self.draw_mask(inputs[:, :1])
+        return super().forward(inputs) if mask is None else inputs * mask
+
+
+def drop_inputs(inputs: torch.Tensor, dropout: NICDropout, image_dropout: float | None) -> torch.Tensor:
+    """Dropout of what the LSTM reads, of shape `(num_captions, sequence_length, size)`.
+
+    Args:
+        inputs: the image first, where `image_dropout` is given, and words after it.
+        dropout: of the words.
+        image_dropout: share of the image's values; `None` where all inputs are words.
+    """
+    if image_dropout is None or image_dropout == dropout.p or not dropout.training:
+        return dropout(inputs)
+    image = F.dropout(inputs[:, :1], image_dropout)
+    return torch.cat([image, dropout(inputs[:, 1:])], dim=1) if inputs.shape[1] > 1 else image
+
+
+class NICLSTM(nn.LSTM):
+    """nn.LSTM, `batch_first`, with dropout of its recurrent weights in training, and fast for one word at a time.
+
+    Its weights are those of nn.LSTM. All ways to run it go through `forward`, which is where PEFT puts its own.
+
+    Args:
+        input_size, hidden_size, num_layers: as of nn.LSTM.
+        dropout: between layers.
+        recurrent_dropout: share of the weights from hidden state to hidden state set to zero in training, the same for
+            all words of the batch: recurrent dropout at the speed of the fused LSTM (Merity et al. 2018, section 2,
+            [DropConnect](https://arxiv.org/abs/1708.02182)).
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int, dropout: float = 0.0, recurrent_dropout: float = 0.0
+    ) -> None:
+        super().__init__(
+            input_size, hidden_size, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0
+        )
+        self.recurrent_dropout = recurrent_dropout
+
+    def forward(  # type: ignore[override]
+        self, inputs: torch.Tensor, state: State | None = None
+    ) -> tuple[torch.Tensor, State]:
+        """Read `inputs` of shape `(num_captions, sequence_length, input_size)`.
+
+        Returns:
+            The outputs of the last layer, and the state (h, c), each of shape `(num_layers, num_captions,
+            hidden_size)`.
+        """
+        if inputs.shape[1] == 1 and state is not None and not self.training:
+            cells = self.step(inputs[:, 0], list(zip(*state, strict=True)), self.draw_weights())
+            hidden, cell = (torch.stack(part) for part in zip(*cells, strict=True))
+            return cells[-1][0].unsqueeze(1), (hidden, cell)
+        if not (self.training and self.recurrent_dropout):
+            return super().forward(inputs, state)
+        if state is None:
+            zeros = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)
+            state = (zeros, zeros)
+        weights = [weight for layer in self.draw_weights() for weight in layer]
+        outputs, hidden, cell = torch.lstm(
+            inputs, state, weights, True, self.num_layers, self.dropout, True, False, True
+        )
+        return outputs, (hidden, cell)
+
+    def draw_weights(self) -> list[list[torch.Tensor]]:
+        """The weights of each layer, input to hidden, hidden to hidden and biases, with some dropped in training."""
+        layers = cast(list[list[torch.Tensor]], self.all_weights)
+        if not (self.recurrent_dropout and self.training):
+            return layers
+        return [[ih, F.dropout(hh, self.recurrent_dropout), *biases] for ih, hh, *biases in layers]
+
+    def step(
+        self,
+        inputs: torch.Tensor,
+        cells: list[tuple[torch.Tensor, torch.Tensor]],
+        weights: list[list[torch.Tensor]],
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """One word, of shape `(num_captions, input_size)`, by the fused cell; nn.LSTM takes most of a step to prepare.
+
+        Args:
+            inputs: the word.
+            cells: (h, c) of each layer, of shape `(num_captions, hidden_size)`.
+            weights: from [`draw_weights`].
+        """
+        new_cells = []
+        for layer, layer_weights in enumerate(weights):
+            if layer > 0:
+                inputs = F.dropout(inputs, self.dropout, self.training)
+            hidden, cell = torch.lstm_cell(inputs, cells[layer], *layer_weights)
+            new_cells.append((hidden, cell))
+            inputs = hidden
+        return new_cells
