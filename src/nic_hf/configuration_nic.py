@@ -47,6 +47,10 @@ class NICConfig(PreTrainedConfig):
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of the target probability spread evenly over the vocabulary in training. The loss in eval mode is
             never smoothed, so that it stays comparable.
+        bag_of_words_loss (`float`, *optional*, defaults to 0.0):
+            Weight of a second loss in training: the projected image alone has to tell which words its caption has. A
+            captioner then depends more on the photo and less on the words before. Above 0, the checkpoint holds a
+            layer for it, which captioning does not use.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Keep the backbone as it is: no gradient, and eval mode (no BatchNorm update, no dropout) even in training.
         freeze_batch_norm (`bool`, *optional*, defaults to `False`):
@@ -110,6 +114,7 @@ class NICConfig(PreTrainedConfig):
     variational_dropout: bool = False
     recurrent_dropout: float = 0.0
     label_smoothing: float = 0.0
+    bag_of_words_loss: float = 0.0
     freeze_backbone: bool = True
     freeze_batch_norm: bool = False
     freeze_word_embeddings: bool = False
@@ -157,10 +162,11 @@ class NICConfig(PreTrainedConfig):
             raise ValueError("NICConfig: attention looks at the last layer's regions; leave `feature_layers` out")
         if self.attention not in (None, "soft"):
             raise ValueError(f"NICConfig: `attention` must be 'soft' or None, got {self.attention!r}")
-        factor = self.attention_regularisation
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-            raise ValueError(f"NICConfig: `attention_regularisation` must be a number from 0, got {factor!r}")
-        if factor and self.attention is None:
+        for name in ("attention_regularisation", "bag_of_words_loss"):
+            factor = getattr(self, name)
+            if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+                raise ValueError(f"NICConfig: `{name}` must be a number from 0, got {factor!r}")
+        if self.attention_regularisation and self.attention is None:
             raise ValueError("NICConfig: `attention_regularisation` needs attention='soft'")
         ids = {name: getattr(self, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id")}
         for name, value in ids.items():

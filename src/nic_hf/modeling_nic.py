@@ -32,6 +32,7 @@ from .configuration_nic import NICConfig
 from .lstm_nic import NICLSTM, NICDropout, drop_inputs
 
 IGNORED_LABEL = -100
+RARE = -6.0  # log-odds of a word that is in no caption, or nearly so, at the start
 NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
 
 
@@ -139,6 +140,32 @@ class NICImageProjection(nn.Module):
         return self.linear(standardised)
 
 
+class NICBagOfWords(nn.Linear):
+    """Which words a caption has, told by the projected image alone; a help in training."""
+
+    def __init__(self, config: NICConfig) -> None:
+        super().__init__(config.embedding_size, config.vocab_size)
+        self.factor = config.bag_of_words_loss
+        self.eos_token_id = config.eos_token_id
+        self.dropout = nn.Dropout(config.dropout)
+
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Binary cross-entropy, summed over the vocabulary and the captions, times the configuration's factor.
+
+        Args:
+            images (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): the projected images.
+            labels (`torch.LongTensor` of shape `(num_captions, sequence_length)`): those of an image lie together.
+        """
+        logits = self(self.dropout(F.relu(images))).float()
+        logits = logits.repeat_interleave(len(labels) // len(images), dim=0)
+        is_word = (labels != IGNORED_LABEL) & (labels != self.eos_token_id)
+        words = torch.zeros_like(logits).scatter_reduce_(
+            1, labels.clamp_min(0), is_word.to(logits.dtype), reduce="amax"
+        )
+        losses = F.binary_cross_entropy_with_logits(logits, words, reduction="none").sum(dim=1)
+        return self.factor * losses[is_word.any(dim=1)].sum()  # without rows that are all padding
+
+
 class NICDecoder(nn.Module):
     """The LSTM: image first, then words; p(t+1) from what it has read (equations 4 to 9)."""
 
@@ -197,6 +224,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.image_projection = NICImageProjection(config.feature_size, config.embedding_size)
         self.decoder = NICDecoder(config) if config.attention is None else NICAttentiveDecoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bag_of_words = NICBagOfWords(config) if config.bag_of_words_loss else None
         self._freeze()
         self.generation_config = default_generation_config(config)
         self.post_init()
@@ -211,7 +239,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if isinstance(module, nn.Linear | nn.Embedding):
             init.uniform_(module.weight, -bound, bound)
             if isinstance(module, nn.Linear) and module.bias is not None:
-                init.zeros_(module.bias)
+                init.constant_(module.bias, RARE if isinstance(module, NICBagOfWords) else 0.0)
         elif isinstance(module, nn.LSTM):
             forget_gate = torch.zeros(4, module.hidden_size)
             forget_gate[1] = self.config.forget_bias  # above 0: remember by default
@@ -394,7 +422,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         decoder_input_ids = decoder_input_ids.flatten(0, -2)
 
         inputs_embeds = self.decoder.embed_tokens(decoder_input_ids)  # shape: (batch_size, sequence_length, embedding)
-        image_features, state, regions, weights = None, None, None, None
+        image_features, image, state, regions, weights = None, None, None, None, None
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             state, regions = (past_key_values.hidden_state, past_key_values.cell_state), past_key_values.regions
         else:
@@ -406,6 +434,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 regions = attention.read_regions(first_input)
                 num_captions = regions.captions_a_photo(len(decoder_input_ids))
                 first_input = first_input.mean(dim=1)
+            image = first_input
             first_input = first_input.unsqueeze(1).repeat_interleave(num_captions, dim=0)
             inputs_embeds = torch.cat([first_input, inputs_embeds.to(first_input.dtype)], dim=1)
 
@@ -424,7 +453,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1])
             past_key_values.regions = regions
         return NICOutput(
-            loss=None if labels is None else self._loss(logits, labels, num_items_in_batch, weights),
+            loss=None if labels is None else self._loss(logits, labels, num_items_in_batch, weights, image),
             logits=logits,
             past_key_values=past_key_values if use_cache else None,
             decoder_hidden_states=(hidden_states,) if output_hidden_states else None,
@@ -469,8 +498,9 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None,
         weights: torch.Tensor | None = None,
+        image: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """-sum_t log p_t(S_t), equation 10, over the number of words; in training, what attention costs is added."""
+        """-sum_t log p_t(S_t), equation 10, over the number of words; in training, with the losses beside it."""
         loss = F.cross_entropy(
             logits.flatten(0, 1).float(),
             labels.flatten().to(logits.device),
@@ -478,11 +508,17 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             reduction="mean" if num_items_in_batch is None else "sum",
             label_smoothing=self.config.label_smoothing if self.training else 0.0,
         )
-        if weights is not None and self.training and self.config.attention_regularisation:
-            is_word = labels.flatten(0, -2).to(weights.device) != IGNORED_LABEL
-            penalty = self.config.attention_regularisation * doubly_stochastic_penalty(weights, is_word)
-            # A cost of each caption, as in the paper, so over the number of words like the rest of its cost.
-            loss = loss + (penalty / is_word.sum() if num_items_in_batch is None else penalty).to(loss.device)
+        if self.training:
+            labels = labels.flatten(0, -2).to(logits.device)
+            costs = []  # of each caption, so over the number of words like the rest of its cost
+            if weights is not None and self.config.attention_regularisation:
+                penalty = doubly_stochastic_penalty(weights, labels != IGNORED_LABEL)
+                costs.append(self.config.attention_regularisation * penalty)
+            if self.bag_of_words is not None and image is not None:
+                costs.append(self.bag_of_words.loss(image, labels))
+            for cost in costs:
+                words = (labels != IGNORED_LABEL).sum()
+                loss = loss + (cost / words if num_items_in_batch is None else cost).to(loss.device)
         if num_items_in_batch is None:
             return loss
         if torch.is_tensor(num_items_in_batch):

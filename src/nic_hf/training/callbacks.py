@@ -11,12 +11,15 @@ from ..captioning import generate_captions
 from ..contact_sheet import contact_sheet, save_picture
 from ..data.captions import PhotoDataset
 from ..data.feature_cache import load_photo_row
+from .tracking import log_picture
 
 
 class SampleCaptionsCallback(TrainerCallback):
     """Log captions of the same photos through training: as text, and as one picture each time.
 
-    Writes `samples/step-00000469.png` and one line of `samples/captions.jsonl` to the output directory.
+    Writes `samples/step-00000469.png` and one line of `samples/captions.jsonl` to the output directory. In a run that
+    is tracked by TensorBoard or trackio (`report_to`) the picture is shown there as `samples`; [`CaptioningTrainer`]
+    sees to that.
 
     Args:
         photos: the photos; keep them few.
@@ -26,6 +29,7 @@ class SampleCaptionsCallback(TrainerCallback):
     def __init__(self, photos: PhotoDataset, **generate_kwargs: Any) -> None:
         self.photos = photos
         self.generate_kwargs = generate_kwargs
+        self.trackers: list[TrainerCallback] = []
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -37,9 +41,9 @@ class SampleCaptionsCallback(TrainerCallback):
         folder = Path(args.output_dir or ".") / "samples"
         images = [load_photo_row(self.photos.photos[row]["image"]) for row in self.photos.rows]
         title = f"step {state.global_step}, epoch {state.epoch or 0:.1f}"
-        save_picture(
-            contact_sheet(images, list(captions.values()), title=title), folder / f"step-{state.global_step:08d}.png"
-        )
+        sheet = contact_sheet(images, list(captions.values()), title=title)
+        save_picture(sheet, folder / f"step-{state.global_step:08d}.png")
+        log_picture(self.trackers, "samples", sheet, state.global_step)
         with (folder / "captions.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "captions": captions}, ensure_ascii=False) + "\n")
         for image_id, caption in captions.items():

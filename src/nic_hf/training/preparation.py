@@ -54,6 +54,7 @@ def new_captioner(
         embedding_size=settings.embedding_size,
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.num_hidden_layers,
+        bag_of_words_loss=settings.bag_of_words_loss,
         initializer_range=settings.initializer_range,
         attention=settings.attention,
         **_how_to_train(settings),

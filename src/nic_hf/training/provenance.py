@@ -35,12 +35,12 @@ _MAY_CHANGE = (
     "forget_bias",
     "freeze_backbone",
     "freeze_batch_norm",
+    "image_dropout",
     "initializer_range",
     "label_smoothing",
     "recurrent_dropout",
     "use_cache",
     "variational_dropout",
-    "image_dropout",
 )
 _MOST_BLOCKS = 512
 _PHOTOS_A_BLOCK = 16

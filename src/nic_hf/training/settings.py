@@ -40,6 +40,9 @@ class ModelSettings:
     variational_dropout: bool = field(default=False, metadata={"help": "Drop the same units from all words."})
     recurrent_dropout: float = field(default=0.0, metadata={"help": "Dropout of weights from one word to the next."})
     label_smoothing: float = field(default=0.1, metadata={"help": "Label smoothing of the training loss."})
+    bag_of_words_loss: float = field(
+        default=0.0, metadata={"help": "Weight of the loss of telling a caption's words from the photo alone."}
+    )
     initializer_range: float = field(default=0.08, metadata={"help": "New weights start in [-this, this]."})
     attention: str | None = field(
         default=None, metadata={"help": "soft: look at the photo's regions before each word (Show, Attend and Tell)."}

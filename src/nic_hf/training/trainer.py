@@ -31,6 +31,7 @@ from ..processing_nic import IGNORED_LABEL
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
 from .averaging import WeightAverage
+from .callbacks import SampleCaptionsCallback
 from .checkpoints import begin_checkpoint, last_checkpoint, read_json, why_unfinished
 from .fine_tuning import set_backbone_learning_rate
 from .provenance import ResumeError, check_provenance, describe, save_provenance
@@ -95,6 +96,9 @@ class CaptioningTrainer(Trainer):
         self.average: WeightAverage | None = None
         if self.args.ema_decay:
             self.add_callback(_Averaging(self))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, SampleCaptionsCallback):
+                callback.trackers = self.callback_handler.callbacks
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._provenance: dict[str, Any] = {}
