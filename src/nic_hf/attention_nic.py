@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_nic import NICConfig
-from .lstm_nic import NICLSTM, NICDropout
+from .decoder_nic import NICLSTM, NICDropout
 
 
 class NICRegions(NamedTuple):

@@ -29,10 +29,10 @@ from .checkpoint_nic import (
     staged_save,
 )
 from .configuration_nic import NICConfig
-from .lstm_nic import NICLSTM, NICDropout, drop_inputs
+from .decoder_nic import NICDecoder
+from .projection_nic import RARE, NICBagOfWords, NICImageProjection
 
 IGNORED_LABEL = -100
-RARE = -6.0  # log-odds of a word that is in no caption, or nearly so, at the start
 NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
 
 
@@ -116,84 +116,6 @@ class NICOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     decoder_attentions: None = None
     image_features: torch.Tensor | None = None
-
-
-class NICImageProjection(nn.Module):
-    """Feature to the LSTM's first input, x(-1) = CNN(I) in equation 7, by way of standardisation and a linear layer.
-
-    `mean` and `std`, of the features of the training photos, travel with the weights. They start as 0 and 1; pooled
-    features of a CNN are far from zero mean, and an LSTM learns several times faster when they are standardised.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, feature_size: int, embedding_size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(feature_size))
-        self.register_buffer("std", torch.ones(feature_size))
-        self.linear = nn.Linear(feature_size, embedding_size)
-
-    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
-        """Project features of shape `(..., feature_size)` to `(..., embedding_size)`."""
-        standardised = (image_features.to(self.linear.weight.dtype) - self.mean) / self.std
-        return self.linear(standardised)
-
-
-class NICBagOfWords(nn.Linear):
-    """Which words a caption has, told by the projected image alone; a help in training."""
-
-    def __init__(self, config: NICConfig) -> None:
-        super().__init__(config.embedding_size, config.vocab_size)
-        self.factor = config.bag_of_words_loss
-        self.eos_token_id = config.eos_token_id
-        self.dropout = nn.Dropout(config.dropout)
-
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Binary cross-entropy, summed over the vocabulary and the captions, times the configuration's factor.
-
-        Args:
-            images (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): the projected images.
-            labels (`torch.LongTensor` of shape `(num_captions, sequence_length)`): those of an image lie together.
-        """
-        logits = self(self.dropout(F.relu(images))).float()
-        logits = logits.repeat_interleave(len(labels) // len(images), dim=0)
-        is_word = (labels != IGNORED_LABEL) & (labels != self.eos_token_id)
-        words = torch.zeros_like(logits).scatter_reduce_(
-            1, labels.clamp_min(0), is_word.to(logits.dtype), reduce="amax"
-        )
-        losses = F.binary_cross_entropy_with_logits(logits, words, reduction="none").sum(dim=1)
-        return self.factor * losses[is_word.any(dim=1)].sum()  # without rows that are all padding
-
-
-class NICDecoder(nn.Module):
-    """The LSTM: image first, then words; p(t+1) from what it has read (equations 4 to 9)."""
-
-    def __init__(self, config: NICConfig) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.dropout = NICDropout(config.dropout, config.variational_dropout)
-        self.image_dropout = config.dropout if config.image_dropout is None else config.image_dropout
-        self.lstm = NICLSTM(
-            config.embedding_size,
-            config.hidden_size,
-            config.num_hidden_layers,
-            config.dropout,
-            config.recurrent_dropout,
-        )
-
-    def forward(
-        self, inputs_embeds: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Read inputs of shape `(batch_size, sequence_length, embedding_size)`, going on from `state`.
-
-        Returns:
-            The outputs, of shape `(batch_size, sequence_length, hidden_size)`, and the state (h, c) after them, each
-            of shape `(num_hidden_layers, batch_size, hidden_size)`.
-        """
-        inputs_embeds = drop_inputs(inputs_embeds, self.dropout, self.image_dropout if state is None else None)
-        outputs, state = self.lstm(inputs_embeds, state)
-        return self.dropout(outputs), state
 
 
 class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -510,15 +432,15 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         if self.training:
             labels = labels.flatten(0, -2).to(logits.device)
+            is_word = labels != IGNORED_LABEL
             costs = []  # of each caption, so over the number of words like the rest of its cost
             if weights is not None and self.config.attention_regularisation:
-                penalty = doubly_stochastic_penalty(weights, labels != IGNORED_LABEL)
+                penalty = doubly_stochastic_penalty(weights, is_word)
                 costs.append(self.config.attention_regularisation * penalty)
             if self.bag_of_words is not None and image is not None:
-                costs.append(self.bag_of_words.loss(image, labels))
+                costs.append(self.bag_of_words.loss(image, labels, is_word))
             for cost in costs:
-                words = (labels != IGNORED_LABEL).sum()
-                loss = loss + (cost / words if num_items_in_batch is None else cost).to(loss.device)
+                loss = loss + (cost / is_word.sum() if num_items_in_batch is None else cost).to(loss.device)
         if num_items_in_batch is None:
             return loss
         if torch.is_tensor(num_items_in_batch):

@@ -18,7 +18,8 @@ from nic_hf import NICConfig, NICForConditionalGeneration, NICProcessor
 
 CODE = {
     "attention_nic.py",
-    "lstm_nic.py",
+    "decoder_nic.py",
+    "projection_nic.py",
     "backbone_nic.py",
     "checkpoint_nic.py",
     "configuration_nic.py",

@@ -6,8 +6,7 @@ from tiny import tiny_config, tiny_labels, tiny_pixels
 from torch.nn import functional as F
 
 from nic_hf import NICConfig, NICForConditionalGeneration
-from nic_hf.lstm_nic import NICLSTM, NICDropout, drop_inputs
-from nic_hf.modeling_nic import NICDecoder
+from nic_hf.decoder_nic import NICLSTM, NICDecoder, NICDropout, drop_inputs
 
 
 def test_variational_dropout_takes_the_same_units_from_all_words() -> None:

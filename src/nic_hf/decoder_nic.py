@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .configuration_nic import NICConfig
+
 State = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -123,3 +125,33 @@ class NICLSTM(nn.LSTM):
             new_cells.append((hidden, cell))
             inputs = hidden
         return new_cells
+
+
+class NICDecoder(nn.Module):
+    """The LSTM: image first, then words; p(t+1) from what it has read (equations 4 to 9)."""
+
+    def __init__(self, config: NICConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.dropout = NICDropout(config.dropout, config.variational_dropout)
+        self.image_dropout = config.dropout if config.image_dropout is None else config.image_dropout
+        self.lstm = NICLSTM(
+            config.embedding_size,
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.dropout,
+            config.recurrent_dropout,
+        )
+
+    def forward(
+        self, inputs_embeds: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Read inputs of shape `(batch_size, sequence_length, embedding_size)`, going on from `state`.
+
+        Returns:
+            The outputs, of shape `(batch_size, sequence_length, hidden_size)`, and the state (h, c) after them, each
+            of shape `(num_hidden_layers, batch_size, hidden_size)`.
+        """
+        inputs_embeds = drop_inputs(inputs_embeds, self.dropout, self.image_dropout if state is None else None)
+        outputs, state = self.lstm(inputs_embeds, state)
+        return self.dropout(outputs), state
