@@ -129,7 +129,7 @@ class NICAttentiveDecoder(nn.Module):
         """
         num_captions = len(inputs_embeds)
         outputs, attended = [], []
-        weights = self.lstm.draw_weights() if isinstance(self.lstm, NICLSTM) else []
+        weights = self.lstm.draw_weights() if type(self.lstm) is NICLSTM else []
         mask: torch.Tensor | None = None
         if state is None:
             zeros = inputs_embeds.new_zeros(num_captions, self.hidden_size)
@@ -162,9 +162,9 @@ class NICAttentiveDecoder(nn.Module):
         self, inputs: torch.Tensor, cells: list[tuple[torch.Tensor, torch.Tensor]], weights: list[list[torch.Tensor]]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """One word through all layers; its context depends on the output before it."""
-        if isinstance(self.lstm, NICLSTM):
+        if type(self.lstm) is NICLSTM:
             return self.lstm.step(inputs, cells, weights)
-        # Around it is a module of PEFT's, whose weights are in place while it runs.
+        # PEFT or FSDP is around it, and puts the weights in place while it runs.
         hidden, cell = (torch.stack(part) for part in zip(*cells, strict=True))
         _, state = self.lstm(inputs.unsqueeze(1), (hidden, cell))
         return list(zip(*state, strict=True))

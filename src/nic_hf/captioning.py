@@ -50,6 +50,7 @@ def generate_caption_lists(
     **generate_kwargs: Any,
 ) -> dict[str, list[str]]:
     """As [`generate_captions`], with all `num_return_sequences` captions of each photo, the best first."""
+    allow_generate_where_sharded(model)
     state = PartialState()
     share = range(state.process_index, len(photos), state.num_processes)
     if photos.features is not None:
@@ -79,3 +80,13 @@ def generate_caption_lists(
     model.train(was_training)
     found = dict(gather_object(list(zip(share, lists, strict=True))))
     return {image_id: found[position] for position, image_id in enumerate(photos.image_ids())}
+
+
+def allow_generate_where_sharded(model: torch.nn.Module) -> None:
+    """Let `generate()` gather the weights of a model that FSDP2 has shared out, as `forward` does."""
+    if not torch.distributed.is_available():
+        return
+    from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+    if isinstance(model, FSDPModule):
+        register_fsdp_forward_method(model, "generate")

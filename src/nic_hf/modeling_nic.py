@@ -128,7 +128,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["NICImageProjection", "NICDecoder", "NICAttentiveDecoder"]  # noqa: RUF012
+    _no_split_modules = ["NICImageProjection", "NICLSTM"]  # noqa: RUF012
     _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012
 
     config: NICConfig
