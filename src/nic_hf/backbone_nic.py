@@ -24,6 +24,7 @@ class NICEncoder(nn.Module):
     """
 
     main_input_name = "pixel_values"
+    optimized = False  # by `faster_encoder`: its weights are no longer those of a checkpoint
 
     def __init__(self, config: NICConfig) -> None:
         super().__init__()
@@ -35,6 +36,8 @@ class NICEncoder(nn.Module):
 
     def set_frozen(self, frozen: bool) -> None:
         """Freeze or thaw the backbone: its gradients, and its BatchNorm and dropout."""
+        if self.optimized and not frozen:
+            raise ValueError("a backbone that was optimised for inference cannot be trained: load the checkpoint anew")
         self.frozen = frozen
         self.backbone.requires_grad_(not frozen)
         self.train(self.training)

@@ -30,6 +30,7 @@ from .checkpoint_nic import (
 )
 from .configuration_nic import NICConfig
 from .decoder_nic import NICDecoder
+from .inference_nic import faster_encoder, supported_dtype
 from .projection_nic import RARE, NICBagOfWords, NICImageProjection
 
 IGNORED_LABEL = -100
@@ -253,7 +254,12 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             OSError: naming `save_directory`, where it cannot be written or the disk is full.
+            ValueError: after [`optimize_for_inference`].
         """
+        if self.encoder.optimized:
+            raise ValueError(
+                "a captioner that was optimised for inference cannot be saved: save the one it was loaded as"
+            )
         self.config.custom_pipelines = custom_pipelines()
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", Path(save_directory).name)
@@ -276,6 +282,21 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Freeze or thaw the backbone, and say so in the configuration."""
         self.config.freeze_backbone = frozen
         self.encoder.set_frozen(frozen)
+
+    def optimize_for_inference(self, dtype: torch.dtype | None = None) -> "NICForConditionalGeneration":
+        """Caption faster from here on: BatchNorm folded, channels last. It can then be neither trained nor saved.
+
+        Args:
+            dtype: number format of the backbone, such as `torch.bfloat16`, which a CPU that has no instructions for it
+                leaves as it is; the LSTM keeps its own.
+
+        Returns:
+            This captioner.
+        """
+        if dtype is not None:
+            dtype = supported_dtype(dtype, self.device)
+        self.encoder = faster_encoder(self.encoder, dtype)
+        return self.eval().requires_grad_(False)
 
     def set_feature_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Standardise image features by `mean` and `std`, each of shape `(feature_size,)`, of the training photos.

@@ -24,6 +24,7 @@ CODE = {
     "checkpoint_nic.py",
     "configuration_nic.py",
     "images_nic.py",
+    "inference_nic.py",
     "modeling_nic.py",
     "pipeline_nic.py",
     "processing_nic.py",

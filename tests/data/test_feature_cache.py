@@ -74,7 +74,11 @@ def counted(model: NICForConditionalGeneration) -> Iterator[list[int]]:
     """The number of photos of each run of the backbone."""
     runs: list[int] = []
     hook = model.encoder.backbone.register_forward_hook(
-        lambda module, args, kwargs, output: runs.append(len(kwargs["pixel_values"])), with_kwargs=True
+        # Photos are encoded in inference mode; the one random image that shows how to fold BatchNorm is not.
+        lambda module, args, kwargs, output: (
+            runs.append(len(kwargs["pixel_values"])) if torch.is_inference_mode_enabled() else None
+        ),
+        with_kwargs=True,
     )
     try:
         yield runs
@@ -249,9 +253,11 @@ def die_while_encoding(folder: Path, cache: Path) -> None:
         if len(batches) == 4:  # two batches a chunk
             os.kill(os.getpid(), signal.SIGKILL)
 
-    torch.nn.modules.module.register_module_forward_pre_hook(
-        lambda module, args: die_in_the_second_chunk() if type(module).__name__ == "NICEncoder" else None
-    )
+    def count(module: torch.nn.Module, args: Any) -> None:
+        if type(module).__name__ == "NICEncoder" and torch.is_inference_mode_enabled():  # as in `counted`
+            die_in_the_second_chunk()
+
+    torch.nn.modules.module.register_module_forward_pre_hook(count)
     encode(folder, cache)
 
 

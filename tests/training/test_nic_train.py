@@ -123,7 +123,7 @@ def test_resuming_repeats_no_finished_stage(finetuned: Path, subset: Path, test_
     refused = CliRunner().invoke(app, same)
     assert refused.exit_code == 2 and "--resume" in refused.stderr
     refused = CliRunner().invoke(app, [*same, "--frozen.dropout", "0.1", "--resume"])
-    assert refused.exit_code == 2 and "dropout: 0.4, now 0.1" in refused.stderr
+    assert refused.exit_code == 2 and "dropout: 0.5, now 0.1" in refused.stderr
     done = nic_train(subset, Path(), finetuned, "--recipe", "finetune", *backbone, *flags(), "--resume")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (finetuned / "1-frozen" / "model.safetensors").stat().st_mtime_ns == stamp

@@ -22,7 +22,7 @@ def train(
         typer.Option(
             "--from_checkpoint",
             "--from-checkpoint",
-            help="Captioner to start from. Stages before a self-critical one are then left out.",
+            help="Captioner to start from, in place of a recipe's first stage where it has several.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
@@ -54,7 +54,7 @@ def train(
         settings = load_recipe(recipe)
         if from_checkpoint is not None:
             changes.setdefault("backbone", from_checkpoint)  # it brings its own
-            settings = {**settings, "stages": _after_cross_entropy(settings["stages"])}
+            settings = {**settings, "stages": _after_first(settings["stages"])}
         stages = resolve(settings, changes)
         if show:
             import yaml
@@ -89,7 +89,6 @@ def _changes(words: Sequence[str]) -> dict[str, str]:
     return changes
 
 
-def _after_cross_entropy(stages: dict) -> dict:
-    """The self-critical stages, where there are such: a checkpoint stands for what comes before them."""
-    later = {name: own for name, own in stages.items() if (own or {}).get("objective") == "self-critical"}
-    return later or stages
+def _after_first(stages: dict) -> dict:
+    """The stages that a checkpoint does not stand for."""
+    return dict(list(stages.items())[1:]) or stages
