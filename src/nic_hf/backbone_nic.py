@@ -64,15 +64,18 @@ class NICEncoder(nn.Module):
             `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, feature_size)`: one feature a photo;
             with attention `(batch_size, num_regions, feature_size)`.
         """
+        # shape: (batch_size, 1, feature_size) or (batch_size, num_regions, feature_size)
+        return BaseModelOutput(last_hidden_state=self.encode(pixel_values, pixel_values.shape))
+
+    def encode(self, backbone_input: torch.Tensor, photo_shape: Sequence[int]) -> torch.Tensor:
+        """Features of what the backbone is given, made of photos of `photo_shape`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             outputs = self.backbone(
-                pixel_values=pixel_values.to(self.backbone.dtype), **hidden_states_asked(self.feature_layers)
+                pixel_values=backbone_input.to(self.backbone.dtype), **hidden_states_asked(self.feature_layers)
             )
         if self.keep_regions:
-            num_patches = count_patches(self.backbone.config, *pixel_values.shape[-2:])
-            return BaseModelOutput(last_hidden_state=region_features(outputs, num_patches))
-        # shape: (batch_size, 1, feature_size)
-        return BaseModelOutput(last_hidden_state=image_features(outputs, self.feature_layers).unsqueeze(1))
+            return region_features(outputs, count_patches(self.backbone.config, *photo_shape[-2:]))
+        return image_features(outputs, self.feature_layers).unsqueeze(1)
 
 
 def infer_feature_size(

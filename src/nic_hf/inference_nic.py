@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ def faster_encoder(encoder: NICEncoder, dtype: torch.dtype | None = None) -> NIC
     Returns:
         The copy, on the same device.
     """
-    image = _random_image(encoder)
+    image = random_images(encoder, 1)
     plain = copy.deepcopy(encoder)
     plain.set_frozen(True)
     plain.optimized = True
@@ -56,13 +57,15 @@ def _cpu_has_bfloat16() -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
 
 
-def _random_image(encoder: NICEncoder) -> torch.Tensor:
+def random_images(encoder: NICEncoder, number: int, shape: Sequence[int] | None = None) -> torch.Tensor:
+    """`pixel_values` of `(channels, height, width)`, the backbone's own where not given; the same each time."""
     config = encoder.backbone.config
-    size = getattr(config, "image_size", None) or 224
-    height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
-    shape = (1, getattr(config, "num_channels", 3), height, width)
-    weight = next(encoder.parameters())
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    if shape is None:
+        size = getattr(config, "image_size", None) or 224
+        height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
+        shape = (getattr(config, "num_channels", 3), height, width)
+    images = torch.rand((number, *shape), generator=torch.Generator().manual_seed(0))
+    return images.to(next(encoder.parameters()))
 
 
 def _fold(encoder: NICEncoder, image: torch.Tensor) -> None:

@@ -88,7 +88,7 @@ class PhotoDataset(Dataset):
         """Model inputs of the photo at `row` of the data set: as it is, or in the view of that number, from 1."""
         features = self.features if view == 0 else self.views[view - 1][1]
         if features is not None:
-            return {"encoder_outputs": features[row]}
+            return {features.input_name: features[row]}
         if self.kept is not None and (row, view) in self.kept:
             return {"pixel_values": self.kept[row, view]}
         photo = load_photo_row(self.photos[row]["image"])

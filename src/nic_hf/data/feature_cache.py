@@ -26,6 +26,7 @@ from ..inference_nic import faster_encoder
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
 from .augmentation import PhotoView
+from .lower_blocks import LowerBlocks
 from .problems import ITEMS_IN_WARNING
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,9 @@ class FeatureTable:
     when it is asked for, from what is the system's page cache after the first time. Mapping the files into memory
     would count every page that was read as the process's own, so that its memory would grow with the photos.
     """
+
+    # What the model takes them as: not the features themselves, where they come from a part of the backbone only.
+    input_name = "encoder_outputs"
 
     def __init__(self, files: Sequence[FeatureFile], num_photos: int, photos_a_chunk: int = PHOTOS_A_CHUNK) -> None:
         self.files = list(files)
@@ -146,6 +150,7 @@ def cache_features(
     photos_a_chunk: int | None = None,
     dtype: torch.dtype = torch.float32,
     view: PhotoView | None = None,
+    lower_blocks: LowerBlocks | None = None,
 ) -> FeatureTable:
     """Run the backbone once over photos, or take the result of an earlier run.
 
@@ -167,6 +172,8 @@ def cache_features(
         dtype: number format in the files. `torch.float16` halves them, at an error of at most 0.05 %; what is read is
             float32 all the same.
         view: features of the photos seen this way, mirrored or cut; of the photos as they are where not given.
+        lower_blocks: the frozen part of a backbone that is trained (see [`split_encoder`]); its outputs are kept, and
+            given to the model as `pixel_values`.
 
     Raises:
         ValueError: where the backbone is not frozen, there are no photos, or a feature is too large for `dtype`.
@@ -178,7 +185,8 @@ def cache_features(
         raise ValueError(f"dtype is {dtype}; it must be torch.float32 or torch.float16")
     if photos_a_chunk is None:
         photos_a_chunk = PHOTOS_A_CHUNK if model.config.attention is None else REGION_PHOTOS_A_CHUNK
-    if not model.encoder.frozen or any(weight.requires_grad for weight in model.encoder.parameters()):
+    trained = not model.encoder.frozen or any(weight.requires_grad for weight in model.encoder.parameters())
+    if trained and lower_blocks is None:
         raise ValueError(
             "the backbone is not frozen: its features change as it learns, and cached ones would not follow; "
             "call model.set_backbone_frozen(True), or train on photos without a cache"
@@ -187,7 +195,7 @@ def cache_features(
         raise ValueError("no photos to compute features of: the data set is empty")
     # Absolute, so that the table still opens its files after a change of working directory.
     folder = Path(cache_dir or default_cache_dir()).expanduser().absolute() / _encoder_key(
-        model, processor, dtype, view
+        model, processor, dtype, view, lower_blocks
     )
     images = photos.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
     paths = [folder / f"{chunk}.safetensors" for chunk in _chunk_keys(images, photos_a_chunk)]
@@ -214,13 +222,15 @@ def cache_features(
             generator=torch.Generator(),  # a loader draws from the global one otherwise, which a full cache would not
         )
         pixels = iter(loader)
-        encoder = faster_encoder(model.encoder)
+        encoder = faster_encoder(model.encoder) if lower_blocks is None else lower_blocks
         with tqdm(total=sum(map(len, batches)), unit="photo", desc="Encoding photos") as progress:
             for index, rows in rows_of.items():
                 of_chunk = islice(pixels, math.ceil(len(rows) / batch_size))
                 chunk = _encode(model, encoder, images, rows, of_chunk, on_error, progress, dtype)
                 files[index] = _keep(chunk, paths[index])
     table = FeatureTable([file for file in files if file is not None], len(images), photos_a_chunk)
+    if lower_blocks is not None:
+        table.input_name = "pixel_values"
     _report_unreadable(table, images, on_error)
     return table
 
@@ -260,7 +270,7 @@ class _Photos(torch.utils.data.Dataset):
 
 def _encode(
     model: NICForConditionalGeneration,
-    encoder: NICEncoder,
+    encoder: NICEncoder | LowerBlocks,
     images: datasets.Dataset,
     rows: range,
     batches: Iterable[list[torch.Tensor | None]],
@@ -285,7 +295,7 @@ def _encode(
             pixel_values = torch.stack([pixels for pixels in batch if pixels is not None]).to(model.device)
             with torch.inference_mode():
                 encoded = encoder(pixel_values).last_hidden_state.float().cpu()
-            if model.config.attention is None:
+            if model.config.attention is None or isinstance(encoder, LowerBlocks):
                 encoded = encoded.squeeze(1)
             if features.shape[1:] != encoded.shape[1:]:
                 features = features.new_zeros(len(rows), *encoded.shape[1:])
@@ -402,7 +412,11 @@ def _photo_bytes(image: dict[str, Any]) -> bytes:
 
 
 def _encoder_key(
-    model: NICForConditionalGeneration, processor: NICProcessor, dtype: torch.dtype, view: PhotoView | None
+    model: NICForConditionalGeneration,
+    processor: NICProcessor,
+    dtype: torch.dtype,
+    view: PhotoView | None,
+    lower_blocks: LowerBlocks | None,
 ) -> str:
     """A digest of all that a feature depends on besides the photo: architecture, weights and preprocessing."""
     settings: list[Any] = [
@@ -417,6 +431,8 @@ def _encoder_key(
         settings.append("regions")
     if model.config.feature_layers is not None:
         settings.append(f"layers {model.config.feature_layers}")
+    if lower_blocks is not None:
+        settings.append(f"blocks up to {lower_blocks.last}")
     if dtype != torch.float32:
         settings.append(f"stored as {dtype}")
     if view is not None:

@@ -4,8 +4,18 @@ import logging
 from typing import Any
 
 import datasets
+import torch
 
-from ..data import CaptionDataset, FeatureTable, PhotoDataset, PhotoView, cache_features, default_views, load_captions
+from ..data import (
+    CaptionDataset,
+    FeatureTable,
+    PhotoDataset,
+    PhotoView,
+    cache_features,
+    default_views,
+    load_captions,
+    split_encoder,
+)
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor, load_image_processor, squeeze_to
 from ..tokenization import train_tokenizer
@@ -84,33 +94,39 @@ def caption_datasets(
 ) -> tuple[dict[str, PhotoDataset], CaptionDataset, CaptionDataset]:
     """The photos of each part, and the captions to learn from and to choose by.
 
-    Image features of a frozen backbone are computed once; a backbone that is trained sees the photos each epoch.
+    Image features of a frozen backbone are computed once; a backbone that is trained sees the photos each epoch, or,
+    with `cache_lower_blocks`, what its frozen blocks make of them.
 
     Args:
         set_statistics: standardise features by those of the training photos; only for a captioner that is new.
     """
     frozen = model.config.freeze_backbone
+    options: dict[str, Any] = {"num_workers": args.dataloader_num_workers, "on_error": settings.on_error}
+    if settings.cache_lower_blocks and not frozen:
+        photo = PhotoDataset(tables["train"].select([0]), processor)[0]["pixel_values"]
+        model.encoder = split_encoder(model.encoder, photo.shape)
+        options |= {"lower_blocks": model.encoder.lower_blocks[0], "dtype": torch.float16}
 
     def features_of(table: datasets.Dataset, view: PhotoView | None) -> FeatureTable | None:
-        if not frozen:
+        if not frozen and not settings.cache_lower_blocks:
             return None
-        workers = args.dataloader_num_workers
-        options: dict[str, Any] = {"num_workers": workers, "on_error": settings.on_error, "view": view}
         with args.main_process_first(desc="encoding photos"):
-            return cache_features(model, processor, table, settings.cache_dir, **options)
+            return cache_features(model, processor, table, settings.cache_dir, view=view, **options)
 
     photos = {}
     for part, table in tables.items():
         whole, *views = default_views(settings.views if part == "train" else 1)
         features = features_of(table, whole)
-        if part == "train" and features is not None and set_statistics:
+        if part == "train" and features is not None and frozen and set_statistics:
             model.set_feature_statistics(*(statistic.to(model.device) for statistic in features.statistics()))
         seen = [(view, features_of(table, view)) for view in views if view is not None]
         photos[part] = PhotoDataset(table, processor, features, on_error=settings.on_error, views=seen)
     tokenizer, length = processor.tokenizer, settings.max_caption_length
     with args.main_process_first(desc="tokenizing captions"):
         train = CaptionDataset(photos["train"], tokenizer, length, settings.captions_per_sample)
-        evaluation = CaptionDataset(photos["eval"], tokenizer, length)
+        # Where the backbone runs in evaluation too, captions of a photo share the pass.
+        together = 1 if frozen else max(map(len, tables["eval"]["captions"]))
+        evaluation = CaptionDataset(photos["eval"], tokenizer, length, together)
     logger.info(f"{len(tokenizer) - 4:,} words, {len(train.pairs):,} captions of {len(photos['train']):,} photos")
     return photos, train, evaluation
 

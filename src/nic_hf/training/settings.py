@@ -83,4 +83,8 @@ class DataSettings:
         default=1,
         metadata={"help": "Ways to see each training photo: itself, mirrored, then cuts. Features are kept of each."},
     )
+    cache_lower_blocks: bool = field(
+        default=False,
+        metadata={"help": "Keep what the blocks below `trainable_backbone` give of each photo, as features are kept."},
+    )
     num_sample_photos: int = field(default=8, metadata={"help": "Photos whose captions are logged through training."})

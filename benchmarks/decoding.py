@@ -1,0 +1,192 @@
+"""Time of `generate()` from image features: against bare PyTorch loops over the same weights.
+
+    python benchmarks/decoding.py CHECKPOINT --data path/to/flickr8k
+
+Beam search of a batch against a vectorised beam loop, and a greedy caption of one photo against a loop over the LSTM.
+Captions must be the same. Both take turns in one process, so that a machine that slows down slows both. Prints one
+table and writes JSON.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+from nic_hf import NICForConditionalGeneration, NICProcessor
+from nic_hf.data import cache_features, load_captions
+
+
+class Bare:
+    """The weights of a captioner without its classes."""
+
+    def __init__(self, model):
+        self.mean, self.std = model.image_projection.mean, model.image_projection.std
+        self.project = model.image_projection.linear
+        self.embed, self.lstm = model.decoder.embed_tokens, model.decoder.lstm
+        self.head = model.lm_head
+        self.bos, self.eos = model.config.bos_token_id, model.config.eos_token_id
+        self.pad = model.config.pad_token_id
+
+    def start(self, features):
+        """The LSTM's state after the photo; features of shape (batch, size)."""
+        return self.lstm(self.project((features - self.mean) / self.std).unsqueeze(1))[1]
+
+    def step(self, words, state):
+        """Log-probabilities (rows, vocabulary) after one more word, of shape (rows,), and the state."""
+        outputs, state = self.lstm(self.embed(words).unsqueeze(1), state)
+        return self.head(outputs[:, 0]), state
+
+    def greedy(self, features, max_words):
+        """Word ids of one photo's caption."""
+        state, words = self.start(features), torch.tensor([self.bos])
+        caption = [self.bos]
+        for _ in range(max_words):
+            logits, state = self.step(words, state)
+            words = logits.argmax(-1)
+            caption.append(int(words))
+            if caption[-1] == self.eos:
+                break
+        return [caption]
+
+    def beam(self, features, num_beams, max_words):
+        """Best captions of a batch, scored by log-probability a word: all photos and beams in one tensor."""
+        batch, vocabulary = len(features), self.head.out_features
+        rows = torch.arange(batch).unsqueeze(1)
+        state = tuple(part.repeat_interleave(num_beams, dim=1) for part in self.start(features))
+        words = torch.full((batch * num_beams,), self.bos)
+        captions = torch.full((batch, num_beams, max_words + 1), self.pad)
+        captions[:, :, 0] = self.bos
+        scores = torch.full((batch, num_beams), -1e9)
+        scores[:, 0] = 0
+        best, best_score = captions[:, 0].clone(), torch.full((batch,), -1e9)
+        ended = torch.zeros(batch, num_beams) - 1e9  # scores of the finished captions that are kept
+        for length in range(1, max_words + 1):
+            logits, state = self.step(words, state)
+            total = (scores.view(-1, 1) + logits.log_softmax(-1)).view(batch, -1)
+            top, index = total.topk(2 * num_beams)
+            beam, word = index // vocabulary, index % vocabulary
+            is_end = word == self.eos
+            if length == max_words:
+                is_end = torch.ones_like(is_end)
+            normalised = (top / length).masked_fill(~is_end, -1e9)
+            normalised[:, num_beams:] = -1e9  # an end counts among the first beams only
+            now, which = normalised.max(1)
+            better = now > best_score
+            ending = captions[rows[:, 0], beam[rows[:, 0], which]]
+            ending[:, length] = word[rows[:, 0], which]
+            best = torch.where(better.unsqueeze(1), ending, best)
+            best_score = torch.maximum(best_score, now)
+            ended = torch.cat([ended, normalised], 1).topk(num_beams).values
+            kept = top.masked_fill(is_end, -1e9).topk(num_beams).indices
+            scores, beam, words = (part.gather(1, kept) for part in (top, beam, word))
+            captions = captions[rows, beam]
+            captions[:, :, length] = words
+            chosen = (rows * num_beams + beam).flatten()
+            state = tuple(part.index_select(1, chosen) for part in state)
+            words = words.flatten()
+            if length == max_words or not (scores[:, 0] / length > ended[:, -1]).any():
+                break
+        return best.tolist()
+
+
+def strip(ids, bare):
+    """Word ids up to the end of the caption."""
+    ids = [i for i in ids[1:] if i != bare.pad]
+    return ids[: ids.index(bare.eos)] if bare.eos in ids else ids
+
+
+@torch.inference_mode()
+def compare(name, ours, theirs, rounds):
+    """Seconds of both in turn, and their ratio."""
+    ours(), theirs()
+    ratios, first, second = [], [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        ours()
+        middle = time.perf_counter()
+        theirs()
+        end = time.perf_counter()
+        first.append(middle - start)
+        second.append(end - middle)
+        ratios.append(first[-1] / second[-1])
+    row = {
+        "what": name,
+        "generate_ms": 1e3 * min(first),
+        "bare_ms": 1e3 * min(second),
+        "ratio_of_best": min(first) / min(second),
+        "ratio_median": statistics.median(ratios),
+    }
+    print(f"{name:32}", *(f"{value:9.2f}" for value in list(row.values())[1:]))
+    return row
+
+
+def main():
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--num_beams", type=int, default=3)
+    parser.add_argument("--max_words", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--output", type=Path, default=Path("decoding.json"))
+    args = parser.parse_args()
+    model = NICForConditionalGeneration.from_pretrained(args.checkpoint).eval()
+    processor = NICProcessor.from_pretrained(args.checkpoint)
+    photos = load_captions(args.data, "dev").select(range(args.batch_size))
+    features = torch.stack(list(cache_features(model, processor, photos).chunks())).flatten(0, 1)
+    bare = Bare(model)
+
+    def encoded(rows):
+        return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=features[:rows].unsqueeze(1))
+
+    def generated(rows, **settings):
+        with torch.inference_mode():
+            return model.generate(
+                encoder_outputs=encoded(rows), max_new_tokens=args.max_words, length_penalty=1.0, **settings
+            ).tolist()
+
+    beams, words = args.num_beams, args.max_words
+    pairs = [
+        (
+            f"beam {beams}, {args.batch_size} photos",
+            lambda: generated(args.batch_size, num_beams=beams),
+            lambda: bare.beam(features, beams, words),
+        ),
+        ("greedy, 1 photo", lambda: generated(1, num_beams=1), lambda: bare.greedy(features[:1], words)),
+        (
+            f"beam {beams}, 1 photo",
+            lambda: generated(1, num_beams=beams),
+            lambda: bare.beam(features[:1], beams, words),
+        ),
+    ]
+    print(f"{'':32} {'generate':>9} {'bare':>9} {'ratio':>9} {'median':>9}")
+    rows = []
+    for name, ours, theirs in pairs:
+        with torch.inference_mode():
+            same = sum(strip(a, bare) == strip(b, bare) for a, b in zip(ours(), theirs(), strict=True))
+        row = compare(name, ours, theirs, args.rounds)
+        rows.append({**row, "same_captions": same})
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+    }
+    args.output.write_text(
+        json.dumps(
+            {"settings": {**vars(args), "output": str(args.output)}, "machine": machine, "rows": rows}, indent=1
+        )
+    )
+    print([row["same_captions"] for row in rows], "captions are the same")
+
+
+if __name__ == "__main__":
+    main()
