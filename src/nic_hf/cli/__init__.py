@@ -5,6 +5,7 @@ Commands import what they need when they run: `nic --help` should not wait for t
 
 import typer
 
+from ..memory import keep_freed_memory
 from .demo import demo
 from .evaluate import evaluate
 from .train import SETTINGS, train
@@ -15,6 +16,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _before_each_command() -> None:
+    keep_freed_memory()
+
+
 app.command()(demo)
 app.command()(evaluate)
 app.command(context_settings=SETTINGS)(train)
