@@ -20,12 +20,22 @@ def test_the_weights_that_match_are_trained_and_no_gradient_goes_below_them() ->
     assert not model.config.freeze_backbone
 
 
+@pytest.mark.parametrize("share", [0.5, "0.5"])
+def test_a_share_is_that_of_the_last_weights(share: float | str) -> None:
+    model = tiny_model()
+    thaw_backbone(model, share)
+    trained = [weight.requires_grad for weight in model.encoder.parameters()]
+    assert trained == sorted(trained) and abs(sum(trained) / len(trained) - 0.5) < 0.1
+
+
 def test_without_a_pattern_all_of_it_is_trained() -> None:
     model = tiny_model()
     assert thaw_backbone(model) == sum(weight.numel() for weight in model.encoder.parameters())
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("layer.99", "matches no weight.*such as"), ("(", "no regular")])
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("layer.99", "matches no weight.*such as"), ("(", "no regular"), ("1.5", "at most 1")]
+)
 def test_a_pattern_that_matches_nothing_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         thaw_backbone(tiny_model(), pattern)

@@ -1,42 +1,57 @@
 """Training the backbone too: which of its weights, and at what learning rate."""
 
+import math
 import re
+from contextlib import suppress
 
 import torch
 
 from ..modeling_nic import NICForConditionalGeneration
 
 
-def thaw_backbone(model: NICForConditionalGeneration, pattern: str | None = None) -> int:
-    """Train the backbone: all of it, or the weights whose names match. What comes before those needs no gradient.
+def thaw_backbone(model: NICForConditionalGeneration, which: str | float | None = None) -> int:
+    """Train the backbone: all of it, its last weights, or those of some names. What comes before needs no gradient.
 
     Args:
         model: the captioner.
-        pattern: a regular expression, searched for in the names of the backbone's weights.
+        which: the share of the backbone's weight tensors to train, from its end, above 0 and at most 1; or a regular
+            expression, searched for in their names. All of them where not given.
 
     Returns:
         The number of weights (scalars) that will be trained.
 
     Raises:
-        ValueError: where it matches no weight, or is no regular expression.
+        ValueError: where it matches no weight, or is neither a share nor a regular expression.
     """
     model.set_backbone_frozen(False)
-    backbone = model.encoder.backbone
-    try:
-        wanted = re.compile(pattern or "")
-    except re.error as error:
-        raise ValueError(f"trainable_backbone: {pattern!r} is no regular expression ({error})") from error
-    number = 0
-    for name, weight in backbone.named_parameters():
-        weight.requires_grad_(bool(wanted.search(name)))
-        number += weight.numel() if weight.requires_grad else 0
-    if number == 0:
-        names = [name for name, _ in backbone.named_parameters()]
+    weights = dict(model.encoder.backbone.named_parameters())
+    names = list(weights)
+    trained = _trained_names(names, which)
+    for name, weight in weights.items():
+        weight.requires_grad_(name in trained)
+    if not trained:
         raise ValueError(
-            f"trainable_backbone: {pattern!r} matches no weight of the backbone; they have names such as"
+            f"trainable_backbone: {which!r} matches no weight of the backbone; they have names such as"
             f" {names[0]}, {names[len(names) // 2]} and {names[-1]}"
         )
-    return number
+    return sum(weights[name].numel() for name in trained)
+
+
+def _trained_names(names: list[str], which: str | float | None) -> set[str]:
+    if which is None:
+        return set(names)
+    share = math.nan
+    with suppress(ValueError):
+        share = float(which)
+    if not math.isnan(share):
+        if not 0 < share <= 1:
+            raise ValueError(f"trainable_backbone: a share must be above 0 and at most 1, not {which}")
+        return set(names[-max(1, round(len(names) * share)) :])
+    try:
+        wanted = re.compile(str(which))
+    except re.error as error:
+        raise ValueError(f"trainable_backbone: {which!r} is no regular expression ({error})") from error
+    return {name for name in names if wanted.search(name)}
 
 
 def set_backbone_learning_rate(

@@ -21,7 +21,10 @@ class ModelSettings:
     )
     trainable_backbone: str | None = field(
         default=None,
-        metadata={"help": "Of a backbone that is trained, the weights to train: a regular expression of their names."},
+        metadata={
+            "help": "Of a backbone that is trained, the weights to train: a share at its end, such as 0.3, or a"
+            " regular expression of their names."
+        },
     )
     freeze_batch_norm: bool = field(
         default=False, metadata={"help": "Keep the BatchNorm statistics of a backbone that is trained."}

@@ -1,0 +1,98 @@
+"""Choose beam size, length penalty and repetition control on the dev split; then caption the test split with them.
+
+    python benchmarks/tune_decoding.py runs/flickr8k --data path/to/flickr8k --num_beams 3 5 --length_penalty 0.6 0.8 1
+    python benchmarks/tune_decoding.py runs/a runs/b --data path/to/flickr8k --split test --num_beams 5 \
+        --length_penalty 0.8 --captions test.json
+
+Several checkpoints are one ensemble. Photos pass the backbones once, whatever the number of settings. Prints BLEU and
+CIDEr-D of each setting, the best by CIDEr-D + BLEU-4 last, and writes JSON.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers.modeling_outputs import BaseModelOutput
+
+from nic_hf import NICForConditionalGeneration, NICProcessor
+from nic_hf.data import PhotoDataset, load_captions
+from nic_hf.decoding import NICEnsemble
+from nic_hf.evaluation import score_captions
+from nic_hf.memory import keep_freed_memory
+
+NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider")
+
+
+@torch.inference_mode()
+def encode(model, photos, batch_size):
+    """Image features of all photos."""
+    blocks = []
+    for start in tqdm(range(0, len(photos), batch_size), desc="Encoding", unit="batch"):
+        rows = range(start, min(start + batch_size, len(photos)))
+        pixels = torch.stack([photos[row]["pixel_values"] for row in rows])
+        blocks.append(model.get_encoder()(pixels).last_hidden_state)
+    return torch.cat(blocks)
+
+
+@torch.inference_mode()
+def caption(model, processor, features, batch_size, **settings):
+    """A caption of each photo."""
+    captions = []
+    for block in features.split(batch_size):
+        generated = model.generate(encoder_outputs=BaseModelOutput(last_hidden_state=block), **settings)
+        captions += processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
+    return captions
+
+
+def main():
+    """Try all settings, score them, keep the best."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--num_beams", type=int, nargs="+", default=[3])
+    parser.add_argument("--length_penalty", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--no_repeat_ngram_size", type=int, nargs="+", default=[0])
+    parser.add_argument("--batch_size", type=int, default=50)
+    parser.add_argument("--captions", type=Path, help="Write the captions of the best setting, by photo.")
+    parser.add_argument("--output", type=Path, help="Write the scores as JSON.")
+    args = parser.parse_args()
+    keep_freed_memory()
+    processor = NICProcessor.from_pretrained(args.checkpoints[0])
+    if len(args.checkpoints) == 1:
+        model = NICForConditionalGeneration.from_pretrained(args.checkpoints[0]).optimize_for_inference()
+    else:
+        model = NICEnsemble.from_pretrained(args.checkpoints)
+    model.eval()
+    table = load_captions(args.data, args.split)
+    ids, references = table["image_id"][:], dict(zip(table["image_id"], table["captions"], strict=True))
+    features = encode(model, PhotoDataset(table, processor), args.batch_size)
+    rows = []
+    for beams, penalty, ngram in itertools.product(args.num_beams, args.length_penalty, args.no_repeat_ngram_size):
+        settings = {"num_beams": beams, "length_penalty": penalty, "no_repeat_ngram_size": ngram}
+        start = time.perf_counter()
+        captions = dict(zip(ids, caption(model, processor, features, args.batch_size, **settings), strict=True))
+        seconds = time.perf_counter() - start
+        scores = score_captions(captions, references, metrics=["bleu", "cider"])
+        found = {name: round(100 * scores[name], 2) for name in NAMES}
+        words = sum(len(text.split()) for text in captions.values()) / len(captions)
+        distinct = len(set(captions.values()))
+        rows.append(
+            {**settings, **found, "words": round(words, 2), "distinct": distinct, "seconds": round(seconds, 1)}
+        )
+        print(json.dumps(rows[-1]), flush=True)
+        if rows[-1] == max(rows, key=lambda row: row["cider"] + row["bleu_4"]):
+            best = captions
+    print("best:", json.dumps(max(rows, key=lambda row: row["cider"] + row["bleu_4"])))
+    if args.captions:
+        args.captions.write_text(json.dumps(best, indent=1, ensure_ascii=False), encoding="utf-8")
+    if args.output:
+        args.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
