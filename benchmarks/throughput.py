@@ -1,0 +1,149 @@
+"""Captions a second on a CPU: this captioner in PyTorch and in ONNX Runtime, beside ViT-GPT2, GIT-base and BLIP-base.
+
+    nic export onnx runs/flickr8k captioner-onnx
+    python benchmarks/throughput.py runs/flickr8k --onnx captioner-onnx captioner-int8 --output throughput.json
+
+From decoded photos (arrays of 224 x 224; BLIP's of 384 x 384) to text, the same number of words for all: each
+caption has exactly `--words` words. The peers have random weights of their published shapes; how long they take does
+not depend on what they say. All run in one process, several times each, and the best counts. Prints one table and
+writes JSON with the machine, versions and ratios to ViT-GPT2.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from nic_hf import NICForConditionalGeneration
+from nic_hf.memory import keep_freed_memory
+
+
+def vit_gpt2():
+    """nlpconnect/vit-gpt2-image-captioning: ViT-base, and GPT-2 with cross-attention."""
+    encoder = transformers.ViTConfig()
+    decoder = transformers.GPT2Config(add_cross_attention=True, is_decoder=True)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 50256, 50256
+    model = transformers.VisionEncoderDecoderModel(config)
+    model.generation_config.pad_token_id = model.generation_config.decoder_start_token_id = 50256
+    return model, 224
+
+
+def git_base():
+    """microsoft/git-base."""
+    return transformers.GitForCausalLM(transformers.GitConfig()), 224
+
+
+def blip_base():
+    """Salesforce/blip-image-captioning-base."""
+    return transformers.BlipForConditionalGeneration(transformers.BlipConfig()), 384
+
+
+PEERS = {"ViT-GPT2": vit_gpt2, "GIT-base": git_base, "BLIP-base": blip_base}
+
+
+def torch_captioner(model, size, batch_size, beams, words):
+    """A function that captions a batch of random photos."""
+    photos = torch.randn(batch_size, 3, size, size)
+    model = model.eval()
+
+    def run():
+        with torch.inference_mode():
+            model.generate(
+                pixel_values=photos, num_beams=beams, min_new_tokens=words, max_new_tokens=words, do_sample=False
+            )
+
+    return run
+
+
+def onnx_captioner(folder, batch_size, beams, words):
+    """The same in ONNX Runtime."""
+    from nic_hf.export import NICOnnxCaptioner
+
+    captioner = NICOnnxCaptioner.from_pretrained(folder)
+    shape = (batch_size, *captioner.manifest["image_shape"])
+    photos = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+    def run():
+        captioner.generate(pixel_values=photos, num_beams=beams, min_new_tokens=words, max_new_tokens=words)
+
+    return run
+
+
+def seconds(run, rounds):
+    """Best time of a call; the first is not counted."""
+    run()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times), sorted(times)[len(times) // 2]
+
+
+def main():
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--onnx", nargs="*", default=[], help="Folders that `nic export onnx` wrote.")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--peer_batch_size", type=int, default=8)
+    parser.add_argument("--num_beams", type=int, default=3)
+    parser.add_argument("--words", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("throughput.json"))
+    args = parser.parse_args()
+    keep_freed_memory()
+    beams, words = args.num_beams, args.words
+    plain = NICForConditionalGeneration.from_pretrained(args.checkpoint)
+    fast = NICForConditionalGeneration.from_pretrained(args.checkpoint).optimize_for_inference()
+    runs = []
+    for batch_size in (args.batch_size, 1):
+        for name, model in (("PyTorch", plain), ("optimize_for_inference", fast)):
+            run = torch_captioner(model, 224, batch_size, beams, words)
+            runs.append((f"nic_hf, {name}", batch_size, run))
+        for folder in args.onnx:
+            name = f"nic_hf, ONNX, {Path(folder).name}"
+            runs.append((name, batch_size, onnx_captioner(folder, batch_size, beams, words)))
+    rows = []
+
+    def measure(name, batch_size, run, rounds):
+        best, median = seconds(run, rounds)
+        rows.append({"what": name, "batch": batch_size, "photos_a_second": batch_size / best, "ms": 1e3 * best})
+        rows[-1]["median_ms"] = 1e3 * median
+        print(f"{name:40} batch {batch_size:3}  {batch_size / best:8.1f} photos/s  {1e3 * best:9.1f} ms", flush=True)
+
+    for name, batch_size, run in runs:
+        measure(name, batch_size, run, args.rounds)
+    for name in args.peers:
+        model, size = PEERS[name]()
+        measure(name, args.peer_batch_size, torch_captioner(model, size, args.peer_batch_size, beams, words), 2)
+        del model
+        gc.collect()
+    reference = next((row["photos_a_second"] for row in rows if row["what"] == "ViT-GPT2"), None)
+    if reference:
+        for row in rows:
+            row["times_vit_gpt2"] = row["photos_a_second"] / reference
+            print(f"{row['what']:40} batch {row['batch']:3}  {row['times_vit_gpt2']:8.1f} x ViT-GPT2")
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+    }
+    settings = {name: value for name, value in vars(args).items() if name != "output"}
+    args.output.write_text(json.dumps({"settings": settings, "machine": machine, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
