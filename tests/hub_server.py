@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on this machine: repositories with commits, branches and tags, large files, private ones.
 
-It answers what huggingface_hub 1 and 2, Transformers and Datasets ask when they push and load: set `HF_ENDPOINT` to its
-`url` in a process of its own, since they read that once, and `HF_HUB_DISABLE_XET=1`.
+It answers what huggingface_hub 1 and 2, Transformers and Datasets ask when they push and load: set `HF_ENDPOINT` to
+its `url` in a process of its own, since they read that once, and `HF_HUB_DISABLE_XET=1`.
 """
 
 import base64
@@ -116,22 +116,23 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer()
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer()
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self._answer()
 
-    def do_PUT(self) -> None:  # noqa: N802
+    def do_PUT(self) -> None:
         self._answer()
 
     def _answer(self) -> None:
         address = urlsplit(self.path)
         path = unquote(address.path)
         self.server_state.requests.append((self.command, path))
+        query = {key: value[0] for key, value in parse_qs(address.query).items()}
         body = self._body(path)
         if body is None:
             self.close_connection = True
@@ -140,9 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             for method, pattern, answer in ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and self.command in method:
-                    answer(
-                        self, body, {key: value[0] for key, value in parse_qs(address.query).items()}, *match.groups()
-                    )
+                    answer(self, body, query, *match.groups())
                     return
             raise HubError(404, "", f"this server knows no {self.command} {path}")
         except HubError as error:

@@ -136,9 +136,9 @@ def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
     return [_stage(name, {**common, **own, **for_all, **for_one[name]}) for name, own in stages.items()]
 
 
-def save_recipe(stages: Iterable[Stage], folder: str | os.PathLike) -> None:
-    """Write `recipe.yaml`, from which the same training can be run again."""
-    recipe = {
+def as_recipe(stages: Iterable[Stage]) -> Settings:
+    """The stages with all settings and versions, as `recipe.yaml` holds them."""
+    return {
         "versions": {
             "nic_hf": __version__,
             "transformers": transformers.__version__,
@@ -147,7 +147,12 @@ def save_recipe(stages: Iterable[Stage], folder: str | os.PathLike) -> None:
         },
         "stages": {stage.name: stage.settings() for stage in stages},
     }
-    write_text(Path(folder) / RECIPE_FILE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=119))
+
+
+def save_recipe(stages: Iterable[Stage], folder: str | os.PathLike) -> None:
+    """Write `recipe.yaml`, from which the same training can be run again."""
+    text = yaml.safe_dump(as_recipe(stages), sort_keys=False, allow_unicode=True, width=119)
+    write_text(Path(folder) / RECIPE_FILE, text)
 
 
 def _stage(name: str, settings: Settings) -> Stage:
