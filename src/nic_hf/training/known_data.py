@@ -79,8 +79,8 @@ KNOWN = (
         language="en",
         shown="everyday scenes chosen for 80 kinds of things, as photographed on Flickr",
         bias=(
-            "Its captions were written by workers on Mechanical Turk, in English. It shows men more often than women, and"
-            " captioners trained on it exaggerate that (Hendricks et al. 2018, Women also Snowboard)."
+            "Its captions were written by workers on Mechanical Turk, in English. It shows men more often than women,"
+            " and captioners trained on it exaggerate that (Hendricks et al. 2018, Women also Snowboard)."
         ),
         citation="""@article{chen2015microsoft,
   title = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},

@@ -186,12 +186,12 @@ def model_card(
     columns = [score for score in SCORES if any(score in result.scores for result in results)]
 
     card_data = ModelCardData(
-        language=facts.language or (known and known.language),
+        language=facts.language or (known.language if known else None),
         license=facts.license,
         library_name="transformers",
         pipeline_tag="image-to-text",
         tags=[*TAGS, *(tag for tag in facts.tags if tag not in TAGS)],
-        datasets=[data_name] if _is_hub_id(data_name) else None,
+        datasets=[data_name] if data_name and _is_hub_id(data_name) else None,
         base_model=backbone if _is_hub_id(backbone) else None,
         metrics=list(dict.fromkeys(SCORES[score][1] for score in columns)) or None,
         model_name=name,
@@ -357,8 +357,8 @@ def _description(config: Mapping[str, Any], backbone: str | None, parameters: in
     kind = config["backbone_config"].get("model_type", "vision")
     layers = config.get("num_hidden_layers", 1)
     text = (
-        f"It writes a caption for a photo: a vision backbone ({backbone or kind}) gives the features of the photo, and an"
-        f" LSTM of {config['hidden_size']} units{f' in {layers} layers' if layers > 1 else ''}"
+        f"It writes a caption for a photo: a vision backbone ({backbone or kind}) gives the features of the photo, and"
+        f" an LSTM of {config['hidden_size']} units{f' in {layers} layers' if layers > 1 else ''}"
     )
     if config.get("attention"):
         text += " looks at its regions before each word, as in *Show, Attend and Tell*."
@@ -443,8 +443,8 @@ def _diversity_note(parts: Mapping[str, Any], results: list[_Result]) -> str | N
     diversity = parts[f"beam {beams}"].get("diversity") or {}
     if "distinct_captions" not in diversity:
         return None
-    text = f"Of the {results[0].split} photos' captions (beam {beams}) {100 * diversity['distinct_captions']:.0f} % differ"
-    text += " from all others"
+    share = 100 * diversity["distinct_captions"]
+    text = f"Of the {results[0].split} photos' captions (beam {beams}) {share:.0f} % differ from all others"
     if diversity.get("in_training") is not None:
         text += f", and {100 * diversity['in_training']:.0f} % are captions of the training data word for word"
     return text + f"; they use {diversity['vocabulary']:,} words."

@@ -35,6 +35,16 @@ RECIPE_FILE = "recipe.yaml"
 # What says where to work and what to show, and nothing of the result.
 _PLACES = ("output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir", "dataloader_pin_memory", "debug")
 _SHOWN = ("disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "log_level", "logging_first_step")
+# Where it is pushed to, and a token that must never be written down.
+_HUB = (
+    "push_to_hub",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_token",
+    "hub_private_repo",
+    "hub_always_push",
+    "hub_revision",
+)
 _NOTES = ("recipe", "description", "versions")  # of a file; no settings
 
 Settings = dict[str, Any]
@@ -67,7 +77,7 @@ class Stage:
             ours = name in (*own, "seed", *CaptioningTrainingArguments.__annotations__) or name not in plain
             if (ours or value != plain[name]) and _is_plain(value):
                 found[name] = value
-        return {name: value for name, value in found.items() if name not in (*_PLACES, *_SHOWN)}
+        return {name: value for name, value in found.items() if name not in (*_PLACES, *_SHOWN, *_HUB)}
 
 
 class _Parser(HfArgumentParser):

@@ -34,7 +34,7 @@ from .callbacks import SampleCaptionsCallback
 from .checkpoints import begin_checkpoint, last_checkpoint, read_json, why_unfinished
 from .fine_tuning import set_backbone_learning_rate
 from .provenance import ResumeError, check_provenance, describe, save_provenance
-from .publishing import PublishingTrainer
+from .publishing_trainer import PublishingTrainer
 from .scheduled_sampling import mixed_inputs
 
 logger = logging.getLogger(__name__)
