@@ -195,6 +195,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     # What is answered.
 
+    def cut_off(self, body: bytes, query: dict[str, str]) -> None:
+        """For tests in other processes: the next request whose path has this part will lose its connection."""
+        self.server_state.cut_off.append(query["path"])
+        self._send(200)
+
     def whoami(self, body: bytes, query: dict[str, str]) -> None:
         if self._user() is None:
             raise HubError(401, "", "Invalid username or password.")
@@ -405,6 +410,7 @@ def check_card(card: dict[str, Any]) -> list[str]:
 _NAME = r"([\w.-]+/[\w.-]+)"
 _API = rf"/api/(model|dataset)s/{_NAME}"
 ROUTES = [
+    ("GET", "/tests/cut-off", _Handler.cut_off),
     ("GET", "/api/whoami-v2", _Handler.whoami),
     ("POST", "/api/repos/create", _Handler.create),
     ("POST", "/api/validate-yaml", _Handler.validate_yaml),

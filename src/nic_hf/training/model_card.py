@@ -18,9 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from safetensors import safe_open
 
 from ..writing import write_text
-from .checkpoints import STATE_FILE, read_json
+from .checkpoints import RECIPE_FILE, STATE_FILE, read_json
 from .known_data import CITATION, KnownData, known_data
-from .recipes import RECIPE_FILE
 
 CARD_FILE = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"

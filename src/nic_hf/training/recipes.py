@@ -24,6 +24,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from .._version import __version__
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
+from .checkpoints import RECIPE_FILE
 from .self_critical import SelfCriticalTrainingArguments
 from .settings import DataSettings, ModelSettings
 
@@ -31,7 +32,6 @@ ARGUMENTS: dict[str, type[CaptioningTrainingArguments]] = {
     "cross-entropy": CaptioningTrainingArguments,
     "self-critical": SelfCriticalTrainingArguments,
 }
-RECIPE_FILE = "recipe.yaml"
 # What says where to work and what to show, and nothing of the result.
 _PLACES = ("output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir", "dataloader_pin_memory", "debug")
 _SHOWN = ("disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "log_level", "logging_first_step")

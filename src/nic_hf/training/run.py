@@ -15,10 +15,11 @@ from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
 from ..writing import write_text
 from .callbacks import SampleCaptionsCallback
+from .checkpoints import RECIPE_FILE
 from .model_card import CardFacts, write_model_card
 from .preparation import caption_datasets, load_splits, new_captioner, trained_captioner
 from .publishing import push_captioner
-from .recipes import RECIPE_FILE, Stage, as_recipe, save_recipe
+from .recipes import Stage, as_recipe, save_recipe
 from .self_critical import SelfCriticalTrainer
 from .trainer import CaptioningTrainer
 
@@ -34,8 +35,8 @@ def run_recipe(
 
     Each stage works in a folder of `output_dir` of its own, `1-frozen`, `2-finetune`, ...; the last one's captioner is
     saved in `output_dir` itself. `recipe.yaml`, the recipe with all settings, and `README.md`, the model card, are
-    there and in every checkpoint. With `push_to_hub` the final captioner is pushed, to `hub_model_id` or a repository of
-    the folder's name.
+    there and in every checkpoint. With `push_to_hub` the final captioner is pushed, to `hub_model_id` or a repository
+    of the folder's name.
 
     Args:
         stages: from [`resolve`].
