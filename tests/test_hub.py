@@ -83,8 +83,8 @@ push_captioner("third", "someone/retried")  # huggingface_hub sends a large file
 for repo in ("captioner", "secret", "by-parts", "pipeline", "retried"):
     answers[repo] = caption(f"someone/{repo}")
 answers["next"] = caption("someone/captioner", revision="next")
-answers["secret by token"] = caption("someone/secret", token=TOKEN, force_download=True)
-answers["secret without token"] = failure(lambda: caption("someone/secret", token=False, force_download=True))
+answers["secret by token"] = caption("someone/secret", token=TOKEN, cache_dir="fresh")
+answers["secret without token"] = failure(lambda: caption("someone/secret", token=False, cache_dir="fresher"))
 answers["no such revision"] = failure(lambda: caption("someone/captioner", revision="v9"))
 answers["no such repository"] = failure(lambda: caption("someone/nothing"))
 
@@ -283,7 +283,7 @@ def test_the_pipeline_works_by_id_where_the_package_is_not_installed(stranger: d
 
 def test_code_changed_on_the_hub_does_not_run_where_the_revision_is_pinned(stranger: dict[str, Any]) -> None:
     assert stranger["pinned"] == captions()
-    assert stranger["changed"] == ["RuntimeError", "the changed code ran"]
+    assert "RuntimeError: the changed code ran" in stranger["changed"][1]
 
 
 def test_what_was_loaded_once_loads_without_a_network(
@@ -297,7 +297,7 @@ def test_what_was_loaded_once_loads_without_a_network(
     assert answers["next"] == captions(50)
     assert answers["photos"] == author["photos"]
     kind, message = answers["not in the cache"]
-    assert kind == "OSError" and "someone/saved-and-pushed" in message
+    assert kind == "OSError" and "couldn't find them in the cached files" in message
     tools = STRANGER[: STRANGER.index("answers = {}")]
     script = f"FIRST = {first!r}\n{tools}{STRANGER_OFFLINE}"
     offline = run(script, stranger_home, stranger_home / "home", hub, HF_HUB_OFFLINE="1", PYTHONPATH="")
