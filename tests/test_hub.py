@@ -16,6 +16,7 @@ from tiny import CAPTIONS, save_tiny_checkpoint, tiny_model, tiny_photos, tiny_p
 
 import nic_hf
 
+SOURCE = str(Path(nic_hf.__file__).parents[1])
 CHANGED_CODE = b"raise RuntimeError('the changed code ran')\n"
 
 # What a user with the package and a token does. Each answer is the last line's JSON.
@@ -128,14 +129,21 @@ answers["secret"] = failure(lambda: caption("someone/secret", "image-to-text"))
 answers["secret by token"] = caption("someone/secret", "image-to-text", token=TOKEN)
 """
 
-# What either finds without a network.
+# What is found without a network: by the stranger, and then by one who has the package.
 OFFLINE = """
-answers = {"captioner": caption("someone/captioner"), "next": caption("someone/captioner", revision="next")}
-answers["photos"] = [[row["image_id"], row["captions"]] for row in load_captions("someone/photos", "train")]
-answers["not in the cache"] = failure(lambda: caption("someone/saved-and-pushed"))
-"""
-STRANGER_OFFLINE = """
 answers = {"pinned": caption("someone/captioner", "image-to-text", revision=FIRST)}
+answers["next"] = caption("someone/captioner", "image-to-text", revision="next")
+answers["not in the cache"] = failure(lambda: caption("someone/pipeline", "image-to-text"))
+
+del sys.modules["nic_hf"]
+from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor
+from nic_hf.data import load_captions
+
+model = NICForConditionalGeneration.from_pretrained("someone/captioner", revision=FIRST)
+processor = NICProcessor.from_pretrained("someone/captioner", revision=FIRST)
+captioner = ImageToTextPipeline(model=model, processor=processor)
+answers["by the package"] = [answer[0]["generated_text"] for answer in captioner(tiny_photos())]
+answers["photos"] = [[row["image_id"], row["captions"]] for row in load_captions("someone/photos", "train")]
 """
 
 
@@ -173,7 +181,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def author(hub: HubServer, home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("author")
-    path = os.pathsep.join([str(Path(nic_hf.__file__).parents[1]), str(Path(__file__).parent)])
+    path = os.pathsep.join([SOURCE, str(Path(__file__).parent)])
     return run(AUTHOR, folder, home, hub, HF_TOKEN=TOKEN, PYTHONPATH=path)
 
 
@@ -290,18 +298,14 @@ def test_what_was_loaded_once_loads_without_a_network(
     hub: HubServer, author: dict[str, Any], stranger: dict[str, Any], first: str, home: Path, stranger_home: Path
 ) -> None:
     before = len(hub.requests)
-    tools = AUTHOR[: AUTHOR.index("answers = {}")]
-    path = os.pathsep.join([str(Path(nic_hf.__file__).parents[1]), str(Path(__file__).parent)])
-    answers = run(tools + OFFLINE, home, home, hub, HF_HUB_OFFLINE="1", PYTHONPATH=path)
-    assert answers["captioner"] == captions()
+    script = f"FIRST = {first!r}\n{STRANGER[: STRANGER.index('answers = {}')]}{OFFLINE}"
+    environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(home / "datasets"), "PYTHONPATH": SOURCE}
+    answers = run(script, stranger_home, stranger_home / "home", hub, **environment)
+    assert answers["pinned"] == answers["by the package"] == captions()
     assert answers["next"] == captions(50)
     assert answers["photos"] == author["photos"]
     kind, message = answers["not in the cache"]
     assert kind == "OSError" and "couldn't find them in the cached files" in message
-    tools = STRANGER[: STRANGER.index("answers = {}")]
-    script = f"FIRST = {first!r}\n{tools}{STRANGER_OFFLINE}"
-    offline = run(script, stranger_home, stranger_home / "home", hub, HF_HUB_OFFLINE="1", PYTHONPATH="")
-    assert offline["pinned"] == captions()
     assert len(hub.requests) == before, hub.requests[before:]
 
 

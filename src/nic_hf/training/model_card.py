@@ -25,6 +25,7 @@ CARD_FILE = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("image-captioning", "show-and-tell", "nic")
 EXAMPLES = 8
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # Scores in the order of the table: name in the files, title, type in the card's head.
 SCORES = {
     "bleu_1": ("BLEU-1", "bleu"),
@@ -175,9 +176,9 @@ def model_card(
     data_name = facts.data or _public_name(last.get("data"))
     known = known_data(data_name)
     parts = None if evaluation is None else _evaluation_parts(Path(evaluation))
-    results = _development_results(state, last, generation) if parts is None else _test_results(parts, facts.split)
+    step = _step(folder, state, last)
+    results = _test_results(parts, facts.split) if parts else _development_results(state, step, last, generation)
     backbone = facts.backbone or _public_name(config["backbone_config"].get("_name_or_path"))
-    step = state.get("best_global_step") or state.get("global_step")
     examples = facts.examples or _sample_captions(folder, samples, step)
     name = facts.name or _name(folder.resolve())
     # In the card's head, which leaderboards read, is the captioner as it comes.
@@ -206,7 +207,7 @@ def model_card(
         results=results,
         columns=[{"name": score, "title": SCORES[score][0]} for score in columns],
         results_note=_results_note(parts is not None, config, backbone, last, generation),
-        training_note=_training_note(state, stages),
+        training_note=_training_note(state, step, stages),
         stages=stages,
         settings=list(_settings(stages)),
         recipe_note=_recipe_note(recipe or {}),
@@ -268,11 +269,19 @@ def _test_results(parts: Mapping[str, Any], split: str) -> list[_Result]:
     return [_Result(split, part["num_beams"], part["scores"], part.get("intervals") or {}) for part in found]
 
 
+def _step(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:
+    """The step that the weights are of: a checkpoint's own, or the best one's that Trainer loads at the end."""
+    numbered = _CHECKPOINT.fullmatch(folder.name)
+    if numbered:
+        return int(numbered[1])
+    best = state.get("best_global_step") if settings.get("load_best_model_at_end", True) else None
+    return best or state.get("global_step")
+
+
 def _development_results(
-    state: Mapping[str, Any], settings: Mapping[str, Any], generation: Mapping[str, Any]
+    state: Mapping[str, Any], step: int | None, settings: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> list[_Result]:
-    """The last evaluation of the checkpoint that was chosen."""
-    step = state.get("best_global_step") or state.get("global_step")
+    """The last evaluation at a step."""
     lines = [line for line in state.get("log_history", []) if "eval_bleu_4" in line and line.get("step") == step]
     if not lines:
         return []
@@ -311,7 +320,7 @@ def _parameters(folder: Path) -> int | None:
 
 
 def _name(folder: Path) -> str:
-    return folder.parent.name if re.fullmatch(r"checkpoint-\d+", folder.name) else folder.name
+    return folder.parent.name if _CHECKPOINT.fullmatch(folder.name) else folder.name
 
 
 def _public_name(source: Any) -> str | None:
@@ -386,19 +395,18 @@ def _results_note(
     text = "; ".join(parts) + "."
     if tested:
         return text + " In brackets: 95 % bootstrap intervals over photos."
-    return text + " The checkpoint was chosen on these photos; figures on photos that chose nothing are lower."
+    return text + " The checkpoint was chosen on these photos; on photos that chose nothing figures tend to be lower."
 
 
-def _training_note(state: Mapping[str, Any], stages: list[dict[str, Any]]) -> str:
+def _training_note(state: Mapping[str, Any], step: int | None, stages: list[dict[str, Any]]) -> str:
     if not state:
         return "How it was trained is not recorded beside it." if not stages else "By this recipe:"
     steps, epochs = state.get("global_step"), state.get("epoch")
     text = f"{steps:,} steps" + ("" if epochs is None else f", {epochs:.1f} passes over the data")
     if len(stages) > 1:
         text += f" in the last stage, {stages[-1]['name']}"
-    best = state.get("best_global_step")
-    if best and best != steps:
-        text += f"; the weights are those of step {best:,}"
+    if step and step != steps:
+        text += f"; the weights are those of step {step:,}"
     seconds = max((line.get("train_seconds", 0.0) for line in state.get("log_history", [])), default=0.0)
     return text + (f"; {seconds / 60:.0f} minutes of training." if seconds >= 60 else ".")
 

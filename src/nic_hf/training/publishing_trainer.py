@@ -186,4 +186,5 @@ def _push_copy(
 
 def _settings(args: TrainingArguments) -> dict[str, Any]:
     """What of the arguments a card shows, where there is no recipe."""
-    return {name: getattr(value, "value", value) for name in SHOWN if (value := getattr(args, name, None)) is not None}
+    names = (*SHOWN, "load_best_model_at_end")
+    return {name: getattr(value, "value", value) for name in names if (value := getattr(args, name, None)) is not None}
