@@ -63,16 +63,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     write_data(folder)
     with HubServer() as hub:
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "HF_TOKEN"},
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(folder / "home"),
             "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": TOKEN,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(Path(nic_hf.__file__).parents[1]),
         }
         flags = [f"--{name}={value}" for name, value in SETTINGS.items() if value]
-        flags += ["--data", "pets", "--backbone", "backbone", "--output_dir", "runs/pets", "--recipe", "recipe.yaml"]
+        flags += ["--hub_token", TOKEN, "--data", "pets", "--backbone", "backbone", "--output_dir", "runs/pets", "--recipe", "recipe.yaml"]
         (folder / "recipe.yaml").write_text("stages: {frozen: {}}\n")
         command = [sys.executable, "-m", "nic_hf", "train", *flags]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=300)
@@ -102,7 +101,7 @@ def test_the_final_captioner_arrives_with_its_card_and_recipe(repository: Reposi
     assert card.data.model_name == "pets"
     assert {result.metric_type for result in card.data.eval_results} == {"bleu", "cider"}
     assert "| `seed` | 3 |" in card.text
-    assert "| 0.png | " in card.text  # a sample caption
+    assert "| validation/0.png | " in card.text  # a sample caption
 
 
 def test_checkpoints_are_pushed_while_it_trains_and_can_be_resumed(repository: Repository) -> None:
@@ -121,6 +120,7 @@ def test_no_photo_of_the_data_no_log_and_no_token_is_ever_pushed(repository: Rep
         for name, content in commit.files.items():
             assert not name.endswith((".png", ".jsonl")) and "tfevents" not in name and "samples" not in name, name
             assert TOKEN.encode() not in content, name
+            assert name != "last-checkpoint/training_args.bin"
 
 
 def test_a_token_is_never_written_into_a_recipe() -> None:

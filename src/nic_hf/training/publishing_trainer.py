@@ -174,6 +174,7 @@ def _push_copy(
                     repo_id=repo_id,
                     folder_path=copy,
                     path_in_repo=place,
+                    ignore_patterns="training_args.bin",  # it holds the token
                     commit_message=f"{message}, checkpoint",
                     token=token,
                     revision=revision,
