@@ -113,7 +113,7 @@ class NICProcessor(ProcessorMixin):
             data["labels"] = self._label_ids([text_target] if isinstance(text_target, str) else list(text_target))
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]
         self,
         conversation: list[Any],
         chat_template: Any = None,

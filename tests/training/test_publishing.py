@@ -71,9 +71,20 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
             "PYTHONPATH": str(Path(nic_hf.__file__).parents[1]),
         }
         flags = [f"--{name}={value}" for name, value in SETTINGS.items() if value]
-        flags += ["--hub_token", TOKEN, "--data", "pets", "--backbone", "backbone", "--output_dir", "runs/pets", "--recipe", "recipe.yaml"]
+        flags += [
+            "--hub_token",
+            TOKEN,
+            "--data",
+            "pets",
+            "--backbone",
+            "backbone",
+            "--output_dir",
+            "runs/pets",
+            "--recipe",
+            "recipe.yaml",
+        ]
         (folder / "recipe.yaml").write_text("stages: {frozen: {}}\n")
-        command = [sys.executable, "-m", "nic_hf", "train", *flags]
+        command = [sys.executable, "-m", "nic_hf", "train", "--output_dir", "runs/pets", *flags]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         assert (folder / "runs/pets/1-frozen/samples").is_dir()

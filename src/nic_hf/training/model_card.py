@@ -4,20 +4,28 @@ Nothing is asked that a file beside the weights says: `config.json`, `generation
 `trainer_state.json`, `recipe.yaml`, `samples/captions.jsonl`, and the `evaluation.json` of `nic evaluate`.
 """
 
-import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from safetensors import safe_open
 
 from ..writing import write_text
+from .card_sources import (
+    CHECKPOINT,
+    SCORES,
+    Result,
+    chosen_step,
+    count_parameters,
+    development_results,
+    evaluation_parts,
+    evaluation_results,
+    read_recipe,
+    sample_captions,
+)
 from .checkpoints import RECIPE_FILE, STATE_FILE, read_json
 from .known_data import CITATION, KnownData, known_data
 
@@ -25,18 +33,6 @@ CARD_FILE = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("image-captioning", "show-and-tell", "nic")
 EXAMPLES = 8
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# Scores in the order of the table: name in the files, title, type in the card's head.
-SCORES = {
-    "bleu_1": ("BLEU-1", "bleu"),
-    "bleu_2": ("BLEU-2", "bleu"),
-    "bleu_3": ("BLEU-3", "bleu"),
-    "bleu_4": ("BLEU-4", "bleu"),
-    "meteor": ("METEOR", "meteor"),
-    "rouge_l": ("ROUGE-L", "rouge"),
-    "cider": ("CIDEr-D", "cider"),
-    "spice": ("SPICE", "spice"),
-}
 # What of a recipe the card shows, and the value that is not worth a line; all of it is in recipe.yaml.
 SHOWN = {
     "objective": None,
@@ -99,25 +95,6 @@ class CardFacts:
     examples: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class _Result:
-    """Scores of one split and one number of beams."""
-
-    split: str
-    num_beams: int
-    scores: dict[str, float]  # fractions, by the names of SCORES
-    intervals: dict[str, Sequence[float]] = field(default_factory=dict)
-
-    def cell(self, name: str) -> str:
-        if name not in self.scores:
-            return ""
-        text = f"{100 * self.scores[name]:.1f}"
-        if name in self.intervals:
-            low, high = self.intervals[name]
-            text += f" ({100 * low:.1f} – {100 * high:.1f})"
-        return text
-
-
 def write_model_card(
     folder: str | Path,
     facts: CardFacts | None = None,
@@ -168,18 +145,19 @@ def model_card(
     if config is None or config.get("model_type") != "nic":
         raise ValueError(f"{folder}: no captioner (a config.json whose model_type is nic)")
     generation = read_json(folder / "generation_config.json") or {}
-    recipe = _read_recipe(folder / RECIPE_FILE) if recipe is None else recipe
+    recipe = read_recipe(folder / RECIPE_FILE) if recipe is None else recipe
     stages = [{"name": name, **settings} for name, settings in (recipe or {}).get("stages", {}).items()]
     last: dict[str, Any] = stages[-1] if stages else {}
     state = read_json(folder / STATE_FILE) or {} if state is None else state
 
-    data_name = facts.data or _public_name(last.get("data"))
+    given = facts.data and (Path(facts.data).name if Path(facts.data).exists() else facts.data)
+    data_name = given or _public_name(last.get("data"))
     known = known_data(data_name)
-    parts = None if evaluation is None else _evaluation_parts(Path(evaluation))
-    step = _step(folder, state, last)
-    results = _test_results(parts, facts.split) if parts else _development_results(state, step, last, generation)
+    parts = None if evaluation is None else evaluation_parts(Path(evaluation))
+    step = chosen_step(folder, state, last)
+    results = evaluation_results(parts, facts.split) if parts else development_results(state, step, last, generation)
     backbone = facts.backbone or _public_name(config["backbone_config"].get("_name_or_path"))
-    examples = facts.examples or _sample_captions(folder, samples, step)
+    examples = facts.examples or sample_captions(folder, samples, step)
     name = facts.name or _name(folder.resolve())
     # In the card's head, which leaderboards read, is the captioner as it comes.
     usual = [result for result in results if result.num_beams == generation.get("num_beams", 1)] or results[:1]
@@ -201,7 +179,7 @@ def model_card(
         card_data=card_data,
         name=name,
         repo_id=facts.repo_id or name,
-        description=_description(config, backbone, _parameters(folder)),
+        description=_description(config, backbone, count_parameters(folder)),
         examples=[(_cell(photo), _cell(caption)) for photo, caption in list(examples.items())[:EXAMPLES]],
         examples_note=_examples_note(last, facts),
         results=results,
@@ -239,88 +217,11 @@ def _template() -> Template:
     return environment.get_template("model_card.md.jinja")
 
 
-# Reading files.
-
-
-def _read_recipe(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict):
-        raise ValueError(f"{path}: not a recipe (a mapping with `stages`)")
-    return recipe
-
-
-def _evaluation_parts(path: Path) -> dict[str, Any]:
-    try:
-        parts = {name: part["result"] for name, part in json.loads(path.read_text(encoding="utf-8"))["parts"].items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not the results of nic evaluate ({error})") from error
-    if not any(name.startswith("beam ") for name in parts):
-        raise ValueError(f"{path}: it holds no scores of captions; nic evaluate with the part generation writes them")
-    return parts
-
-
-def _test_results(parts: Mapping[str, Any], split: str) -> list[_Result]:
-    found = [part for name, part in parts.items() if name.startswith("beam ")]
-    return [_Result(split, part["num_beams"], part["scores"], part.get("intervals") or {}) for part in found]
-
-
-def _step(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:
-    """The step that the weights are of: a checkpoint's own, or the best one's that Trainer loads at the end."""
-    numbered = _CHECKPOINT.fullmatch(folder.name)
-    if numbered:
-        return int(numbered[1])
-    best = state.get("best_global_step") if settings.get("load_best_model_at_end", True) else None
-    return best or state.get("global_step")
-
-
-def _development_results(
-    state: Mapping[str, Any], step: int | None, settings: Mapping[str, Any], generation: Mapping[str, Any]
-) -> list[_Result]:
-    """The last evaluation at a step."""
-    lines = [line for line in state.get("log_history", []) if "eval_bleu_4" in line and line.get("step") == step]
-    if not lines:
-        return []
-    scores = {score: lines[-1][f"eval_{score}"] for score in SCORES if f"eval_{score}" in lines[-1]}
-    return [_Result(settings.get("eval_split") or "validation", generation.get("num_beams") or 1, scores)]
-
-
-def _sample_captions(folder: Path, samples: str | Path | None, step: int | None) -> dict[str, str]:
-    """What `SampleCaptionsCallback` logged at a step, or at the last one before it."""
-    places = [folder / "samples", folder.parent / "samples"] if samples is None else [Path(samples)]
-    path = next((place / "captions.jsonl" for place in places if (place / "captions.jsonl").is_file()), None)
-    if path is None:
-        return {}
-    found: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # a run that was killed while it wrote
-        if step is None or entry["step"] <= step:
-            found = entry["captions"]
-    return found
-
-
-def _parameters(folder: Path) -> int | None:
-    """How many numbers the weights of a folder are; only the files' heads are read."""
-    files = sorted(folder.glob("model*.safetensors"))
-    total = 0
-    for path in files:
-        with safe_open(path, framework="numpy") as weights:
-            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    return total if files else None
-
-
 # Names.
 
 
 def _name(folder: Path) -> str:
-    return folder.parent.name if _CHECKPOINT.fullmatch(folder.name) else folder.name
+    return folder.parent.name if CHECKPOINT.fullmatch(folder.name) else folder.name
 
 
 def _public_name(source: Any) -> str | None:
@@ -336,7 +237,7 @@ def _is_hub_id(name: str | None) -> bool:
     return name is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
 
 
-def _eval_results(results: list[_Result], data_name: str | None, known: KnownData | None) -> Iterator[EvalResult]:
+def _eval_results(results: list[Result], data_name: str | None, known: KnownData | None) -> Iterator[EvalResult]:
     title = known.title if known else (data_name or "unnamed")
     for result in results:
         for score, (metric, kind) in SCORES.items():
@@ -445,7 +346,7 @@ def _words_note(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return text
 
 
-def _diversity_note(parts: Mapping[str, Any], results: list[_Result]) -> str | None:
+def _diversity_note(parts: Mapping[str, Any], results: list[Result]) -> str | None:
     beams = 3 if any(result.num_beams == 3 for result in results) else results[0].num_beams
     diversity = parts[f"beam {beams}"].get("diversity") or {}
     if "distinct_captions" not in diversity:
