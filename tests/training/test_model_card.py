@@ -71,6 +71,9 @@ def beam(size: int, bleu: float) -> dict[str, Any]:
     }
 
 
+MODEL_CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The folder of a run in two stages."""
@@ -216,6 +219,20 @@ def test_nic_card_captions_photos_and_takes_what_training_cannot_know(run: Path,
     assert not (run / "README.md").exists()
     wrong = CliRunner().invoke(app, ["card", str(run.parent)])
     assert wrong.exit_code == 2 and "no captioner" in wrong.output
+
+
+def test_the_card_of_the_reference_model_is_one_that_this_code_writes(run: Path, evaluation: Path) -> None:
+    card = ModelCard.load(MODEL_CARD)
+    assert check_card(card.data.to_dict()) == []
+    own = model_card(run, CardFacts(note="No weights.", license="mit"), evaluation=evaluation)
+    headings = [line for line in own.text.splitlines() if line.startswith("## ")]
+    assert [line for line in card.text.splitlines() if line.startswith("## ")] == headings
+    metrics = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert 10 < metrics["BLEU-4, beam 3"] < 30 < metrics["CIDEr-D, beam 3"] < 80
+    cells = row(card, "test | 3")
+    for title, cell in zip(row(card, "split"), cells, strict=True):
+        if f"{title}, beam 3" in metrics:
+            assert float(cell.split()[0]) == pytest.approx(metrics[f"{title}, beam 3"], abs=0.0501)
 
 
 def test_training_writes_a_card_beside_each_checkpoint(workshop: Workshop, tmp_path: Path) -> None:

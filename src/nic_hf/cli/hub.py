@@ -16,6 +16,7 @@ def card(
     ] = None,
     split: Annotated[str, typer.Option(help="Split that the evaluation is of.")] = "test",
     name: Annotated[str | None, typer.Option(help="Name of the captioner.")] = None,
+    note: Annotated[str | None, typer.Option(help="A paragraph after the first.")] = None,
     repo: Annotated[str | None, typer.Option(help="Its id on the Hub, for the example of use.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the captioner, as the Hub spells it.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of the captions, such as en.")] = None,
@@ -38,6 +39,7 @@ def card(
     try:
         facts = CardFacts(
             name=name,
+            note=note,
             repo_id=repo,
             license=license,
             language=language,

@@ -71,6 +71,7 @@ class CardFacts:
 
     Attributes:
         name: of the captioner; by default that of its folder.
+        note: a paragraph after the first, such as where the weights are to be had.
         repo_id: its id on the Hub, for the example of use.
         license: of the captioner, by the Hub's short name (`apache-2.0`).
         language: of the captions (`en`); known for data sets known here.
@@ -83,6 +84,7 @@ class CardFacts:
     """
 
     name: str | None = None
+    note: str | None = None
     repo_id: str | None = None
     license: str | None = None
     language: str | None = None
@@ -179,12 +181,13 @@ def model_card(
         card_data=card_data,
         name=name,
         repo_id=facts.repo_id or name,
+        note=facts.note,
         description=_description(config, backbone, count_parameters(folder)),
         examples=[(_cell(photo), _cell(caption)) for photo, caption in list(examples.items())[:EXAMPLES]],
         examples_note=_examples_note(last, facts),
         results=results,
         columns=[{"name": score, "title": SCORES[score][0]} for score in columns],
-        results_note=_results_note(parts is not None, config, backbone, last, generation),
+        results_note=_results_note(columns, parts is not None, config, backbone, last, generation),
         training_note=_training_note(state, step, stages),
         stages=stages,
         settings=list(_settings(stages)),
@@ -284,12 +287,18 @@ def _examples_note(settings: Mapping[str, Any], facts: CardFacts) -> str:
 
 
 def _results_note(
-    tested: bool, config: Mapping[str, Any], backbone: str | None, settings: Mapping[str, Any], generation: Mapping
+    columns: list[str],
+    tested: bool,
+    config: Mapping[str, Any],
+    backbone: str | None,
+    settings: Mapping[str, Any],
+    generation: Mapping[str, Any],
 ) -> str:
-    backbone = backbone or config["backbone_config"].get("model_type", "vision")
+    java = [SCORES[score][0] for score in columns if score in ("meteor", "spice")]
     parts = [
-        "In percent. Scored by nic_hf (BLEU, ROUGE-L and CIDEr-D equal to pycocoevalcap's, METEOR 1.5 in Java)",
-        f"backbone {backbone}",
+        "In percent. Scored by nic_hf, whose figures are equal to pycocoevalcap 1.2's",
+        *([f"{' and '.join(java)} by the Java program"] if java else []),
+        f"backbone {backbone or config['backbone_config'].get('model_type', 'vision')}",
         *([f"seed {settings['seed']}"] if "seed" in settings else []),
         f"length penalty {generation.get('length_penalty') or 1.0}",
     ]
@@ -336,7 +345,7 @@ def _data_text(name: str | None, known: KnownData | None, settings: Mapping[str,
 def _backbone_text(config: Mapping[str, Any], backbone: str | None) -> str:
     kind = config["backbone_config"].get("model_type", "a vision model")
     how = "kept as it was" if config.get("freeze_backbone", True) else "trained too"
-    return f"{backbone} ({kind}), {how}." if backbone else f"{kind}, {how}."
+    return f"{backbone}, of type {kind}, {how}." if backbone else f"{kind}, {how}."
 
 
 def _words_note(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
