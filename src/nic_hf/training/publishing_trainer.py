@@ -37,6 +37,11 @@ class PublishingTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(_CardOfCheckpoint(self))
 
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, with errors of one line."""
+        with hub_errors(f"cannot push {self.args.output_dir}"):
+            super().init_hf_repo(*args, **kwargs)
+
     def create_model_card(
         self,
         language: str | None = None,
@@ -101,9 +106,8 @@ class PublishingTrainer(Trainer):
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
-        with hub_errors(f"cannot push {self.args.output_dir}"):
-            if self.hub_model_id is None:
-                self.init_hf_repo(token=token, private=private)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
