@@ -257,6 +257,14 @@ def test_what_is_pushed_says_the_same_when_it_is_loaded_by_id(author: dict[str, 
         assert author[repository] == captions(), repository
 
 
+def test_transformers_own_way_works_too(hub: HubServer, author: dict[str, Any]) -> None:
+    titles = {name: len(hub.repository(f"someone/{name}").refs["main"]) - 1 for name in ("pipeline", "by-parts")}
+    assert titles == {"pipeline": 1, "by-parts": 2}
+    files = hub.repository("someone/pipeline").head.files
+    assert {"model.safetensors", "tokenizer.json", "processor_config.json", "pipeline_nic.py"} <= files.keys()
+    assert "modeling_nic.py" in hub.repository("someone/saved-and-pushed").head.files
+
+
 def test_a_revision_has_its_own_weights(author: dict[str, Any], stranger: dict[str, Any]) -> None:
     assert author["next"] == stranger["next"] == captions(50)
     kind, message = author["no such revision"]

@@ -162,8 +162,13 @@ class _CardOfCheckpoint(TrainerCallback):
         self.trainer = trainer
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.trainer.write_card(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}")
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+        try:
+            self.trainer.write_card(folder)
+        except (OSError, ValueError) as error:  # no reason to end training
+            logger.warning("%s: no model card: %s", folder, error)
 
 
 def _push_copy(
