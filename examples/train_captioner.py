@@ -66,6 +66,7 @@ def main() -> None:
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
+    trainer.create_model_card(dataset=data_settings.data)
 
     if "predict" in photos:
         captions = trainer.caption(photos["predict"])

@@ -66,6 +66,7 @@ def main() -> None:
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
+    trainer.create_model_card(dataset=args.data)
     trainer.accelerator.end_training()
 
 

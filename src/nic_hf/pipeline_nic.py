@@ -1,12 +1,27 @@
 """The image-to-text pipeline, which Transformers removed in 5.0: photos in, captions out."""
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from transformers import Pipeline
 
 from .images_nic import load_photo
+
+
+class _Photos(Dataset):
+    """A column of a table as what a pipeline reads lazily."""
+
+    def __init__(self, column: Sequence[Any]) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.column[index]
 
 
 class ImageToTextPipeline(Pipeline):
@@ -37,7 +52,8 @@ class ImageToTextPipeline(Pipeline):
         """Caption one photo or many.
 
         Args:
-            inputs: a path, URL, base64 text, bytes, PIL image or array, or a list, generator or data set of those.
+            inputs: a path, URL, base64 text, bytes, PIL image or array, or a list, generator or data set of those; a
+                column of Hugging Face Datasets, `photos["image"]`, too.
             *args: ignored, as by other pipelines.
             **kwargs:
                 prompt (`str`): words that the caption starts with.
@@ -48,7 +64,7 @@ class ImageToTextPipeline(Pipeline):
 
         Returns:
             `[{"generated_text": str}, ...]` for a photo, one entry for each of `num_return_sequences`; a list of those
-            for a list of photos; an iterator of those for a generator or a data set.
+            for a list of photos; an iterator of those for a generator, a data set or a column.
 
         Raises:
             OSError: naming the file of a photo that cannot be read.
@@ -61,6 +77,8 @@ class ImageToTextPipeline(Pipeline):
             inputs = list(inputs)
             if not inputs:
                 return []
+        elif isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray):
+            inputs = _Photos(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:

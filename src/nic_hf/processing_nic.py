@@ -113,6 +113,44 @@ class NICProcessor(ProcessorMixin):
             data["labels"] = self._label_ids([text_target] if isinstance(text_target, str) else list(text_target))
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: list[Any],
+        chat_template: Any = None,
+        *,
+        tokenize: bool = False,
+        return_tensors: str | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Prepare chats that show a photo, in which form Transformers' `image-text-to-text` pipeline takes it.
+
+        A captioner takes no instructions: the user's message is the photo alone. If the last message is the
+        assistant's, the caption goes on from its words.
+
+        Args:
+            conversation: a list of messages, or a list of such lists. The photo is an entry of a message's content,
+                `{"type": "image", "image": ...}`, or `"url"`, `"path"` or `"base64"` in place of the second key.
+            chat_template: must be `None`; there is none to choose.
+            tokenize: return model inputs, and not the words that the caption starts with.
+            return_tensors: `"pt"` or `"np"`.
+            processor_kwargs: passed to the image processor.
+            **kwargs: what else templates of other models take, without effect.
+
+        Returns:
+            As `__call__` with `images` and `text`.
+
+        Raises:
+            ValueError: where a chat shows no photo or several, or says something to the captioner.
+            OSError: naming the file of a photo that cannot be read.
+        """
+        chats = conversation if conversation and isinstance(conversation[0], list | tuple) else [conversation]
+        photos, prefixes = zip(*map(_photo_and_prefix, chats), strict=True)
+        if tokenize:
+            options = {"return_tensors": return_tensors, **(processor_kwargs or {})}
+            return self(images=list(photos), text=list(prefixes), **options)
+        return list(prefixes) if chats is conversation else prefixes[0]
+
     def _pixel_values(self, images: Any, **kwargs: Any) -> Any:
         if not isinstance(images, list | tuple):
             images = [images]
@@ -170,6 +208,26 @@ class NICProcessor(ProcessorMixin):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)
         check_vocabulary(tokenizer, pretrained_model_name_or_path, **kwargs)
         return [image_processor, tokenizer]
+
+
+def _photo_and_prefix(chat: list[dict[str, Any]]) -> tuple[Any, str]:
+    """The photo that a chat shows, and the words that the caption starts with."""
+    photos, prefix = [], ""
+    for message in chat:
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "text" and message["role"] == "assistant" and message is chat[-1]:
+                prefix = f"{prefix} {part['text']}".strip()
+            elif part["type"] == "text" and part["text"].strip():
+                raise ValueError(
+                    f"a captioner takes no instructions ({part['text']!r}): give the photo alone; words that the"
+                    " caption starts with go into a last message of the assistant"
+                )
+            elif part["type"] == "image":
+                photos += [part[name] for name in ("image", "url", "path", "base64") if part.get(name) is not None]
+    if len(photos) != 1:
+        raise ValueError(f"a captioner describes one photo; the chat shows {len(photos)}")
+    return photos[0], prefix
 
 
 def check_vocabulary(tokenizer: Any, name_or_path: str | PathLike, **kwargs: Any) -> None:

@@ -1,7 +1,10 @@
 """ImageToTextPipeline: the contract of the pipeline that Transformers 4 had."""
 
 import base64
+import threading
+import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 from PIL import Image
 from tiny import save_tiny_checkpoint, tiny_model, tiny_photos, tiny_processor
 from transformers import pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from nic_hf import ImageToTextPipeline
 
@@ -95,6 +99,62 @@ def test_a_data_set_is_captioned(captioner: Any, captions: list[str]) -> None:
     assert list(captioner(Photos(), batch_size=2)) == answers(captions)
 
 
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a server on this machine: photos, a page, and `/slow`, which never answers."""
+    monkeypatch.setenv("NIC_HF_ALLOW_PRIVATE_URLS", "1")
+    stop = threading.Event()
+    for number, photo in enumerate(PHOTOS):
+        photo.save(tmp_path / f"{number}.png")
+    (tmp_path / "page.html").write_text("<html><body>No photo.</body></html>")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def do_GET(self) -> None:
+            if self.path == "/slow":
+                stop.wait(20)
+            else:
+                super().do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    stop.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_photos_are_downloaded(captioner: Any, captions: list[str], web: str) -> None:
+    assert captioner(f"{web}/0.png") == answers(captions)[0]
+    assert captioner([f"{web}/{number}.png" for number in range(4)], batch_size=2, timeout=10) == answers(captions)
+
+
+def test_a_download_that_fails_is_named_in_time(captioner: Any, web: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(OSError, match=f"{web}/slow: cannot read it as an image"):
+        captioner(f"{web}/slow", timeout=0.5)
+    assert time.monotonic() - start < 10
+    for name in ("missing.png", "page.html"):
+        with pytest.raises(OSError, match=f"{web}/{name}: cannot read it as an image"):
+            captioner(f"{web}/{name}", timeout=10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_column_of_photos_is_captioned_as_it_is_read(captioner: Any, captions: list[str], batch_size: int) -> None:
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"id": list("abcd"), "image": PHOTOS})
+    table = table.cast_column("image", datasets.Image())
+    for column in (KeyDataset(table, "image"), table["image"]):
+        found = captioner(column, batch_size=batch_size)
+        assert not isinstance(found, list)
+        assert list(found) == answers(captions)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_several_captions_a_photo(captioner: Any, batch_size: int) -> None:
     found = captioner(PHOTOS, num_beams=3, num_return_sequences=3, batch_size=batch_size)
@@ -161,7 +221,50 @@ def test_a_saved_pipeline_loads(checkpoint: Path, captions: list[str], tmp_path:
     assert {file.name for file in (tmp_path / "copy").iterdir()} == {file.name for file in checkpoint.iterdir()}
 
 
-def test_the_native_image_text_to_text_pipeline_works(checkpoint: Path, captions: list[str]) -> None:
-    native = pipeline("image-text-to-text", model=str(checkpoint))
-    found = native(images=PHOTOS[0], text="", return_full_text=False)
-    assert found[0]["generated_text"] == captions[0]
+@pytest.fixture(scope="module")
+def native(checkpoint: Path) -> Any:
+    return pipeline("image-text-to-text", model=str(checkpoint))
+
+
+def test_the_native_pipeline_takes_a_photo_with_empty_text(native: Any, captions: list[str]) -> None:
+    assert native(images=PHOTOS[0], text="")[0]["generated_text"] == captions[0]
+    assert native(images=PHOTOS[0], text="", return_full_text=False)[0]["generated_text"] == captions[0]
+    found = native(images=PHOTOS, text=[""] * len(PHOTOS))
+    assert [answer["generated_text"] for answer in found] == captions
+    expected = caption_by_hand(PHOTOS[1], num_beams=1, max_new_tokens=3)[0]
+    assert native(images=PHOTOS[1], text="", generate_kwargs={"num_beams": 1}, max_new_tokens=3) == [
+        {"input_text": "", "generated_text": expected}
+    ]
+
+
+def test_the_native_pipeline_takes_a_photo_alone_in_a_chat(native: Any, captions: list[str], tmp_path: Path) -> None:
+    PHOTOS[0].save(tmp_path / "photo.png")
+    text = base64.b64encode((tmp_path / "photo.png").read_bytes()).decode()
+    photo = str(tmp_path / "photo.png")
+    for part in ({"image": PHOTOS[0]}, {"image": photo}, {"url": photo}, {"path": photo}, {"base64": text}):
+        answer = native([{"role": "user", "content": [{"type": "image", **part}]}])
+        assert answer[0]["generated_text"][-1] == {"role": "assistant", "content": captions[0]}
+    chats = [[{"role": "user", "content": [{"type": "image", "image": photo}]}] for photo in PHOTOS]
+    found = native(chats, return_full_text=False, batch_size=1)
+    assert [answer[0]["generated_text"] for answer in found] == captions
+
+
+def test_in_a_chat_the_caption_goes_on_from_the_assistants_words(native: Any, captioner: Any) -> None:
+    chat = [
+        {"role": "user", "content": [{"type": "image", "image": PHOTOS[0]}, {"type": "text", "text": ""}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "two children"}]},
+    ]
+    expected = captioner(PHOTOS[0], prompt="two children")[0]["generated_text"]
+    assert native(chat)[0]["generated_text"][-1]["content"][0]["text"] == expected
+
+
+def test_a_chat_that_is_no_photo_alone_is_refused(native: Any) -> None:
+    photo = {"type": "image", "image": PHOTOS[0]}
+    with pytest.raises(ValueError, match=r"takes no instructions \('Describe this'\): give the photo alone"):
+        native([{"role": "user", "content": [photo, {"type": "text", "text": "Describe this"}]}])
+    with pytest.raises(ValueError, match="takes no instructions"):
+        native([{"role": "system", "content": "Be brief."}, {"role": "user", "content": [photo]}])
+    with pytest.raises(ValueError, match="describes one photo; the chat shows 2"):
+        native([{"role": "user", "content": [photo, photo]}])
+    with pytest.raises(ValueError, match="describes one photo; the chat shows 0"):
+        native([{"role": "user", "content": []}])

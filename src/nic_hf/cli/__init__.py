@@ -8,6 +8,7 @@ import typer
 from ..memory import keep_freed_memory
 from .demo import demo
 from .evaluate import evaluate
+from .hub import card, push
 from .train import SETTINGS, train
 
 app = typer.Typer(
@@ -25,4 +26,6 @@ def _before_each_command() -> None:
 
 app.command()(demo)
 app.command()(evaluate)
+app.command()(card)
+app.command()(push)
 app.command(context_settings=SETTINGS)(train)

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 PROVENANCE_FILE = "provenance.json"
+RECIPE_FILE = "recipe.yaml"
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _TORCH_FILES = (".pt", ".pth", ".bin")

@@ -24,6 +24,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from .._version import __version__
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
+from .checkpoints import RECIPE_FILE
 from .self_critical import SelfCriticalTrainingArguments
 from .settings import DataSettings, ModelSettings
 
@@ -31,10 +32,19 @@ ARGUMENTS: dict[str, type[CaptioningTrainingArguments]] = {
     "cross-entropy": CaptioningTrainingArguments,
     "self-critical": SelfCriticalTrainingArguments,
 }
-RECIPE_FILE = "recipe.yaml"
 # What says where to work and what to show, and nothing of the result.
 _PLACES = ("output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir", "dataloader_pin_memory", "debug")
 _SHOWN = ("disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "log_level", "logging_first_step")
+# Where it is pushed to, and a token that must never be written down.
+_HUB = (
+    "push_to_hub",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_token",
+    "hub_private_repo",
+    "hub_always_push",
+    "hub_revision",
+)
 _NOTES = ("recipe", "description", "versions")  # of a file; no settings
 
 Settings = dict[str, Any]
@@ -67,7 +77,7 @@ class Stage:
             ours = name in (*own, "seed", *CaptioningTrainingArguments.__annotations__) or name not in plain
             if (ours or value != plain[name]) and _is_plain(value):
                 found[name] = value
-        return {name: value for name, value in found.items() if name not in (*_PLACES, *_SHOWN)}
+        return {name: value for name, value in found.items() if name not in (*_PLACES, *_SHOWN, *_HUB)}
 
 
 class _Parser(HfArgumentParser):
@@ -136,9 +146,9 @@ def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
     return [_stage(name, {**common, **own, **for_all, **for_one[name]}) for name, own in stages.items()]
 
 
-def save_recipe(stages: Iterable[Stage], folder: str | os.PathLike) -> None:
-    """Write `recipe.yaml`, from which the same training can be run again."""
-    recipe = {
+def as_recipe(stages: Iterable[Stage]) -> Settings:
+    """The stages with all settings and versions, as `recipe.yaml` holds them."""
+    return {
         "versions": {
             "nic_hf": __version__,
             "transformers": transformers.__version__,
@@ -147,7 +157,12 @@ def save_recipe(stages: Iterable[Stage], folder: str | os.PathLike) -> None:
         },
         "stages": {stage.name: stage.settings() for stage in stages},
     }
-    write_text(Path(folder) / RECIPE_FILE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=119))
+
+
+def save_recipe(stages: Iterable[Stage], folder: str | os.PathLike) -> None:
+    """Write `recipe.yaml`, from which the same training can be run again."""
+    text = yaml.safe_dump(as_recipe(stages), sort_keys=False, allow_unicode=True, width=119)
+    write_text(Path(folder) / RECIPE_FILE, text)
 
 
 def _stage(name: str, settings: Settings) -> Stage:

@@ -15,8 +15,11 @@ from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
 from ..writing import write_text
 from .callbacks import SampleCaptionsCallback
+from .checkpoints import RECIPE_FILE
+from .model_card import CardFacts, write_model_card
 from .preparation import caption_datasets, load_splits, new_captioner, trained_captioner
-from .recipes import RECIPE_FILE, Stage, save_recipe
+from .publishing import push_captioner
+from .recipes import Stage, as_recipe, save_recipe
 from .self_critical import SelfCriticalTrainer
 from .trainer import CaptioningTrainer
 
@@ -31,7 +34,9 @@ def run_recipe(
     """Run the stages of a recipe; each starts from the weights that the one before chose.
 
     Each stage works in a folder of `output_dir` of its own, `1-frozen`, `2-finetune`, ...; the last one's captioner is
-    saved in `output_dir` itself. `recipe.yaml`, the recipe with all settings, is there and in every checkpoint.
+    saved in `output_dir` itself. `recipe.yaml`, the recipe with all settings, and `README.md`, the model card, are
+    there and in every checkpoint. With `push_to_hub` the final captioner is pushed, to `hub_model_id` or a repository
+    of the folder's name.
 
     Args:
         stages: from [`resolve`].
@@ -44,7 +49,7 @@ def run_recipe(
         The evaluation of the final captioner.
 
     Raises:
-        OSError: where the folder cannot be written.
+        OSError: where the folder cannot be written, or the Hub refuses.
         ValueError: where a finished stage had other settings, or the folder holds a run and `resume` is not given.
     """
     folder = Path(output_dir)
@@ -55,6 +60,8 @@ def run_recipe(
         raise ValueError(f"{folder} holds a run already; --resume goes on with it, another --output_dir begins anew")
     finished = [_finished(path, stage) for path, stage in zip(folders, stages, strict=True)]
     save_recipe(stages, folder)
+    for stage in stages:
+        stage.args.hub_model_id = stage.args.hub_model_id or folder.resolve().name
     start, metrics = from_checkpoint, {}
     for stage, own, done in zip(stages, folders, finished, strict=True):
         if done is None:
@@ -64,8 +71,17 @@ def run_recipe(
             logger.info(f"Stage {stage.name} is finished: {own}")
             metrics = done
         start = str(own)
-    if stages[-1].args.should_save:
+    args = stages[-1].args
+    if args.should_save:
         _publish(folders[-1], folder)
+        if args.push_to_hub:
+            options: dict[str, Any] = {
+                "private": args.hub_private_repo,
+                "token": args.hub_token,
+                "revision": args.hub_revision,
+            }
+            commit = push_captioner(folder, str(args.hub_model_id), **options)
+            logger.info(f"Pushed: {commit.commit_url}")
     return metrics
 
 
@@ -98,6 +114,8 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
             _SaveRecipe(stages),
         ],
     )
+    trainer.recipe = as_recipe(stages)
+    trainer.card_facts = CardFacts(name=folder.resolve().parent.name)
     result = trainer.train(resume_from_checkpoint="last" if resume else None)
     trainer.save_model()
     trainer.save_state()
@@ -108,6 +126,7 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
         if trainer.is_world_process_zero():
             path = folder / f"predictions_{stage.data.predict_split}.json"
             write_text(path, json.dumps(captions, indent=1, ensure_ascii=False))
+    trainer.create_model_card()
     if trainer.is_world_process_zero():
         save_recipe(stages, folder)
         write_text(folder / FINISHED, json.dumps({"settings": stage.settings(), "metrics": metrics}, indent=1))
@@ -151,3 +170,4 @@ def _publish(last: Path, folder: Path) -> None:
     for path in (last / "trainer_state.json", *last.glob("predictions_*.json"), last / RECIPE_FILE):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
+    write_model_card(folder, samples=last / "samples")

@@ -13,7 +13,6 @@ import torch
 from torch.nn import functional as F
 from transformers import (
     EarlyStoppingCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -35,6 +34,7 @@ from .callbacks import SampleCaptionsCallback
 from .checkpoints import begin_checkpoint, last_checkpoint, read_json, why_unfinished
 from .fine_tuning import set_backbone_learning_rate
 from .provenance import ResumeError, check_provenance, describe, save_provenance
+from .publishing_trainer import PublishingTrainer
 from .scheduled_sampling import mixed_inputs
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class TrainingDivergedError(ValueError):
     """Loss, gradient or weights became infinite or NaN; the message names the step and the last checkpoint."""
 
 
-class CaptioningTrainer(Trainer):
+class CaptioningTrainer(PublishingTrainer):
     """`Trainer`, with captions in its evaluation.
 
     The loss is taken over every caption of `eval_dataset`, and each photo is captioned once, so that evaluation costs
@@ -73,6 +73,9 @@ class CaptioningTrainer(Trainer):
 
     `train_dataset` may be a [`StreamingCaptionDataset`], with `max_steps`: each process and each of its workers reads
     its share, and a checkpoint keeps the position of each. `epoch` in the log then counts passes over the data.
+
+    A model card is written beside each checkpoint; `push_to_hub` pushes the captioner with it (see
+    [`PublishingTrainer`]).
 
     Args:
         *args, **kwargs: as for `Trainer`. `data_collator` is [`nic_hf.data.CaptionCollator`] where it is not given,

@@ -1,0 +1,97 @@
+"""`nic card` and `nic push`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CAPTIONER = typer.Argument(help="Folder of the captioner: of a run, or a checkpoint of one.")
+
+
+def card(
+    captioner: Annotated[Path, CAPTIONER],
+    output: Annotated[Path | None, typer.Option(help="Where to; by default README.md in the folder.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="evaluation.json of `nic evaluate`: its scores go into the card.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split that the evaluation is of.")] = "test",
+    name: Annotated[str | None, typer.Option(help="Name of the captioner.")] = None,
+    note: Annotated[str | None, typer.Option(help="A paragraph after the first.")] = None,
+    repo: Annotated[str | None, typer.Option(help="Its id on the Hub, for the example of use.")] = None,
+    license: Annotated[str | None, typer.Option(help="Licence of the captioner, as the Hub spells it.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of the captions, such as en.")] = None,
+    data: Annotated[str | None, typer.Option(help="Name or Hub id of the training data.")] = None,
+    data_license: Annotated[str | None, typer.Option(help="Licence of the data, in words.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Name or Hub id of the backbone.")] = None,
+    backbone_license: Annotated[str | None, typer.Option(help="Licence of the backbone, in words.")] = None,
+    photo: Annotated[list[Path] | None, typer.Option(help="Photo to caption for the card; several times.")] = None,
+) -> None:
+    """Write the model card of a captioner.
+
+    Training writes one; this adds what training cannot know: test scores, licences, captions of other photos.
+
+    Example:
+
+        nic card runs/flickr8k --evaluation evaluation/evaluation.json --license apache-2.0
+    """
+    from ..training.model_card import CardFacts, write_model_card
+
+    try:
+        facts = CardFacts(
+            name=name,
+            note=note,
+            repo_id=repo,
+            license=license,
+            language=language,
+            data=data,
+            data_license=data_license,
+            backbone=backbone,
+            backbone_license=backbone_license,
+            split=split,
+            examples=_captions(captioner, photo or []),
+        )
+        typer.echo(write_model_card(captioner, facts, output=output, evaluation=evaluation))
+    except (OSError, ValueError) as error:
+        typer.echo(f"nic card: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def push(
+    captioner: Annotated[Path, CAPTIONER],
+    repo: Annotated[str, typer.Argument(help="Repository on the Hub: owner/name; made where it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload captioner",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Push the exported ONNX files too.")] = False,
+) -> None:
+    """Push a captioner to the Hugging Face Hub.
+
+    Weights, code, tokenizer, processor, generation config, recipe and model card, in one commit. Sample captions and
+    logs, which show photos of the training data, stay here. The token is that of `hf auth login`, or HF_TOKEN.
+
+    Example:
+
+        nic push runs/flickr8k me/flickr8k-captioner --private
+    """
+    from ..training.publishing import push_captioner
+
+    try:
+        commit = push_captioner(
+            captioner, repo, private=private or None, revision=revision, message=message, onnx=onnx
+        )
+    except (OSError, ValueError) as error:
+        typer.echo(f"nic push: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(commit.commit_url)
+
+
+def _captions(captioner: Path, photos: list[Path]) -> dict[str, str]:
+    if not photos:
+        return {}
+    from ..modeling_nic import NICForConditionalGeneration
+    from ..pipeline_nic import ImageToTextPipeline
+    from ..processing_nic import NICProcessor
+
+    model = NICForConditionalGeneration.from_pretrained(captioner)
+    pipeline = ImageToTextPipeline(model=model, processor=NICProcessor.from_pretrained(captioner))
+    return {photo.name: pipeline(photo)[0]["generated_text"] for photo in photos}

@@ -1,0 +1,131 @@
+"""What the files of a run say, for its model card: results, sample captions, recipe, size."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# Scores in the order of the table: name in the files, title, type in the card's head.
+SCORES = {
+    "bleu_1": ("BLEU-1", "bleu"),
+    "bleu_2": ("BLEU-2", "bleu"),
+    "bleu_3": ("BLEU-3", "bleu"),
+    "bleu_4": ("BLEU-4", "bleu"),
+    "meteor": ("METEOR", "meteor"),
+    "rouge_l": ("ROUGE-L", "rouge"),
+    "cider": ("CIDEr-D", "cider"),
+    "spice": ("SPICE", "spice"),
+}
+
+
+@dataclass
+class Result:
+    """Scores of one split and one number of beams."""
+
+    split: str
+    num_beams: int
+    scores: dict[str, float]  # fractions, by the names of SCORES
+    intervals: dict[str, Sequence[float]] = field(default_factory=dict)
+
+    def cell(self, name: str) -> str:
+        """A score in percent, with its interval where there is one."""
+        if name not in self.scores:
+            return ""
+        text = f"{100 * self.scores[name]:.1f}"
+        if name in self.intervals:
+            low, high = self.intervals[name]
+            text += f" ({100 * low:.1f} – {100 * high:.1f})"
+        return text
+
+
+def read_recipe(path: Path) -> dict[str, Any] | None:
+    """What a `recipe.yaml` holds; None where there is none.
+
+    Raises:
+        ValueError: where it is no recipe.
+    """
+    if not path.is_file():
+        return None
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({error})") from error
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict):
+        raise ValueError(f"{path}: not a recipe (a mapping with `stages`)")
+    return recipe
+
+
+def evaluation_parts(path: Path) -> dict[str, Any]:
+    """The parts of an `evaluation.json` by name.
+
+    Raises:
+        OSError: where it cannot be read.
+        ValueError: where it is not what `nic evaluate` writes, or holds no scores.
+    """
+    try:
+        parts = {name: part["result"] for name, part in json.loads(path.read_text(encoding="utf-8"))["parts"].items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not the results of nic evaluate ({error})") from error
+    if not any(name.startswith("beam ") for name in parts):
+        raise ValueError(f"{path}: it holds no scores of captions; nic evaluate with the part generation writes them")
+    return parts
+
+
+def evaluation_results(parts: Mapping[str, Any], split: str) -> list[Result]:
+    """Its scores, one result for each number of beams."""
+    found = [part for name, part in parts.items() if name.startswith("beam ")]
+    return [Result(split, part["num_beams"], part["scores"], part.get("intervals") or {}) for part in found]
+
+
+def chosen_step(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:
+    """The step that the weights are of: a checkpoint's own, or the best one's that Trainer loads at the end."""
+    numbered = CHECKPOINT.fullmatch(folder.name)
+    if numbered:
+        return int(numbered[1])
+    best = state.get("best_global_step") if settings.get("load_best_model_at_end", True) else None
+    return best or state.get("global_step")
+
+
+def development_results(
+    state: Mapping[str, Any], step: int | None, settings: Mapping[str, Any], generation: Mapping[str, Any]
+) -> list[Result]:
+    """The last evaluation at a step."""
+    lines = [line for line in state.get("log_history", []) if "eval_bleu_4" in line and line.get("step") == step]
+    if not lines:
+        return []
+    scores = {score: lines[-1][f"eval_{score}"] for score in SCORES if f"eval_{score}" in lines[-1]}
+    return [Result(settings.get("eval_split") or "validation", generation.get("num_beams") or 1, scores)]
+
+
+def sample_captions(folder: Path, samples: str | Path | None, step: int | None) -> dict[str, str]:
+    """What `SampleCaptionsCallback` logged at a step, or at the last one before it."""
+    places = [folder / "samples", folder.parent / "samples"] if samples is None else [Path(samples)]
+    path = next((place / "captions.jsonl" for place in places if (place / "captions.jsonl").is_file()), None)
+    if path is None:
+        return {}
+    found: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # a run that was killed while it wrote
+        if step is None or entry["step"] <= step:
+            found = entry["captions"]
+    return found
+
+
+def count_parameters(folder: Path) -> int | None:
+    """How many numbers the weights of a folder are; only the files' heads are read."""
+    files = sorted(folder.glob("model*.safetensors"))
+    total = 0
+    for path in files:
+        with safe_open(path, framework="numpy") as weights:
+            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return total if files else None

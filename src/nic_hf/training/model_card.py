@@ -1,0 +1,372 @@
+"""Model cards: what a captioner was trained from and how good it is, read from its own files.
+
+Nothing is asked that a file beside the weights says: `config.json`, `generation_config.json`, `model.safetensors`,
+`trainer_state.json`, `recipe.yaml`, `samples/captions.jsonl`, and the `evaluation.json` of `nic evaluate`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from ..writing import write_text
+from .card_sources import (
+    CHECKPOINT,
+    SCORES,
+    Result,
+    chosen_step,
+    count_parameters,
+    development_results,
+    evaluation_parts,
+    evaluation_results,
+    read_recipe,
+    sample_captions,
+)
+from .checkpoints import RECIPE_FILE, STATE_FILE, read_json
+from .known_data import CITATION, KnownData, known_data
+
+CARD_FILE = "README.md"
+TEMPLATES = Path(__file__).parent / "templates"
+TAGS = ("image-captioning", "show-and-tell", "nic")
+EXAMPLES = 8
+# What of a recipe the card shows, and the value that is not worth a line; all of it is in recipe.yaml.
+SHOWN = {
+    "objective": None,
+    "freeze_backbone": None,
+    "feature_layers": None,
+    "attention": None,
+    "hidden_size": None,
+    "num_hidden_layers": 1,
+    "word_vectors": None,
+    "views": 1,
+    "dropout": None,
+    "image_dropout": None,
+    "label_smoothing": 0.0,
+    "bag_of_words_loss": 0.0,
+    "num_train_epochs": None,
+    "max_steps": -1,
+    "per_device_train_batch_size": None,
+    "gradient_accumulation_steps": 1,
+    "captions_per_sample": 1,
+    "learning_rate": None,
+    "backbone_learning_rate": None,
+    "lr_scheduler_type": None,
+    "weight_decay": 0.0,
+    "ema_decay": None,
+    "scheduled_sampling": 0.0,
+    "cross_entropy_weight": 0.0,
+    "metric_for_best_model": None,
+    "max_train_photos": None,
+    "seed": None,
+}
+
+
+@dataclass
+class CardFacts:
+    """What no file of a run says. What is not given here is taken from the files, or left out.
+
+    Attributes:
+        name: of the captioner; by default that of its folder.
+        note: a paragraph after the first, such as where the weights are to be had.
+        repo_id: its id on the Hub, for the example of use.
+        license: of the captioner, by the Hub's short name (`apache-2.0`).
+        language: of the captions (`en`); known for data sets known here.
+        tags: more tags for the Hub.
+        data: what the training data is called, or its Hub id.
+        data_license, backbone_license: licences of data and backbone, in words.
+        backbone: what the backbone is called, or its Hub id.
+        split: split that `evaluation.json` is of.
+        examples: captions by photo, in place of those that training logged.
+    """
+
+    name: str | None = None
+    note: str | None = None
+    repo_id: str | None = None
+    license: str | None = None
+    language: str | None = None
+    tags: list[str] = field(default_factory=list)
+    data: str | None = None
+    data_license: str | None = None
+    backbone: str | None = None
+    backbone_license: str | None = None
+    split: str = "test"
+    examples: dict[str, str] = field(default_factory=dict)
+
+
+def write_model_card(
+    folder: str | Path,
+    facts: CardFacts | None = None,
+    *,
+    output: str | Path | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    evaluation: str | Path | None = None,
+    samples: str | Path | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the model card of a captioner, by default as `README.md` beside it; arguments as of [`model_card`].
+
+    Raises:
+        OSError: where a file cannot be read, or the card cannot be written.
+        ValueError: where the folder holds no captioner, or a file is not what it should be; it is named.
+    """
+    card = model_card(folder, facts, recipe=recipe, evaluation=evaluation, samples=samples, state=state)
+    return write_text(output or Path(folder) / CARD_FILE, str(card))
+
+
+def model_card(
+    folder: str | Path,
+    facts: CardFacts | None = None,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    evaluation: str | Path | None = None,
+    samples: str | Path | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> ModelCard:
+    """Render the model card of a captioner.
+
+    Photos are never part of it: most data sets do not allow that they are passed on.
+
+    Args:
+        folder: of the captioner.
+        facts: what no file says.
+        recipe: as `recipe.yaml` holds it, where that file is not in the folder.
+        evaluation: an `evaluation.json` of `nic evaluate`, whose scores then stand in place of those on the dev split.
+        samples: folder of the sample captions of training, where it is not `samples` in or beside `folder`.
+        state: as `trainer_state.json` holds it, where that file is not in the folder.
+
+    Raises:
+        OSError: where a file cannot be read.
+        ValueError: where the folder holds no captioner, or a file is not what it should be; it is named.
+    """
+    folder, facts = Path(folder), facts or CardFacts()
+    config = read_json(folder / "config.json")
+    if config is None or config.get("model_type") != "nic":
+        raise ValueError(f"{folder}: no captioner (a config.json whose model_type is nic)")
+    generation = read_json(folder / "generation_config.json") or {}
+    recipe = read_recipe(folder / RECIPE_FILE) if recipe is None else recipe
+    stages = [{"name": name, **settings} for name, settings in (recipe or {}).get("stages", {}).items()]
+    last: dict[str, Any] = stages[-1] if stages else {}
+    state = read_json(folder / STATE_FILE) or {} if state is None else state
+
+    given = facts.data and (Path(facts.data).name if Path(facts.data).exists() else facts.data)
+    data_name = given or _public_name(last.get("data"))
+    known = known_data(data_name)
+    parts = None if evaluation is None else evaluation_parts(Path(evaluation))
+    step = chosen_step(folder, state, last)
+    results = evaluation_results(parts, facts.split) if parts else development_results(state, step, last, generation)
+    backbone = facts.backbone or _public_name(config["backbone_config"].get("_name_or_path"))
+    examples = facts.examples or sample_captions(folder, samples, step)
+    name = facts.name or _name(folder.resolve())
+    # In the card's head, which leaderboards read, is the captioner as it comes.
+    usual = [result for result in results if result.num_beams == generation.get("num_beams", 1)] or results[:1]
+    columns = [score for score in SCORES if any(score in result.scores for result in results)]
+
+    card_data = ModelCardData(
+        language=facts.language or (known.language if known else None),
+        license=facts.license,
+        library_name="transformers",
+        pipeline_tag="image-to-text",
+        tags=[*TAGS, *(tag for tag in facts.tags if tag not in TAGS)],
+        datasets=[data_name] if data_name and _is_hub_id(data_name) else None,
+        base_model=backbone if _is_hub_id(backbone) else None,
+        metrics=list(dict.fromkeys(SCORES[score][1] for score in columns)) or None,
+        model_name=name,
+        eval_results=list(_eval_results(usual, data_name, known)) or None,
+    )
+    text = _template().render(
+        card_data=card_data,
+        name=name,
+        repo_id=facts.repo_id or name,
+        note=facts.note,
+        description=_description(config, backbone, count_parameters(folder)),
+        examples=[(_cell(photo), _cell(caption)) for photo, caption in list(examples.items())[:EXAMPLES]],
+        examples_note=_examples_note(last, facts),
+        results=results,
+        columns=[{"name": score, "title": SCORES[score][0]} for score in columns],
+        results_note=_results_note(columns, parts is not None, config, backbone, last, generation),
+        training_note=_training_note(state, step, stages),
+        stages=stages,
+        settings=list(_settings(stages)),
+        recipe_note=_recipe_note(recipe or {}),
+        data={
+            "text": _data_text(data_name, known, last),
+            "license": facts.data_license or (known.license if known else "not stated; ask those who made the data"),
+            "shown": known.shown if known else "its training data alone",
+            "bias": known.bias if known else None,
+        },
+        backbone={
+            "text": _backbone_text(config, backbone),
+            "license": facts.backbone_license or "not stated here; see where it comes from",
+        },
+        words_note=_words_note(config, last),
+        diversity=None if parts is None else _diversity_note(parts, results),
+        citations=[CITATION, *([known.citation] if known else [])],
+    )
+    return ModelCard(text)
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.jinja")
+
+
+# Names.
+
+
+def _name(folder: Path) -> str:
+    return folder.parent.name if CHECKPOINT.fullmatch(folder.name) else folder.name
+
+
+def _public_name(source: Any) -> str | None:
+    """A Hub id as it is; of a path its last part, since a card is no place for the folders of a machine."""
+    if not isinstance(source, str) or not source:
+        return None
+    if _is_hub_id(source) and not Path(source).exists():
+        return source
+    return re.split(r"[/\\]", source.rstrip("/\\"))[-1]
+
+
+def _is_hub_id(name: str | None) -> bool:
+    return name is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
+
+
+def _eval_results(results: list[Result], data_name: str | None, known: KnownData | None) -> Iterator[EvalResult]:
+    title = known.title if known else (data_name or "unnamed")
+    for result in results:
+        for score, (metric, kind) in SCORES.items():
+            if score in result.scores:
+                yield EvalResult(
+                    task_type="image-to-text",
+                    task_name="Image captioning",
+                    dataset_type=data_name if data_name and _is_hub_id(data_name) else _slug(title),
+                    dataset_name=title,
+                    dataset_split=result.split,
+                    metric_type=kind,
+                    metric_name=f"{metric}, beam {result.num_beams}",
+                    metric_value=round(100 * result.scores[score], 2),
+                    verified=False,
+                )
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", title.lower()).strip("-")
+
+
+# Sentences.
+
+
+def _description(config: Mapping[str, Any], backbone: str | None, parameters: int | None) -> str:
+    kind = config["backbone_config"].get("model_type", "vision")
+    layers = config.get("num_hidden_layers", 1)
+    text = (
+        f"It writes a caption for a photo: a vision backbone ({backbone or kind}) gives the features of the photo, and"
+        f" an LSTM of {config['hidden_size']} units{f' in {layers} layers' if layers > 1 else ''}"
+    )
+    if config.get("attention"):
+        text += " looks at its regions before each word, as in *Show, Attend and Tell*."
+    else:
+        text += " reads them once, then says word after word, as in *Show and Tell* (Vinyals et al. 2015)."
+    return text + ("" if parameters is None else f" {parameters / 1e6:.1f} million numbers, all in all.")
+
+
+def _examples_note(settings: Mapping[str, Any], facts: CardFacts) -> str:
+    if facts.examples:
+        return "Photos that it was not trained on."
+    split = settings.get("eval_split") or "validation"
+    return f"The first photos of the {split} split, not a choice. The photos themselves are not ours to show."
+
+
+def _results_note(
+    columns: list[str],
+    tested: bool,
+    config: Mapping[str, Any],
+    backbone: str | None,
+    settings: Mapping[str, Any],
+    generation: Mapping[str, Any],
+) -> str:
+    java = [SCORES[score][0] for score in columns if score in ("meteor", "spice")]
+    parts = [
+        "In percent. Scored by nic_hf, whose figures are equal to pycocoevalcap 1.2's",
+        *([f"{' and '.join(java)} by the Java program"] if java else []),
+        f"backbone {backbone or config['backbone_config'].get('model_type', 'vision')}",
+        *([f"seed {settings['seed']}"] if "seed" in settings else []),
+        f"length penalty {generation.get('length_penalty') or 1.0}",
+    ]
+    text = "; ".join(parts) + "."
+    if tested:
+        return text + " In brackets: 95 % bootstrap intervals over photos."
+    return text + " The checkpoint was chosen on these photos; on photos that chose nothing figures tend to be lower."
+
+
+def _training_note(state: Mapping[str, Any], step: int | None, stages: list[dict[str, Any]]) -> str:
+    if not state:
+        return "How it was trained is not recorded beside it." if not stages else "By this recipe:"
+    steps, epochs = state.get("global_step"), state.get("epoch")
+    text = f"{steps:,} steps" + ("" if epochs is None else f", {epochs:.1f} passes over the data")
+    if len(stages) > 1:
+        text += f" in the last stage, {stages[-1]['name']}"
+    if step and step != steps:
+        text += f"; the weights are those of step {step:,}"
+    seconds = max((line.get("train_seconds", 0.0) for line in state.get("log_history", [])), default=0.0)
+    return text + (f"; {seconds / 60:.0f} minutes of training." if seconds >= 60 else ".")
+
+
+def _settings(stages: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    for name, usual in SHOWN.items():
+        values = [_public_name(stage.get(name)) if name == "word_vectors" else stage.get(name) for stage in stages]
+        if any(value is not None and value != usual for value in values):
+            yield f"`{name}`", ["" if value is None else _cell(value) for value in values]
+
+
+def _recipe_note(recipe: Mapping[str, Any]) -> str:
+    if "versions" not in recipe:
+        return ""  # made of a Trainer's arguments, and not in a file
+    versions = ", ".join(f"{package} {version}" for package, version in recipe["versions"].items())
+    return f"`nic train --recipe recipe.yaml` trains the same again ({versions})."
+
+
+def _data_text(name: str | None, known: KnownData | None, settings: Mapping[str, Any]) -> str:
+    splits = f" Trained on its {settings['train_split']} split." if "train_split" in settings else ""
+    if known:
+        return f"{known.title}, {known.description}.{splits}"
+    return f"{name}.{splits}" if name else "not named."
+
+
+def _backbone_text(config: Mapping[str, Any], backbone: str | None) -> str:
+    kind = config["backbone_config"].get("model_type", "a vision model")
+    how = "kept as it was" if config.get("freeze_backbone", True) else "trained too"
+    return f"{backbone}, of type {kind}, {how}." if backbone else f"{kind}, {how}."
+
+
+def _words_note(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    text = f"{config['vocab_size'] - 4:,}."
+    if "min_frequency" in settings:
+        text += f" Words seen fewer than {settings['min_frequency']} times in training are never said."
+    return text
+
+
+def _diversity_note(parts: Mapping[str, Any], results: list[Result]) -> str | None:
+    beams = 3 if any(result.num_beams == 3 for result in results) else results[0].num_beams
+    diversity = parts[f"beam {beams}"].get("diversity") or {}
+    if "distinct_captions" not in diversity:
+        return None
+    share = 100 * diversity["distinct_captions"]
+    text = f"Of the {results[0].split} photos' captions (beam {beams}) {share:.0f} % differ from all others"
+    if diversity.get("in_training") is not None:
+        text += f", and {100 * diversity['in_training']:.0f} % are captions of the training data word for word"
+    return text + f"; they use {diversity['vocabulary']:,} words."
+
+
+def _cell(value: Any) -> str:
+    """Text that cannot break a table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")

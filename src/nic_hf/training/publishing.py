@@ -1,0 +1,146 @@
+"""Captioners on the Hub: one commit with what others need, and nothing of what they may not have."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from .._version import __version__
+from .model_card import CARD_FILE, CardFacts, write_model_card
+
+# A run's folder also holds sample captions drawn over photos of others, and logs with the same.
+PUBLISHED = re.compile(
+    r"config\.json|generation_config\.json|\w+_nic\.py|model[\w.-]*\.safetensors(\.index\.json)?"
+    r"|processor_config\.json|preprocessor_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
+    rf"|recipe\.yaml|{re.escape(CARD_FILE)}|adapter_config\.json|adapter_model\.safetensors"
+)
+NEEDED = ("config.json", "tokenizer.json")
+ONNX = re.compile(r"(onnx/)?[\w.-]+(\.onnx|\.onnx[._]data|\.json)")
+
+
+def published_files(folder: str | os.PathLike, onnx: bool = False) -> list[str]:
+    """Files of a captioner's folder that belong on the Hub, as paths with slashes.
+
+    Args:
+        folder: where it was saved, such as the folder of a run.
+        onnx: also its exported ONNX files, in the folder or in `onnx/` in it.
+
+    Raises:
+        ValueError: where there is no captioner.
+    """
+    root = Path(folder)
+    files = [path.relative_to(root).as_posix() for path in sorted(root.glob("*")) if path.is_file()]
+    chosen = [name for name in files if PUBLISHED.fullmatch(name)]
+    missing = [name for name in NEEDED if name not in chosen]
+    if missing or not any(name.endswith(".safetensors") for name in chosen):
+        raise ValueError(f"{folder}: no captioner: it holds no {', '.join(missing or ['model.safetensors'])}")
+    if onnx:
+        exported = [name for name in files if ".onnx" in name]
+        exported += [path.relative_to(root).as_posix() for path in sorted(root.glob("onnx/*")) if path.is_file()]
+        exported = [name for name in exported if ONNX.fullmatch(name)]
+        if not any(name.endswith(".onnx") for name in exported):
+            raise ValueError(f"{folder}: no ONNX files; export them first")
+        chosen += exported
+    return chosen
+
+
+def push_captioner(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str = "Upload captioner",
+    onnx: bool = False,
+) -> CommitInfo:
+    """Push a saved captioner to the Hub: weights, code, tokenizer, processor, generation config and model card.
+
+    All of it is one commit, made when every file has arrived: a push that breaks off leaves the repository as it was.
+    A model card is written where the folder has none.
+
+    Args:
+        folder: where the captioner was saved.
+        repo_id: `"owner/name"`; it is made where it is not there yet.
+        private: make it private; by default public.
+        token: access token; by default the one that `hf auth login` saved, or `HF_TOKEN`.
+        revision: branch to push to, made where it is not there yet; by default `main`.
+        message: of the commit.
+        onnx: also the exported ONNX files of the folder.
+
+    Raises:
+        ValueError: where the folder holds no captioner.
+        OSError: where the Hub refuses, or the connection breaks off; the message says what to do.
+    """
+    files = published_files(folder, onnx)
+    if CARD_FILE not in files:
+        write_model_card(Path(folder), CardFacts(repo_id=repo_id))
+        files.append(CARD_FILE)
+    api = hub_api()
+    with hub_errors(f"cannot push {folder} to {repo_id}"):
+        repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=Path(folder),
+            allow_patterns=[_literal(name) for name in files],
+            commit_message=message,
+            token=token,
+            revision=revision,
+        )
+
+
+@contextlib.contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn what huggingface_hub and its HTTP library raise into an `OSError` of one line.
+
+    Raises:
+        OSError: "`what`: ..."
+    """
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            advice = "the token is missing, wrong or may not write there; `hf auth login`, or set HF_TOKEN"
+            raise PermissionError(f"{what}: {advice} (HTTP {status})") from error
+        raise OSError(f"{what}: {_one_line(error)}") from error
+    except Exception as error:
+        # The library under huggingface_hub differs between its versions (httpx, httpx2), and so do their exceptions.
+        cause = _cause(error)
+        if isinstance(error, ValueError | TypeError) or not (_is_of_http(cause) or isinstance(cause, OSError)):
+            raise
+        raise ConnectionError(
+            f"{what}: the connection broke off ({_one_line(cause)}). The repository is as it was before; push again,"
+            " what has arrived is not sent twice"
+        ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+        if _is_of_http(error):
+            return error
+    return error
+
+
+def _is_of_http(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def hub_api() -> HfApi:
+    """The Hub, told who asks."""
+    return HfApi(library_name="nic_hf", library_version=__version__)
