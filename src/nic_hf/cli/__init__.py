@@ -6,6 +6,7 @@ Commands import what they need when they run: `nic --help` should not wait for t
 import typer
 
 from ..memory import keep_freed_memory
+from .caption import caption
 from .demo import demo
 from .evaluate import evaluate
 from .train import SETTINGS, train
@@ -23,6 +24,7 @@ def _before_each_command() -> None:
     keep_freed_memory()
 
 
+app.command()(caption)
 app.command()(demo)
 app.command()(evaluate)
 app.command(context_settings=SETTINGS)(train)
