@@ -104,7 +104,8 @@ class PhotoLoader:
 
     def passed_on(self, number: int) -> None:
         """So many more photos have left in their order."""
-        self._window.release(number)
+        if number:
+            self._window.release(number)
 
     def stop(self) -> None:
         """End soon: no photo is begun any more. May be called from a handler of a signal."""

@@ -8,6 +8,7 @@ photos, each photo once, when the run ends. A run that was killed leaves its par
 import hashlib
 import json
 import os
+import queue
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -85,6 +86,7 @@ class CaptionFile:
         self._appends = processes == 1 and self.path.suffix.lower() == ".jsonl"
         self._keys: dict[bytes, Key] = {}
         self._done: set[bytes] = set()
+        self._met: queue.SimpleQueue[PhotoItem] = queue.SimpleQueue()
         self._part: IO[bytes] | None = None
         self.about = dict(about or {})
         self.overwrite = overwrite
@@ -125,7 +127,11 @@ class CaptionFile:
         """See [`CaptionSink`]."""
         digest = id_digest(item.image_id)
         self._keys.setdefault(digest, item.key)
-        return digest in self._done
+        if digest not in self._done:
+            return False
+        if self.processes > 1:
+            self._met.put(item)  # the process that puts the parts together meets its own photos only
+        return True
 
     def add(self, item: PhotoItem, captions: list[str]) -> None:
         """See [`CaptionSink`]."""
@@ -140,6 +146,9 @@ class CaptionFile:
         """See [`CaptionSink`]."""
         try:
             if self._part is not None:
+                while not self._met.empty():
+                    item = self._met.get()
+                    self._part.write(json_line({"key": item.key, "image_id": item.image_id}))
                 self._part.flush()
         except OSError as error:
             raise OSError(f"cannot write {self._own}: {error}") from error
@@ -219,7 +228,7 @@ class CaptionFile:
             else:
                 yield from self.format.read(self.path)
         for part in parts:
-            yield from (CaptionRecord.from_json(row) for _, row in _rows_of(part))
+            yield from (CaptionRecord.from_json(row) for _, row in _rows_of(part) if "caption" in row)
 
     def _check_run(self) -> None:
         """Refuse to mix captions."""
@@ -250,10 +259,17 @@ class _Merged:
     def __init__(self, parts: Sequence[Path], keys: Mapping[bytes, Key]) -> None:
         self._parts = parts
         places, seen = array("q"), set()
+        met = {
+            id_digest(row["image_id"]): tuple(row["key"])
+            for part in parts
+            for _, row in _rows_of(part)
+            if "caption" not in row
+        }
+        keys = {**met, **keys} if met else keys
         for number, part in enumerate(parts):
             for offset, row in _rows_of(part):
                 digest = id_digest(row["image_id"])
-                if digest in seen:
+                if digest in seen or "caption" not in row:
                     continue
                 seen.add(digest)
                 # What this run did not meet, such as photos that are gone, stays in front, as it was.
@@ -273,14 +289,17 @@ class _Merged:
 
 
 def _rows_of(part: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Offset and content of each line; one that was cut short at the end is left out."""
+    """Offset and content of each line; one that was cut short at the end is left out.
+
+    A line without a caption says where a photo stands that has its caption in another part.
+    """
     offset = 0
     with part.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.endswith(b"\n"):
                 try:
                     row = json.loads(line)
-                    row["image_id"], row["caption"]
+                    row["image_id"], row["caption" if "key" not in row else "key"]
                 except (ValueError, KeyError, TypeError):
                     raise ValueError(f"line {number} holds no caption: {line[:60]!r}") from None
                 yield offset, row
