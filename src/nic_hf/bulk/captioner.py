@@ -52,9 +52,11 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
         from ..export import NICOnnxCaptioner
 
         return ArrayCaptioner(NICOnnxCaptioner.from_pretrained(name_or_path), os.fspath(name_or_path))
+    from ..checkpoint_nic import check_path
     from ..modeling_nic import NICForConditionalGeneration
     from ..processing_nic import NICProcessor
 
+    check_path(name_or_path)
     processor = NICProcessor.from_pretrained(name_or_path)
     model = NICForConditionalGeneration.from_pretrained(name_or_path)
     return TorchCaptioner(model, processor, os.fspath(name_or_path), device)

@@ -8,6 +8,7 @@ import typer
 from ..memory import keep_freed_memory
 from .caption import caption
 from .demo import demo
+from .doctor import doctor
 from .evaluate import evaluate
 from .train import SETTINGS, train
 
@@ -26,5 +27,6 @@ def _before_each_command() -> None:
 
 app.command()(caption)
 app.command()(demo)
+app.command()(doctor)
 app.command()(evaluate)
 app.command(context_settings=SETTINGS)(train)
