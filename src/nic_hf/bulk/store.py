@@ -58,6 +58,7 @@ class CaptionFile:
         about: more plain values to write into `NAME.run.json`.
         captions_a_photo: how many captions each photo has.
         overwrite: begin anew, in place of going on.
+        in_order: captions are added in the order of the photos; where not, they are put in order at the end.
         process, processes: which of several processes this is.
 
     Raises:
@@ -73,6 +74,7 @@ class CaptionFile:
         about: Mapping[str, Any] | None = None,
         captions_a_photo: int = 1,
         overwrite: bool = False,
+        in_order: bool = True,
         process: int = 0,
         processes: int = 1,
     ) -> None:
@@ -89,7 +91,7 @@ class CaptionFile:
         self._met: queue.SimpleQueue[PhotoItem] = queue.SimpleQueue()
         self._part: IO[bytes] | None = None
         self.about = dict(about or {})
-        self.overwrite = overwrite
+        self.overwrite, self.in_order = overwrite, in_order
 
     def clear(self) -> None:
         """Remove what an earlier run left, where it is to be overwritten."""
@@ -180,8 +182,7 @@ class CaptionFile:
             sources = parts = [earlier, *(part for part in parts if part != earlier)]
         else:
             sources = parts
-        # What was appended in one go lies in order.
-        if not self._appends or parts or self.resumed:
+        if not self._appends or parts or self.resumed or not self.in_order:
             merged = _Merged(sources, self._keys)
             if not (self._appends and merged.in_order):
                 self._replace(merged)
