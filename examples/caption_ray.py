@@ -126,6 +126,8 @@ def main() -> int:
                 item = waiting.pop(int(place), None)
                 if item is None:
                     continue  # written before: a block may come twice where a node was lost
+                if int(worker) not in workers:
+                    print(f"worker {worker} captions", file=sys.stderr, flush=True)
                 workers[int(worker)] = workers.get(int(worker), 0) + 1
                 if error:
                     broken.append({"image_id": item.image_id, "error": error})

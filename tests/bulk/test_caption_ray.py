@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from nic_hf.cli import app
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'nic_hf[ray]'")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "caption_ray.py"
-NUMBER = 600
+NUMBER = 400
 
 
 def captioning_workers(driver: subprocess.Popen) -> list[psutil.Process]:
@@ -44,28 +45,27 @@ def test_a_worker_is_killed_half_way(checkpoint: str, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     environment |= {"RAY_TMPDIR": str(tmp_path)} if len(str(tmp_path)) < 40 else {}  # names of sockets are short
     command = [sys.executable, EXAMPLE, photos, "--model", checkpoint, "--output", output, "--batch-size", 3]
-    driver = subprocess.Popen(
-        [*map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    log = tmp_path / "log.txt"
+    with log.open("wb") as stderr:
+        driver = subprocess.Popen(
+            [*map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 240
         while not (output.exists() and output.read_bytes().count(b"\n") > NUMBER // 10):
-            assert driver.poll() is None and time.monotonic() < deadline, driver.communicate(timeout=5)
+            assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
-        workers = captioning_workers(driver)
-        assert len(workers) == 2
-        before = {worker: worker.cpu_times().user for worker in workers}
-        time.sleep(0.1)
-        # One may still be loading its captioner.
-        killed = max(workers, key=lambda worker: worker.cpu_times().user - before[worker])
+        # The one whose captions were written: the other may still be loading its captioner.
+        busy = {int(number) for number in re.findall(r"^worker (\d+) captions$", log.read_text(), re.MULTILINE)}
+        killed = next(worker for worker in captioning_workers(driver) if worker.pid in busy)
         killed.kill()
         written = output.read_bytes().count(b"\n")
         assert written < 0.8 * NUMBER, "the run was not caught half-way"
-        out, err = driver.communicate(timeout=180)
+        out, _ = driver.communicate(timeout=400)
     finally:
         for process in [*psutil.Process(driver.pid).children(recursive=True), driver] if driver.poll() is None else []:
             process.kill()
-    assert driver.returncode == 1, err[-3000:]  # one photo is broken
+    assert driver.returncode == 1, log.read_text()[-3000:]  # one photo is broken
     summary = json.loads(next(line for line in out.splitlines() if line.startswith('{"captioned"')))
     assert str(killed.pid) in summary["workers"] and len(summary["workers"]) > 1
     assert summary["captioned"] == NUMBER
