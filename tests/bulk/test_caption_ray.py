@@ -34,6 +34,7 @@ def captioning_workers(driver: subprocess.Popen) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow  # Ray starts many processes, and gives up on a machine that is busy with other things
 def test_a_worker_is_killed_half_way(checkpoint: str, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
