@@ -280,7 +280,8 @@ class PhotoServer(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_photo_is_downloaded() -> None:
+def test_a_photo_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIC_HF_ALLOW_PRIVATE_URLS", "1")
     with HTTPServer(("127.0.0.1", 0), PhotoServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"

@@ -6,7 +6,9 @@ Commands import what they need when they run: `nic --help` should not wait for t
 import typer
 
 from ..memory import keep_freed_memory
+from .caption import caption
 from .demo import demo
+from .doctor import doctor
 from .evaluate import evaluate
 from .hub import card, push
 from .train import SETTINGS, train
@@ -24,7 +26,9 @@ def _before_each_command() -> None:
     keep_freed_memory()
 
 
+app.command()(caption)
 app.command()(demo)
+app.command()(doctor)
 app.command()(evaluate)
 app.command()(card)
 app.command()(push)

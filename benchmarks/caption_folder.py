@@ -1,0 +1,147 @@
+"""Photos a second from JPEG files to captions: one after the other, with threads that read ahead, and with processes.
+
+    python benchmarks/caption_folder.py --model runs/flickr8k --photos path/to/flickr8k/Images --number 512
+
+Rounds alternate, so that a busy machine is busy for all. Start-up is not counted, of processes neither.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nic_hf.bulk import CaptionRun, PhotoSources, load_captioner
+from nic_hf.bulk.captioner import caption_batch
+from nic_hf.bulk.sources import PhotoItem
+from nic_hf.images_nic import load_photo
+
+
+class Sources(PhotoSources):
+    """The first photos of a folder."""
+
+    def __init__(self, folder: str, number: int) -> None:
+        super().__init__([folder])
+        self.number = number
+
+    def items(self, process: int = 0, processes: int = 1) -> Iterator[PhotoItem]:
+        """As many as were asked for."""
+        return itertools.islice(super().items(process, processes), self.number)
+
+
+class Forgetful:
+    """Takes captions and keeps none."""
+
+    def is_done(self, item: PhotoItem) -> bool:
+        """Never."""
+        return False
+
+    def add(self, item: PhotoItem, captions: list[str]) -> None:
+        """Take them."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def find(self, image_ids: Any) -> dict[str, list[str]]:
+        """Find nothing."""
+        return {}
+
+
+class Prepared(Dataset):
+    """Pixels of photos, for processes."""
+
+    def __init__(self, captioner: Any, items: list[PhotoItem]) -> None:
+        self.prepare, self.size, self.items = captioner.prepare, captioner.photo_size, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(self.prepare(load_photo(self.items[index].source, at_least=self.size)))
+
+
+class Preparing:
+    """What a process needs of a captioner: no model."""
+
+    def __init__(self, captioner: Any) -> None:
+        self.processor, self.photo_size = captioner.processor, captioner.photo_size
+
+    def prepare(self, photo: Any) -> Any:
+        """A photo as pixels."""
+        return self.processor(images=photo, return_tensors="np")["pixel_values"][0]
+
+
+def main() -> None:
+    """Measure, and print a line of JSON a way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--photos", required=True)
+    parser.add_argument("--number", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--num-beams", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    captioner: Any = load_captioner(arguments.model)
+    sources = Sources(arguments.photos, arguments.number)
+    items = list(sources.items())
+
+    def one_by_one() -> float:
+        start = time.perf_counter()
+        for first in range(0, len(items), arguments.batch_size):
+            batch = items[first : first + arguments.batch_size]
+            pixels = [captioner.prepare(load_photo(item.source, at_least=captioner.photo_size)) for item in batch]
+            caption_batch(captioner, pixels, 1, num_beams=arguments.num_beams)
+        return time.perf_counter() - start
+
+    def threads(number: int) -> float:
+        run = CaptionRun(
+            captioner,
+            sources,
+            Forgetful(),
+            batch_size=arguments.batch_size,
+            workers=number,
+            num_beams=arguments.num_beams,
+        )
+        return run.run().seconds
+
+    def processes(number: int) -> float:
+        loader = DataLoader(
+            Prepared(Preparing(captioner), items),
+            arguments.batch_size,
+            num_workers=number,
+            multiprocessing_context="spawn",
+            persistent_workers=True,
+        )
+        for _ in loader:
+            pass
+        start = time.perf_counter()
+        for pixels in loader:
+            caption_batch(captioner, list(pixels.numpy()), 1, num_beams=arguments.num_beams)
+        return time.perf_counter() - start
+
+    ways: dict[str, Callable[[], float]] = {
+        "one by one": one_by_one,
+        "1 thread": lambda: threads(1),
+        "2 threads": lambda: threads(2),
+        "4 threads": lambda: threads(4),
+        "1 process": lambda: processes(1),
+        "2 processes": lambda: processes(2),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    threads(2)
+    for _ in range(arguments.rounds):
+        for way, measure in ways.items():
+            seconds[way].append(measure())
+    for way, each in seconds.items():
+        rates = sorted(arguments.number / second for second in each)
+        found = {"way": way, "photos_a_second": round(statistics.median(rates), 1), "least": round(rates[0], 1)}
+        print(json.dumps({**found, "most": round(rates[-1], 1), "torch_threads": torch.get_num_threads()}))
+
+
+if __name__ == "__main__":
+    main()

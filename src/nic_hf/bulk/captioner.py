@@ -1,0 +1,187 @@
+"""One face for every captioner: of PyTorch, of ONNX Runtime, or anything else with `generate`."""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+ONNX_MANIFEST = "nic_onnx.json"
+
+
+class Captioner(Protocol):
+    """What captions many photos.
+
+    Attributes:
+        name: where it was loaded from.
+        photo_size: width and height that are enough of a photo (see [`nic_hf.images_nic.load_photo`]), where known.
+    """
+
+    name: str
+    photo_size: tuple[int, int] | None
+
+    def prepare(self, photo: Image.Image) -> np.ndarray:
+        """A photo as `pixel_values`, of shape `(channels, height, width)`; called by several threads at once."""
+
+    def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
+        """Captions of photos of shape `(batch_size, channels, height, width)`, those of a photo together."""
+
+    def digest(self) -> str:
+        """Changes with all that captions follow from, besides the photo and the arguments of `generate`."""
+
+
+def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = None) -> Captioner:
+    """Load a captioner for many photos.
+
+    Args:
+        name_or_path: a checkpoint, a folder that `nic export onnx` wrote, or a Hub id.
+        device: where PyTorch computes; the GPU, where there is one, or the CPU.
+
+    Raises:
+        OSError, ValueError: there is no such captioner, or its files are damaged or do not fit each other.
+    """
+    if (Path(name_or_path) / ONNX_MANIFEST).is_file():
+        from ..export import NICOnnxCaptioner
+
+        return ArrayCaptioner(NICOnnxCaptioner.from_pretrained(name_or_path), os.fspath(name_or_path))
+    from ..checkpoint_nic import check_path
+    from ..modeling_nic import NICForConditionalGeneration
+    from ..processing_nic import NICProcessor
+
+    check_path(name_or_path)
+    processor = NICProcessor.from_pretrained(name_or_path)
+    model = NICForConditionalGeneration.from_pretrained(name_or_path)
+    return TorchCaptioner(model, processor, os.fspath(name_or_path), device)
+
+
+class TorchCaptioner:
+    """A [`Captioner`] of a model and its processor.
+
+    Args:
+        model: a [`NICForConditionalGeneration`]; it is not changed.
+        processor: its [`NICProcessor`].
+        name: where they come from.
+        device: where to compute; the GPU, where there is one, or the CPU.
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str = "", device: str | None = None) -> None:
+        import torch
+
+        self.name, self.processor = name, processor
+        self.photo_size = photo_size(processor.image_processor.to_dict())
+        self._digest = _digest_of_model(model, processor)
+        device = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+        self.model = copy.deepcopy(model).to(device).optimize_for_inference()
+
+    def prepare(self, photo: Image.Image) -> np.ndarray:
+        """See [`Captioner`]."""
+        return self.processor(images=photo, return_tensors="np")["pixel_values"][0]
+
+    def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
+        """See [`Captioner`]."""
+        import torch
+
+        seed = generation.pop("seed", None)
+        if seed is not None:
+            torch.manual_seed(seed)
+        with torch.inference_mode():
+            pixels = torch.from_numpy(pixel_values).to(self.model.device)
+            ids = self.model.generate(pixel_values=pixels, **generation)
+        return self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def digest(self) -> str:
+        """See [`Captioner`]."""
+        return self._digest
+
+
+class ArrayCaptioner:
+    """A [`Captioner`] of an object that works with NumPy arrays, such as [`nic_hf.export.NICOnnxCaptioner`].
+
+    Args:
+        captioner: has `preprocess(photos)`, `generate(pixel_values=...)` and `decode(ids)`.
+        name: where it comes from.
+    """
+
+    def __init__(self, captioner: Any, name: str = "") -> None:
+        self.captioner, self.name = captioner, name
+        size = getattr(captioner.preprocess, "size", None)
+        self.photo_size = photo_size({"do_resize": True, "size": size}) if size else None
+
+    def prepare(self, photo: Image.Image) -> np.ndarray:
+        """See [`Captioner`]."""
+        return self.captioner.preprocess([photo])[0]
+
+    def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
+        """See [`Captioner`]."""
+        return self.captioner.decode(self.captioner.generate(pixel_values=pixel_values, **generation))
+
+    def digest(self) -> str:
+        """See [`Captioner`]."""
+        digest = hashlib.blake2b(digest_size=16)
+        folder = Path(getattr(self.captioner, "folder", self.name))
+        for file in sorted(folder.glob("*")) if folder.is_dir() else []:
+            if file.suffix in (".onnx", ".json", ".data"):
+                digest.update(file.name.encode())
+                with file.open("rb") as content:
+                    while block := content.read(2**20):
+                        digest.update(block)
+        return digest.hexdigest()
+
+
+def _digest_of_model(model: Any, processor: Any) -> str:
+    import torch
+
+    # What depends on the library's version, or says where files lay, is no part of it.
+    passing = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "processor_class")
+    digest = hashlib.blake2b(digest_size=16)
+    for settings in (
+        processor.image_processor.to_dict(),
+        json.loads(processor.tokenizer.backend_tokenizer.to_str())["model"],
+        model.generation_config.to_diff_dict(),
+    ):
+        kept = {name: value for name, value in settings.items() if name not in passing}
+        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def photo_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height that an image processor makes of a photo; None where it leaves photos as large as they are."""
+    size = settings.get("size") if settings.get("do_resize") else None
+    if not size:
+        return None
+    if size.get("shortest_edge"):
+        return size["shortest_edge"], size["shortest_edge"]
+    return (size["width"], size["height"]) if size.get("width") and size.get("height") else None
+
+
+def caption_batch(
+    captioner: Captioner, photos: Sequence[np.ndarray], number: int, **generation: Any
+) -> list[list[str]]:
+    """`number` captions of each photo. Photos of different sizes, or too many for the memory, are taken in parts.
+
+    Raises:
+        MemoryError, RuntimeError: a single photo does not fit into memory.
+    """
+    if len({photo.shape for photo in photos}) > 1:
+        return [caption_batch(captioner, [photo], number, **generation)[0] for photo in photos]
+    try:
+        texts = captioner.caption(np.stack(photos), num_return_sequences=number, **generation)
+    except (MemoryError, RuntimeError) as error:
+        if len(photos) == 1 or not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
+            raise
+        half = len(photos) // 2
+        logger.warning("%d photos at once do not fit into memory: %d are taken", len(photos), half)
+        parts = (photos[:half], photos[half:])
+        return [captions for part in parts for captions in caption_batch(captioner, part, number, **generation)]
+    return [texts[start : start + number] for start in range(0, len(texts), number)]

@@ -1,0 +1,153 @@
+"""Files of captions: JSON lines, CSV, Parquet and COCO results, written and read back as a stream."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_COCO_NAME = re.compile(r"(?:.*/)?(?:COCO_\w+_)?0*(\d+)(?:\.\w+)?")
+_ROWS_A_GROUP = 10_000
+
+
+class CaptionRecord(NamedTuple):
+    """The captions of one photo, the best first."""
+
+    image_id: str
+    captions: list[str]
+
+    def to_json(self) -> dict:
+        """`image_id` and `caption`, which `nic evaluate` reads; all of several captions as `captions` besides."""
+        row: dict = {"image_id": self.image_id, "caption": self.captions[0]}
+        return row if len(self.captions) == 1 else {**row, "captions": self.captions}
+
+    @classmethod
+    def from_json(cls, row: dict) -> "CaptionRecord":
+        """What `to_json` gave."""
+        return cls(str(row["image_id"]), row.get("captions") or [row["caption"]])
+
+
+class CaptionFormat(NamedTuple):
+    """How captions are written to a file and read from it.
+
+    Attributes:
+        write: writes a file of records, which it may go through twice, with so many captions each.
+        read: reads it back.
+    """
+
+    write: Callable[[Iterable[CaptionRecord], Path, int], None]
+    read: Callable[[Path], Iterator[CaptionRecord]]
+
+
+def caption_format(path: Path) -> CaptionFormat:
+    """The format that a file's name ends in.
+
+    Raises:
+        ValueError: in none of them.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: captions are written to files that end in {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]
+
+
+def json_line(row: dict) -> bytes:
+    """A row as a line of JSON."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+        return json.dumps(row).encode() + b"\n"
+
+
+def _write_jsonl(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
+    with path.open("wb") as file:
+        for record in records:
+            file.write(json_line(record.to_json()))
+
+
+def _read_jsonl(path: Path) -> Iterator[CaptionRecord]:
+    with path.open("rb") as file:
+        for line in file:
+            yield CaptionRecord.from_json(json.loads(line))
+
+
+def _write_csv(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
+    names = ["caption"] if number == 1 else [f"caption_{place}" for place in range(number)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image_id", *names])
+        for record in records:
+            writer.writerow([record.image_id, *record.captions])
+
+
+def _read_csv(path: Path) -> Iterator[CaptionRecord]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        next(rows, None)
+        for row in rows:
+            yield CaptionRecord(row[0], row[1:])
+
+
+def _write_parquet(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
+    pa, pq = _arrow()
+    fields = [("image_id", pa.string()), ("caption", pa.string())]
+    schema = pa.schema(fields if number == 1 else [*fields, ("captions", pa.list_(pa.string()))])
+    with pq.ParquetWriter(path, schema) as writer:
+        rows: list[dict] = []
+        for record in records:
+            rows.append(record.to_json())
+            if len(rows) == _ROWS_A_GROUP:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _read_parquet(path: Path) -> Iterator[CaptionRecord]:
+    _, pq = _arrow()
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            for row in batch.to_pylist():
+                yield CaptionRecord.from_json(row)
+
+
+def _arrow() -> tuple:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ImportError('Parquet files need pyarrow: pip install "nic_hf[train]"') from error
+    return pyarrow, pyarrow.parquet
+
+
+def _write_coco(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
+    if number != 1:
+        raise ValueError(f"{path.name}: COCO results hold one caption a photo, not {number}; write .jsonl or .parquet")
+    numbers = [coco_number(record.image_id) for record in records]
+    # All or none: an id that could be a number or a path would find no partner among references.
+    numbered = None not in numbers and len(set(numbers)) == len(numbers)
+    with path.open("wb") as file:
+        for place, record in enumerate(records):
+            row = record.to_json()
+            if numbered:
+                row = {"image_id": numbers[place], "caption": record.captions[0], "file_name": record.image_id}
+            file.write((b",\n" if place else b"[\n") + json_line(row).rstrip(b"\n"))
+        file.write(b"\n]\n" if numbers else b"[]\n")
+
+
+def _read_coco(path: Path) -> Iterator[CaptionRecord]:
+    for row in json.loads(path.read_bytes()):
+        yield CaptionRecord(str(row.get("file_name", row["image_id"])), [row["caption"]])
+
+
+def coco_number(image_id: str) -> int | None:
+    """The number that COCO's tools know a photo by: of `COCO_val2014_000000000042.jpg`, `42.jpg` and `42` it is 42."""
+    match = _COCO_NAME.fullmatch(image_id)
+    return int(match[1]) if match else None
+
+
+FORMATS = {
+    ".jsonl": CaptionFormat(_write_jsonl, _read_jsonl),
+    ".csv": CaptionFormat(_write_csv, _read_csv),
+    ".parquet": CaptionFormat(_write_parquet, _read_parquet),
+    ".json": CaptionFormat(_write_coco, _read_coco),
+}

@@ -1,0 +1,405 @@
+"""Where captions go: to a file that is whole whatever happens, to files beside the photos, or to the terminal.
+
+A file of captions is made of parts, files of JSON lines that grow by a line a photo. One process that writes JSON
+lines appends to the file itself; all else has hidden parts beside the file, which are put together in the order of the
+photos, each photo once, when the run ends. A run that was killed leaves its parts, and the next one goes on from them.
+"""
+
+import hashlib
+import json
+import os
+import queue
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from ..writing import write_text
+from .formats import CaptionFormat, CaptionRecord, caption_format, json_line
+from .sources import PhotoItem
+
+Key = tuple[int, int]
+KEPT_FOR_SHEET = 100
+
+
+class CaptionSink(Protocol):
+    """What takes captions."""
+
+    def is_done(self, item: PhotoItem) -> bool:
+        """Whether the photo has captions already. Called once for each photo, in their order, by another thread."""
+
+    def add(self, item: PhotoItem, captions: list[str]) -> None:
+        """Take the captions of a photo."""
+
+    def flush(self) -> None:
+        """Let what was taken outlast the process."""
+
+    def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
+        """Captions of some photos, of this run or an earlier one."""
+
+
+def id_digest(image_id: str) -> bytes:
+    """Stands for an id in memory, where there are millions."""
+    return hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+class CaptionFile:
+    """Captions as one file, which a later run goes on with.
+
+    Beside it lies `NAME.run.json`: which captioner and which settings made it, and how the run ended. Captions of
+    another captioner, or made with other settings, are never put into the same file.
+
+    Args:
+        path: its name says the format: `.jsonl`, `.csv`, `.parquet` or `.json` (COCO results).
+        made_by: plain values that all captions in it have in common.
+        about: more plain values to write into `NAME.run.json`.
+        captions_a_photo: how many captions each photo has.
+        overwrite: begin anew, in place of going on.
+        in_order: captions are added in the order of the photos; where not, they are put in order at the end.
+        process, processes: which of several processes this is.
+
+    Raises:
+        ValueError: no such format, or the file is of something else than `made_by`.
+        OSError: naming the file, where it cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        made_by: Mapping[str, Any],
+        *,
+        about: Mapping[str, Any] | None = None,
+        captions_a_photo: int = 1,
+        overwrite: bool = False,
+        in_order: bool = True,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.path = Path(path)
+        self.format: CaptionFormat = caption_format(self.path)
+        if self.path.suffix.lower() == ".json" and captions_a_photo != 1:
+            raise ValueError(f"{path}: COCO results hold one caption a photo; write .jsonl, .csv or .parquet")
+        self.made_by, self.captions_a_photo = dict(made_by), captions_a_photo
+        self.process, self.processes = process, processes
+        self.run_file = self.path.with_name(f"{self.path.name}.run.json")
+        self._appends = processes == 1 and self.path.suffix.lower() == ".jsonl"
+        self._keys: dict[bytes, Key] = {}
+        self._done: set[bytes] = set()
+        self._met: queue.SimpleQueue[PhotoItem] = queue.SimpleQueue()
+        self._part: IO[bytes] | None = None
+        self.about = dict(about or {})
+        self.overwrite, self.in_order = overwrite, in_order
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, where it is to be overwritten."""
+        if self.overwrite and self.process == 0:
+            for file in (self.path, self.run_file, *self._parts()):
+                file.unlink(missing_ok=True)
+
+    def open(self) -> None:
+        """Read what is done, and get ready to add to it. Several processes have to do so before any of them adds."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._check_run()
+            parts = self._parts()
+            for record in self._records():
+                self._done.add(id_digest(record.image_id))
+            self.resumed = len(self._done)
+            attempt = 1 + max((int(part.name.split(".")[-3]) for part in parts), default=0)
+            own = self.path.with_name(f".{self.path.name}.{attempt}.{self.process}.part")
+            self._own = self.path if self._appends else own
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise OSError(f"cannot go on with {self.path}: {error}") from error
+
+    def begin(self) -> None:
+        """Make the files, once all processes have read what was there."""
+        try:
+            if self.process == 0:
+                self._write_run(finished=False)
+            if self._own.exists():
+                _cut_torn_line(self._own)
+            self._part = self._own.open("ab")
+        except OSError as error:
+            raise OSError(f"cannot write {self._own}: {error}") from error
+
+    def is_done(self, item: PhotoItem) -> bool:
+        """See [`CaptionSink`]."""
+        digest = id_digest(item.image_id)
+        self._keys.setdefault(digest, item.key)
+        if digest not in self._done:
+            return False
+        if self.processes > 1:
+            self._met.put(item)  # the process that puts the parts together meets its own photos only
+        return True
+
+    def add(self, item: PhotoItem, captions: list[str]) -> None:
+        """See [`CaptionSink`]."""
+        assert self._part is not None, "begin() comes first"
+        row = CaptionRecord(item.image_id, captions).to_json()
+        try:
+            self._part.write(json_line(row if self._appends else {"key": item.key, **row}))
+        except OSError as error:
+            raise OSError(f"cannot write {self._own}: {error}") from error
+
+    def flush(self) -> None:
+        """See [`CaptionSink`]."""
+        try:
+            if self._part is not None:
+                while not self._met.empty():
+                    item = self._met.get()
+                    self._part.write(json_line({"key": item.key, "image_id": item.image_id}))
+                self._part.flush()
+        except OSError as error:
+            raise OSError(f"cannot write {self._own}: {error}") from error
+
+    def close(self) -> None:
+        """No more captions from this process."""
+        if self._part is not None:
+            part, self._part = self._part, None
+            try:
+                part.close()
+            except OSError as error:
+                raise OSError(f"cannot write {self._own}: {error}") from error
+
+    def finish(self, finished: bool, **facts: Any) -> None:
+        """Put the parts together. By the first process alone, once all have closed theirs.
+
+        Args:
+            finished: whether all photos had their turn.
+            **facts: go into `NAME.run.json`.
+        """
+        parts = self._parts()
+        if self.path.suffix.lower() == ".jsonl" and self.path.exists():
+            sources = [self.path, *parts]
+        elif self.path.exists():
+            earlier = self.path.with_name(f".{self.path.name}.0.0.part")
+            with earlier.open("wb") as file:
+                for place, record in enumerate(self.format.read(self.path)):
+                    file.write(json_line({"key": (-1, place), **record.to_json()}))
+            sources = parts = [earlier, *(part for part in parts if part != earlier)]
+        else:
+            sources = parts
+        if not self._appends or parts or self.resumed or not self.in_order:
+            merged = _Merged(sources, self._keys)
+            if not (self._appends and merged.in_order):
+                self._replace(merged)
+        for part in parts:
+            part.unlink(missing_ok=True)
+        self._write_run(finished, **facts)
+
+    def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
+        """See [`CaptionSink`]."""
+        wanted = set(image_ids)
+        found = (record for record in self._records() if record.image_id in wanted)
+        return {record.image_id: record.captions for record in found}
+
+    def _replace(self, records: "_Merged") -> None:
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        try:
+            self.format.write(records, temporary, self.captions_a_photo)
+            os.replace(temporary, self.path)  # noqa: PTH105 - replaces an existing file on Windows too
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise OSError(f"cannot write {self.path}: {error}; the captions are kept, run it again") from error
+
+    def _parts(self) -> list[Path]:
+        """Parts of this file and no other, the oldest first."""
+        prefix = f".{self.path.name}."
+        folder = self.path.parent
+        names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+        found = [
+            (int(numbers[0]), int(numbers[1]), name)
+            for name in names
+            if name.startswith(prefix)
+            and name.endswith(".part")
+            and len(numbers := name[len(prefix) : -len(".part")].split(".")) == 2
+            and all(number.isdigit() for number in numbers)
+        ]
+        return [folder / name for *_, name in sorted(found)]
+
+    def _records(self) -> Iterator[CaptionRecord]:
+        parts = self._parts()
+        if self.path.exists():
+            if self.path.suffix.lower() == ".jsonl":
+                parts.append(self.path)
+            else:
+                yield from self.format.read(self.path)
+        for part in parts:
+            yield from (CaptionRecord.from_json(row) for _, row in _rows_of(part) if "caption" in row)
+
+    def _check_run(self) -> None:
+        """Refuse to mix captions."""
+        if not self.run_file.exists():
+            if self.path.exists():
+                raise FileExistsError(
+                    f"it is there and not of `nic caption`, as {self.run_file.name} is not beside it; give another "
+                    "name, or --overwrite"
+                )
+            return
+        before = json.loads(self.run_file.read_bytes())["made_by"]
+        names = [name for name in {**before, **self.made_by} if before.get(name) != self.made_by.get(name)]
+        if names and (self.path.exists() or self._parts()):
+            changes = ", ".join(f"{name} {before.get(name)!r}, now {self.made_by.get(name)!r}" for name in names)
+            raise FileExistsError(f"its captions were made otherwise ({changes}); give another name, or --overwrite")
+
+    def _write_run(self, finished: bool, **facts: Any) -> None:
+        document = {**self.about, "made_by": self.made_by, "finished": finished, **facts}
+        write_text(self.run_file, json.dumps(document, indent=1, ensure_ascii=True) + "\n")
+
+
+class _Merged:
+    """The records of several parts in the order of their keys, each id once; can be gone through again.
+
+    Of each record 32 bytes are in memory, and its digest while it is looked for twice.
+    """
+
+    def __init__(self, parts: Sequence[Path], keys: Mapping[bytes, Key]) -> None:
+        self._parts = parts
+        places, seen = array("q"), set()
+        met = {
+            id_digest(row["image_id"]): tuple(row["key"])
+            for part in parts
+            for _, row in _rows_of(part)
+            if "caption" not in row
+        }
+        keys = {**met, **keys} if met else keys
+        for number, part in enumerate(parts):
+            for offset, row in _rows_of(part):
+                digest = id_digest(row["image_id"])
+                if digest in seen or "caption" not in row:
+                    continue
+                seen.add(digest)
+                # What this run did not meet, such as photos that are gone, stays in front, as it was.
+                places.extend((*(keys.get(digest) or row.get("key") or (-1, len(seen))), number, offset))
+        # shape: (records, 4), each of source, place in it, part, offset
+        table = np.frombuffer(places, dtype=np.int64).reshape(-1, 4)
+        order = np.lexsort((table[:, 3], table[:, 2], table[:, 1], table[:, 0]))
+        self.in_order = len(parts) == 1 and bool((np.diff(order) == 1).all())
+        self._places = table[order]
+
+    def __iter__(self) -> Iterator[CaptionRecord]:
+        with ExitStack() as stack:
+            files = [stack.enter_context(part.open("rb")) for part in self._parts]
+            for *_, number, offset in self._places.tolist():
+                files[number].seek(offset)
+                yield CaptionRecord.from_json(json.loads(files[number].readline()))
+
+
+def _rows_of(part: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Offset and content of each line; one that was cut short at the end is left out.
+
+    A line without a caption says where a photo stands that has its caption in another part.
+    """
+    offset = 0
+    with part.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                try:
+                    row = json.loads(line)
+                    row["image_id"], row["caption" if "key" not in row else "key"]
+                except (ValueError, KeyError, TypeError):
+                    raise ValueError(f"line {number} holds no caption: {line[:60]!r}") from None
+                yield offset, row
+            offset += len(line)
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Cut off a last line that was not written whole."""
+    with file.open("r+b") as content:
+        end = position = content.seek(0, os.SEEK_END)
+        while position > 0:
+            start = max(0, position - 65536)
+            content.seek(start)
+            newline = content.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < end:
+            content.truncate(position)
+
+
+class SidecarFiles:
+    """Captions as text files beside the photos: `dog.txt` for `dog.jpg`, a line a caption.
+
+    A photo that has such a file is done, whoever wrote it.
+
+    Args:
+        overwrite: write them anew.
+    """
+
+    def __init__(self, overwrite: bool = False) -> None:
+        self.overwrite = overwrite
+        self._owners: dict[bytes, bytes] = {}
+
+    def is_done(self, item: PhotoItem) -> bool:
+        """See [`CaptionSink`].
+
+        Raises:
+            ValueError: another photo of this run has the same file beside it.
+        """
+        if item.source is None:
+            return False
+        sidecar, photo = id_digest(str(self._path(item))), id_digest(item.image_id)
+        if self._owners.setdefault(sidecar, photo) != photo:
+            raise ValueError(f"{item.image_id}: another photo has its captions in {self._path(item).name} already")
+        return not self.overwrite and self._path(item).exists()
+
+    def add(self, item: PhotoItem, captions: list[str]) -> None:
+        """See [`CaptionSink`]."""
+        write_text(self._path(item), "\n".join(captions) + "\n")
+
+    def flush(self) -> None:
+        """See [`CaptionSink`]."""
+
+    def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
+        """See [`CaptionSink`]."""
+        found = {image_id: Path(image_id).with_suffix(".txt") for image_id in image_ids}
+        return {
+            image_id: path.read_text("utf-8").splitlines() or [""] for image_id, path in found.items() if path.exists()
+        }
+
+    def _path(self, item: PhotoItem) -> Path:
+        if not isinstance(item.source, (str, os.PathLike)) or "://" in os.fspath(item.source):
+            raise ValueError(f"{item.image_id}: is no file, so there is nothing to put a .txt beside")
+        return Path(item.source).with_suffix(".txt")
+
+
+class Printed:
+    """Captions as lines on the terminal, or wherever standard output goes: id, tab, caption; or JSON.
+
+    Args:
+        file: where to write.
+        as_json: a JSON object a photo, in place of a line a caption.
+    """
+
+    def __init__(self, file: IO[str], as_json: bool = False) -> None:
+        self.file, self.as_json = file, as_json
+        self._kept: dict[str, list[str]] = {}
+
+    def is_done(self, item: PhotoItem) -> bool:
+        """See [`CaptionSink`]."""
+        return False
+
+    def add(self, item: PhotoItem, captions: list[str]) -> None:
+        """See [`CaptionSink`]."""
+        if len(self._kept) < KEPT_FOR_SHEET:
+            self._kept[item.image_id] = captions
+        if self.as_json:
+            self.file.write(json_line(CaptionRecord(item.image_id, captions).to_json()).decode())
+            return
+        name = item.image_id if item.image_id.isprintable() else repr(item.image_id)[1:-1]
+        for caption in captions:
+            self.file.write(f"{name}\t{caption}\n")
+
+    def flush(self) -> None:
+        """See [`CaptionSink`]."""
+        self.file.flush()
+
+    def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
+        """See [`CaptionSink`]: of this run, the first ones."""
+        return {image_id: self._kept[image_id] for image_id in image_ids if image_id in self._kept}

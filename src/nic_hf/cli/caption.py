@@ -1,0 +1,283 @@
+"""`nic caption`."""
+
+import json
+import os
+import signal
+import sys
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..bulk import CaptionRun, CaptionSummary, Processes
+
+SHOWN = 20
+
+
+class OnBroken(StrEnum):
+    """What to do at a photo that cannot be read."""
+
+    SKIP = "skip"
+    FAIL = "fail"
+
+
+def caption(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Photos, folders, patterns, http addresses, tar files; - for paths on standard input.",
+            metavar="[PATH]...",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A captioner: a folder or a Hub id.", show_default=False)] = "",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write: .jsonl, .csv, .parquet, or .json (COCO results).")
+    ] = None,
+    sidecar: Annotated[bool, typer.Option("--sidecar", help="Write dog.txt beside dog.jpg.")] = False,
+    lists: Annotated[
+        list[Path] | None, typer.Option("--list", help="Text file of paths and addresses, one a line.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Captioned photos, such as a Flickr8k folder or a Hub id.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data.", show_default="all of it")] = None,
+    num_captions: Annotated[int, typer.Option(help="Captions a photo, the best first.", min=1)] = 1,
+    num_beams: Annotated[
+        int | None, typer.Option(help="Beam size; 1 is greedy.", min=1, show_default="the captioner's")
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw captions at random, in place of a search.")] = False,
+    temperature: Annotated[
+        float | None, typer.Option(help="With --sample: below 1 likelier words.", show_default="1")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With --sample: the same captions each time.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest caption, in words.", min=1, show_default="the captioner's")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Photos a step.", min=1)] = 32,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read photos.", min=1, show_default="cores, 8 at most")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one")] = None,
+    on_error: Annotated[OnBroken, typer.Option(help="At a photo that cannot be read.")] = OnBroken.SKIP,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where captions are there.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for a download.", min=0.1)] = 30.0,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private-urls", help="Download from private addresses too.")
+    ] = False,
+    contact_sheet: Annotated[
+        Path | None, typer.Option(help="Picture (.png) of the first photos with their captions.")
+    ] = None,
+    contact_sheet_photos: Annotated[int, typer.Option(help="How many photos it shows.", min=1, max=100)] = 40,
+    as_json: Annotated[bool, typer.Option("--json", help="Captions, or with --output the summary, as JSON.")] = False,
+) -> None:
+    """Caption photos.
+
+    Captions go to the terminal, a line each (name, tab, caption), or to a file with --output, or beside the photos
+    with --sidecar. Given again, the same command goes on where it stopped: photos that have a caption are left alone.
+    Photos that cannot be read are listed at the end.
+
+    Exit code: 0, 1 where photos could not be read, 2 where nothing could be done, 130 after Ctrl-C, which keeps what
+    is captioned.
+
+    Examples:
+
+        nic caption photo.jpg --model runs/flickr8k
+
+        nic caption holiday/ --model runs/flickr8k --output captions.csv --contact-sheet sheet.png
+
+        find / -name '*.jpg' | nic caption - --model runs/flickr8k --output captions.jsonl
+
+        nic caption --data flickr8k --split test --model runs/flickr8k --output captions.json
+
+    Many processes, one file in the end: torchrun --nproc_per_node 4 -m nic_hf caption ... --output captions.jsonl
+    """
+    try:
+        if not model:
+            raise ValueError("no captioner: give --model, a folder or a Hub id")
+        if output is not None and sidecar:
+            raise ValueError("--output and --sidecar: give one of them")
+        generation = _generation(num_captions, num_beams, sample, temperature, seed, max_new_tokens)
+        run = _prepare(
+            model,
+            device,
+            {"paths": paths or (), "lists": lists or (), "data": data, "split": split},
+            {"output": output, "sidecar": sidecar, "overwrite": overwrite, "as_json": as_json},
+            num_captions=num_captions,
+            batch_size=batch_size,
+            workers=workers,
+            on_error=on_error.value,
+            timeout=timeout,
+            allow_private=True if allow_private else None,
+            sheet=contact_sheet_photos if contact_sheet is not None else 0,
+            **generation,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        _fail(error, 2)
+    from ..bulk import BrokenPhotoError
+
+    interrupted: list[int] = []
+    try:
+        with _graceful(run, interrupted):
+            summary = run.run()
+            if contact_sheet is not None and run.processes.rank == 0:
+                run.draw_sheet(contact_sheet)
+    except BrokenPipeError:
+        # Python would try to print what is left at its end, and complain.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail("nobody reads the captions any more", 1)
+    except BrokenPhotoError as error:
+        _fail(error, 1)
+    except (ImportError, OSError, ValueError) as error:
+        _fail(error, 2)
+    if run.processes.rank == 0:
+        _report(summary, output, sidecar, as_json)
+    if interrupted:
+        raise typer.Exit(130)
+    raise typer.Exit(1 if summary.broken else 0)
+
+
+def _generation(
+    num_captions: int,
+    num_beams: int | None,
+    sample: bool,
+    temperature: float | None,
+    seed: int | None,
+    max_new_tokens: int | None,
+) -> dict[str, Any]:
+    """Arguments of `generate()`; what is None is left to the captioner."""
+    if not sample and (temperature is not None or seed is not None):
+        raise ValueError("--temperature and --seed have no meaning without --sample")
+    if temperature is not None and temperature <= 0:
+        raise ValueError(f"--temperature must be above 0, not {temperature}")
+    if sample:
+        settings: dict[str, Any] = {"do_sample": True, "num_beams": num_beams or 1, "temperature": temperature}
+    else:
+        if num_beams is not None and num_captions > num_beams:
+            raise ValueError(
+                f"--num-captions {num_captions} needs as many beams: --num-beams {num_captions}, or --sample"
+            )
+        settings = {"num_beams": num_beams or (max(3, num_captions) if num_captions > 1 else None)}
+    settings |= {"seed": seed, "max_new_tokens": max_new_tokens}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _prepare(
+    model: str, device: str | None, sources: dict[str, Any], target: dict[str, Any], **settings: Any
+) -> "CaptionRun":
+    from ..bulk import CaptionRun, PhotoSources, Processes, load_captioner
+
+    photos = PhotoSources(**sources)
+    if target["sidecar"] and not photos.are_files:
+        raise ValueError(
+            "--sidecar is for photos that are files, not addresses, tar files or data sets; give --output"
+        )
+    if target["output"] is not None:
+        from ..bulk.formats import caption_format
+
+        caption_format(target["output"])  # before a model is loaded
+    _quieten()
+    processes = Processes.launched()
+    captioner = load_captioner(model, device)
+    names = ("num_beams", "do_sample", "temperature", "seed", "max_new_tokens")
+    made_by = {
+        "captioner": captioner.digest(),
+        "num_captions": settings["num_captions"],
+        **{name: settings[name] for name in names if name in settings},
+    }
+    sink = _sink(target, made_by, captioner.name, processes)
+    busy = target["output"] is not None or target["sidecar"] or not sys.stdout.isatty()
+    return CaptionRun(captioner, photos, sink, processes=processes, progress=busy and sys.stderr.isatty(), **settings)
+
+
+def _sink(target: dict[str, Any], made_by: dict[str, Any], model: str, processes: "Processes") -> Any:
+    from .._version import __version__
+    from ..bulk import CaptionFile, Printed, SidecarFiles
+
+    if target["sidecar"]:
+        return SidecarFiles(target["overwrite"])
+    if target["output"] is None:
+        if processes.number > 1:
+            raise ValueError("several processes need a file for their captions: give --output")
+        return Printed(sys.stdout, target["as_json"])
+    return CaptionFile(
+        target["output"],
+        made_by,
+        about={"model": model, "nic_hf": __version__},
+        captions_a_photo=made_by["num_captions"],
+        overwrite=target["overwrite"],
+        process=processes.rank,
+        processes=processes.number,
+    )
+
+
+def _quieten() -> None:
+    """Leave the terminal to captions and one progress bar."""
+    import logging
+
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if "datasets" in sys.modules or not sys.stderr.isatty():
+        try:
+            import datasets
+
+            datasets.disable_progress_bars()
+        except ModuleNotFoundError:
+            pass
+
+
+@contextmanager
+def _graceful(run: "CaptionRun", interrupted: list[int]) -> "Iterator[None]":
+    """Let the first Ctrl-C end the run after the step at hand; a second one ends it at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted.append(number)
+        run.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_json: bool) -> None:
+    if as_json and (output is not None or sidecar):
+        document = {
+            "output": None if output is None else str(output),
+            "captioned": summary.captioned,
+            "already": summary.already,
+            "repeated": summary.repeated,
+            "broken": [vars(photo) for photo in summary.broken],
+            "finished": summary.finished,
+            "seconds": round(summary.seconds, 3),
+        }
+        typer.echo(json.dumps(document))
+    for photo in summary.broken[:SHOWN]:
+        reason = photo.error.removeprefix(f"{photo.image_id}: ").removeprefix("the photo: ")
+        typer.echo(f"{photo.image_id}: {reason}", err=True)
+    if len(summary.broken) > SHOWN:
+        where = f" (all of them in {output.name}.run.json)" if output is not None else ""
+        typer.echo(f"and {len(summary.broken) - SHOWN} more{where}", err=True)
+    if output is not None or sidecar or summary.broken or not summary.finished:
+        rate = f", {summary.captioned / summary.seconds:.1f} a second" if summary.seconds > 1 else ""
+        line = f"{summary.captioned:,} photos captioned{rate}"
+        line += f"; {summary.already:,} had captions" if summary.already else ""
+        line += f"; {len(summary.broken):,} could not be read" if summary.broken else ""
+        line += "" if summary.finished else "; stopped: the same command goes on"
+        typer.echo(line if output is None else f"{output}: {line}", err=True)
+
+
+def _fail(error: Any, code: int) -> None:
+    typer.echo(f"nic caption: {error}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,65 @@
+"""`nic doctor`."""
+
+import json
+import textwrap
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..doctor import Finding
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.")],
+    data: Annotated[
+        str | None, typer.Option(help="Captioned photos such as those it was trained on, for a closer look.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data.", show_default="all of it")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The pretrained vision model that it was built on, to compare with.")
+    ] = None,
+    max_photos: Annotated[int, typer.Option(help="Photos of --data to look at.", min=8)] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Find out what is wrong with a captioner, and what to do.
+
+    It looks at versions, files, vocabulary, preprocessing, a frozen backbone that moved, a photo that does not count,
+    and one caption for all photos. Exit code: 0, 1 where something is wrong, 2 where there is no such captioner.
+
+    Examples:
+
+        nic doctor runs/flickr8k
+
+        nic doctor runs/flickr8k --data flickr8k --split dev --backbone google/mobilenet_v2_1.0_224
+    """
+    import transformers
+
+    from ..doctor import Status, examine
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        findings = examine(model, data=data, split=split, backbone=backbone, max_photos=max_photos)
+    except (ImportError, OSError, ValueError) as error:
+        typer.echo(f"nic doctor: {error}", err=True)
+        raise typer.Exit(2) from error
+    problems = [finding for finding in findings if finding.status == Status.PROBLEM]
+    if as_json:
+        document = {"model": model, "ok": not problems, "findings": [finding.to_json() for finding in findings]}
+        typer.echo(json.dumps(document, indent=1))
+    else:
+        for finding in findings:
+            typer.echo(_lines(finding))
+        typer.echo("")
+        typer.echo("Nothing is wrong." if not problems else f"{len(problems)} thing(s) wrong; begin with the first.")
+    raise typer.Exit(1 if problems else 0)
+
+
+def _lines(finding: "Finding") -> str:
+    mark = finding.status.value.upper() if finding.status == "problem" else finding.status.value
+    text = textwrap.fill(finding.message, 110, initial_indent=" " * 29, subsequent_indent=" " * 29).lstrip()
+    lines = f"{mark:8} {finding.check:19} {text}"
+    if finding.advice:
+        lines += "\n" + textwrap.fill(finding.advice, 110, initial_indent=" " * 29 + "-> ", subsequent_indent=" " * 32)
+    return lines

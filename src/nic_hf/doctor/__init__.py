@@ -1,0 +1,84 @@
+"""What users otherwise ask in issues: what is wrong with this captioner, and what to do."""
+
+from collections.abc import Sequence
+
+from .findings import Finding, Status
+
+__all__ = ["Finding", "Status", "examine"]
+
+
+def examine(
+    name: str,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    backbone: str | None = None,
+    max_photos: int = 64,
+) -> list[Finding]:
+    """Look for what is wrong with a captioner.
+
+    Args:
+        name: a checkpoint: a folder or a Hub id.
+        data: captioned photos such as those that it was trained on (see [`nic_hf.data.load_captions`]); without them
+            less can be told.
+        split: their split; the whole where not given.
+        backbone: the pretrained vision model that it was built on, to compare with.
+        max_photos: photos to look at, spread over the data.
+
+    Returns:
+        Findings, in the order in which one should look at them.
+
+    Raises:
+        OSError, ValueError: there is no such captioner or data.
+    """
+    from ..checkpoint_nic import check_path
+    from .behaviour import Sample, check_behaviour, drawn_photos
+    from .checkpoint import check_backbone_drift, check_preprocessing, load_checkpoint
+    from .installation import check_installation
+
+    check_path(name)
+    findings = check_installation()
+    model, processor, found = load_checkpoint(name)
+    findings += found
+    sample = Sample(drawn_photos(), None)
+    if data is not None:
+        photos, captions = _sample(data, split, max_photos)
+        sample = Sample(photos, captions)
+    if model is not None and processor is not None:
+        findings.append(check_preprocessing(model, processor, backbone))
+    if model is not None:
+        findings.append(check_backbone_drift(model, backbone))
+    if model is not None and processor is not None and not _has(findings, "weights"):
+        try:
+            findings += check_behaviour(model, processor, sample)
+        except (RuntimeError, ValueError, IndexError) as error:
+            advice = "settle what is said above first; photos and model do not go together"
+            findings.append(Finding("captions", Status.PROBLEM, f"photos cannot be captioned: {error}", advice))
+    else:
+        findings.append(Finding("captions", Status.SKIPPED, "nothing can be captioned before the above is settled"))
+    return findings
+
+
+def _has(findings: Sequence[Finding], check: str) -> bool:
+    return any(finding.check == check and finding.status == Status.PROBLEM for finding in findings)
+
+
+def _sample(data: str, split: str | None, number: int) -> tuple[list, list[str]]:
+    """Photos spread over the data, and a caption of each."""
+    from datasets import Image
+
+    from ..data.feature_cache import load_photo_row
+    from ..data.loading import load_captions
+
+    rows = load_captions(data, split).cast_column("image", Image(decode=False))
+    step = max(len(rows) // number, 1)
+    photos, captions = [], []
+    for row in rows.select(range(0, len(rows), step)[:number]):
+        try:
+            photos.append(load_photo_row(row["image"]))
+        except OSError:
+            continue
+        captions.append(row["captions"][0])
+    if not photos:
+        raise OSError(f"{data}: none of {min(number, len(rows))} photos can be read")
+    return photos, captions

@@ -1,0 +1,203 @@
+"""What is wrong with a checkpoint by itself, or beside the backbone that it was made from."""
+
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backbone_nic import load_backbone, vision_part
+from ..modeling_nic import NICForConditionalGeneration
+from ..processing_nic import NICProcessor, load_image_processor
+from .findings import Finding, Status
+
+# Number formats change by less than this; a BatchNorm that learns moves by more within a few steps.
+_ROUNDING = 1e-2
+
+
+def load_checkpoint(name: str) -> tuple[Any, Any, list[Finding]]:
+    """Model and processor, None where one cannot be loaded, and what the files say before anything is computed."""
+    findings = []
+    model = processor = None
+    try:
+        model = NICForConditionalGeneration.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        advice = "copy the whole folder of the training run anew; model.safetensors and config.json belong together"
+        findings.append(Finding("weights", Status.PROBLEM, str(error), advice))
+    else:
+        findings.append(check_weights(model))
+    try:
+        processor = NICProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        is_vocabulary = "tokenizer" in str(error)
+        advice = (
+            "put the tokenizer.json of the same training run beside the weights; captions by another vocabulary are "
+            "nonsense"
+            if is_vocabulary
+            else "put the processor_config.json of the training run beside the weights"
+        )
+        check = "vocabulary" if is_vocabulary else "preprocessing"
+        findings.append(Finding(check, Status.PROBLEM, str(error), advice))
+    else:
+        words = len(processor.tokenizer)
+        findings.append(Finding("vocabulary", Status.OK, f"{words:,} words in the tokenizer and in the model"))
+    return model, processor, findings
+
+
+def check_weights(model: NICForConditionalGeneration) -> Finding:
+    """Weights are numbers."""
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        return Finding(
+            "weights",
+            Status.PROBLEM,
+            f"{len(bad)} tensors hold values that are no numbers: {', '.join(bad[:5])}",
+            "take an earlier checkpoint, and train from it with a lower learning rate",
+        )
+    number = sum(parameter.numel() for parameter in model.parameters())
+    return Finding("weights", Status.OK, f"{number:,} weights")
+
+
+def check_preprocessing(model: Any, processor: Any, backbone: str | PathLike[str] | None) -> Finding:
+    """Photos are prepared for the model as its backbone was trained to see them."""
+    own = processor.image_processor
+    wrong = _without_sense(own.to_dict())
+    wrong += _other_size(model, processor)
+    if backbone is not None:
+        try:
+            wrong += _differences(own.to_dict(), load_image_processor(backbone).to_dict())
+        except (OSError, ValueError) as error:
+            return Finding("preprocessing", Status.SKIPPED, f"the backbone's own cannot be read: {error}")
+    if wrong:
+        return Finding(
+            "preprocessing",
+            Status.PROBLEM,
+            "; ".join(wrong),
+            "take the processor_config.json of the training run; if it was trained so, train again with the "
+            "backbone's own image processor (load_image_processor)",
+        )
+    settings = own.to_dict()
+    message = (
+        f"size {_plain(settings.get('size'))}, mean {settings.get('image_mean')}, std {settings.get('image_std')}"
+    )
+    return Finding("preprocessing", Status.OK, message + ("" if backbone is None else ", as the backbone's own"))
+
+
+def _without_sense(settings: dict[str, Any]) -> list[str]:
+    """What no backbone was trained with."""
+    wrong = []
+    levels = 1.0 if settings.get("do_rescale") else 255.0
+    if levels == 1.0 and not 1 / 512 < (settings.get("rescale_factor") or 1 / 255) < 1 / 64:
+        wrong.append(f"rescale_factor is {settings['rescale_factor']}, and 1/255 or 1/127.5 is usual")
+    if settings.get("do_normalize"):
+        mean, std = settings.get("image_mean"), settings.get("image_std")
+        values = [*(mean or []), *(std or [])]
+        if len(values) != 6:
+            wrong.append(f"image_mean {mean} and image_std {std} are not three numbers each")
+        elif levels == 1.0 and max(values) > 4:
+            wrong.append(
+                f"image_mean {mean} and image_std {std} are for levels of 0 to 255, but levels are rescaled to 1"
+            )
+        elif levels == 255.0 and max(values) <= 4:
+            wrong.append(f"image_mean {mean} and image_std {std} are for levels of 0 to 1, but do_rescale is off")
+        elif min(std or [0]) <= 0:
+            wrong.append(f"image_std {std} is not above 0")
+    elif levels == 255.0:
+        wrong.append("neither do_rescale nor do_normalize is on: the backbone gets levels of 0 to 255")
+    return wrong
+
+
+def _other_size(model: Any, processor: Any) -> list[str]:
+    from PIL import Image
+
+    expected = getattr(model.config.backbone_config, "image_size", None)
+    if expected is None:
+        return []
+    expected = (expected, expected) if isinstance(expected, int) else tuple(expected)[-2:]
+    try:
+        pixels = processor(images=Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"]
+    except (ValueError, TypeError) as error:
+        return [f"a photo cannot be prepared: {error}"]
+    found = tuple(pixels.shape[-2:])
+    return [] if found == expected else [f"photos come out as {found} pixels, and the backbone is for {expected}"]
+
+
+def _differences(own: dict[str, Any], original: dict[str, Any]) -> list[str]:
+    names = ["do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_flip_channel_order"]
+    return [
+        f"{name} is {_plain(own.get(name))}, the backbone's own {_plain(original.get(name))}"
+        for name in names
+        if (_plain(own.get(name)) or None) != (_plain(original.get(name)) or None)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return round(value, 6)
+    return {key: each for key, each in dict(value).items() if each} if hasattr(value, "items") else value
+
+
+def check_backbone_drift(model: NICForConditionalGeneration, backbone: str | PathLike[str] | None) -> Finding:
+    """A frozen backbone is the one that it was, its BatchNorm statistics too."""
+    if not model.config.freeze_backbone:
+        return Finding("backbone drift", Status.OK, "the backbone was trained too, so it differs from the original")
+    if backbone is None:
+        return Finding("backbone drift", Status.SKIPPED, "give --backbone, the original, to compare with")
+    try:
+        loaded, use_pooler = load_backbone(backbone, model.config.use_backbone_pooler, {})
+        original, _ = vision_part(loaded, use_pooler)
+    except (OSError, ValueError) as error:
+        return Finding("backbone drift", Status.SKIPPED, f"{backbone} cannot be loaded: {error}")
+    own = model.encoder.backbone
+    before = original.state_dict()
+    shapes = {name: tensor.shape for name, tensor in before.items()}
+    unknown = [name for name, tensor in own.state_dict().items() if shapes.get(name) != tensor.shape]
+    if unknown:
+        return Finding(
+            "backbone drift",
+            Status.PROBLEM,
+            f"{backbone} is another model: it lacks {len(unknown)} tensors or has others, such as {unknown[0]}",
+            "give the backbone that the captioner was built on",
+        )
+    statistics = set(_batch_norm_statistics(own))
+    moved = {
+        name: change
+        for name, tensor in own.state_dict().items()
+        if tensor.is_floating_point() and (change := _change(tensor, before[name])) > _ROUNDING
+    }
+    buffers = {name: change for name, change in moved.items() if name in statistics}
+    weights = moved.keys() - buffers.keys()
+    if weights:
+        return Finding(
+            "backbone drift",
+            Status.PROBLEM,
+            f"the backbone says it is frozen, but {len(weights)} of its weights differ from {backbone}, such as "
+            f"{min(weights)}",
+            "give the backbone that it was built on; if it is that one, set freeze_backbone to false in config.json",
+        )
+    if buffers:
+        worst = max(buffers, key=buffers.__getitem__)
+        return Finding(
+            "backbone drift",
+            Status.PROBLEM,
+            f"the backbone says it is frozen, and its weights are, but {len(buffers)} of {len(statistics)} BatchNorm "
+            f"statistics moved (most: {worst}, by {buffers[worst]:.0%})",
+            "BatchNorm was in training mode: load the backbone anew and train the LSTM again, with nic train or "
+            "CaptioningTrainer, which keep a frozen backbone in eval mode; cached features are of another model",
+        )
+    return Finding("backbone drift", Status.OK, f"weights and {len(statistics)} statistics as in {backbone}")
+
+
+def _batch_norm_statistics(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            yield from (f"{name}.running_mean", f"{name}.running_var")
+
+
+def _change(tensor: torch.Tensor, before: torch.Tensor) -> float:
+    tensor, before = tensor.detach().double(), before.detach().double()
+    return float((tensor - before).norm() / before.norm().clamp_min(1e-6))

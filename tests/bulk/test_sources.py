@@ -1,0 +1,159 @@
+"""Which photos are meant: every way to name them, in a fixed order, dealt out to processes without loss."""
+
+import io
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from shards import write_tar
+
+from nic_hf.bulk import PhotoSources
+from nic_hf.images_nic import load_photo
+
+
+def ids(sources: PhotoSources) -> list[str]:
+    return [item.image_id for item in sources.items()]
+
+
+def encoded(colour: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def shard(path: Path, *keys: str) -> str:
+    members = [(f"{key}.png", encoded("red")) for key in keys]
+    members.insert(1, (f"{keys[0]}.txt", b"a caption, which is of no use here"))
+    return str(write_tar(path, members))
+
+
+def test_a_folder_with_its_subfolders(photos: Path, paths: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "notes.txt").write_text("no photo")
+    (folder / ".hidden.png").write_bytes(encoded("red"))
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "a.png").write_bytes(encoded("red"))
+    assert ids(PhotoSources([str(folder)])) == [(folder / path.relative_to(photos)).as_posix() for path in paths]
+    assert PhotoSources([str(folder)]).count() == 13
+
+
+def test_files_patterns_and_addresses(photos: Path) -> None:
+    first = photos / "photo00.png"
+    assert ids(PhotoSources([str(photos / "photo0?.png")])) == [
+        (photos / f"photo0{number}.png").as_posix() for number in (0, 1, 2, 4, 5, 6, 8, 9)
+    ]
+    assert len(ids(PhotoSources([str(photos / "**" / "*.png")]))) == 13
+    assert ids(PhotoSources([str(photos / "photo{01,00}.png")])) == [
+        (photos / name).as_posix() for name in ("photo01.png", "photo00.png")
+    ]
+    both = PhotoSources(["https://host/a.jpg?size=1", str(first)])
+    assert ids(both) == ["https://host/a.jpg?size=1", first.as_posix()] and both.count() == 2
+    assert [item.key for item in both.items()] == [(0, 0), (1, 0)]
+
+
+def test_a_name_with_brackets_is_a_name_where_there_is_such_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "photo[1].png"
+    path.write_bytes(encoded("red"))
+    assert ids(PhotoSources([str(path)])) == [path.as_posix()]
+
+
+def test_lists_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "a b.jpg\r\n\nhttps://host/c.jpg\n  leading.jpg\nü.jpg"
+    (tmp_path / "list.txt").write_text("\ufeff" + lines, "utf-8", newline="")
+    sources = PhotoSources(lists=[tmp_path / "list.txt"])
+    assert ids(sources) == ["a b.jpg", "https://host/c.jpg", "  leading.jpg", "ü.jpg"]
+    assert sources.count() == 4
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    stdin = PhotoSources(["-"])
+    assert stdin.uses_stdin and stdin.count() is None
+    assert ids(stdin) == ids(sources)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_utf8_is_found_and_written_with_escapes(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/gr\xfcn.png"
+    with open(name, "wb") as file:  # noqa: PTH123 - a name of bytes
+        file.write(encoded("green"))
+    (tmp_path / "list.txt").write_bytes(name)
+    for sources in (PhotoSources([str(tmp_path)]), PhotoSources(lists=[tmp_path / "list.txt"])):
+        (item,) = sources.items()
+        assert item.image_id == f"{tmp_path.as_posix()}/gr\\xfcn.png"
+        assert load_photo(item.source).getpixel((0, 0)) == (0, 128, 0)
+
+
+def test_tar_files(tmp_path: Path) -> None:
+    first, second = shard(tmp_path / "s" / "0.tar", "1", "2"), shard(tmp_path / "s" / "1.tar", "1")
+    names = [f"{Path(first).as_posix()}/1.png", f"{Path(first).as_posix()}/2.png", f"{Path(second).as_posix()}/1.png"]
+    for path in (str(tmp_path / "s"), str(tmp_path / "s" / "*.tar"), str(tmp_path / "s" / "{0..1}.tar")):
+        items = list(PhotoSources([path]).items())
+        assert [item.image_id for item in items] == names
+        assert load_photo(items[1].source).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_damaged_tar_file_costs_what_is_behind_the_damage(tmp_path: Path) -> None:
+    path = Path(shard(tmp_path / "0.tar", "1", "2", "3"))
+    path.write_bytes(path.read_bytes()[:2600])
+    whole = shard(tmp_path / "1.tar", "1")
+    items = list(PhotoSources([str(path), whole]).items())
+    assert items[0].problem is None and items[-1].problem is None
+    assert [item.problem for item in items[1:-1] if item.problem and "damaged" in item.problem]
+
+
+def test_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    (tmp_path / "data" / "test" / "a.png").write_bytes(encoded("blue"))
+    (tmp_path / "data" / "test" / "metadata.csv").write_text("file_name,caption\na.png,blue\n")
+    (item,) = PhotoSources(data=str(tmp_path / "data"), split="test").items()
+    assert item.image_id.endswith("a.png")
+    assert load_photo(item.source).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_what_is_not_there_is_said_at_once(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, message in [
+        ("nowhere/photo.jpg", "nowhere/photo.jpg: no such file or folder"),
+        ("nowhere/*.jpg", "no file has such a name"),
+        ("nowhere.tar", "nowhere.tar: no such file"),
+        (str(tmp_path / "empty"), "empty: no photos in this folder"),
+    ]:
+        with pytest.raises((FileNotFoundError, ValueError), match=message.replace("*", r"\*")):
+            PhotoSources([path])
+    with pytest.raises(ValueError, match="no photos: name files"):
+        PhotoSources()
+    with pytest.raises(ValueError, match="once only"):
+        PhotoSources(["-", "-"])
+    with pytest.raises(FileNotFoundError, match=r"list\.txt: no such file"):
+        PhotoSources(lists=["list.txt"])
+
+
+def test_a_folder_that_cannot_be_read_is_a_broken_photo(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    sources = PhotoSources([str(tmp_path / "photos")])
+    shutil.rmtree(tmp_path / "photos")
+    (item,) = sources.items()
+    assert item.source is None and item.problem is not None and "the folder cannot be read" in item.problem
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_photos_without_loss(processes: int, photos: Path, tmp_path: Path) -> None:
+    shards = [shard(tmp_path / f"{number}.tar", *"abc") for number in range(5)]
+    for paths in ([str(photos)], shards, [*shards[:1], str(photos)]):
+        sources = PhotoSources(paths)
+        shares = [list(sources.items(rank, processes)) for rank in range(processes)]
+        together = sorted((item for share in shares for item in share), key=lambda item: item.key)
+        assert together == list(sources.items())
+        assert all(shares)
+
+
+def test_a_photo_stays_with_its_process_when_others_are_added(photos: Path) -> None:
+    few, all_ = PhotoSources([str(photos / "sub")]), PhotoSources([str(photos)])
+    for rank in range(2):
+        assert {item.image_id for item in few.items(rank, 2)} <= {item.image_id for item in all_.items(rank, 2)}
+
+
+def test_a_source_that_is_named_twice_is_read_once(photos: Path) -> None:
+    assert len(ids(PhotoSources([str(photos), str(photos)]))) == 13

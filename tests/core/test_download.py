@@ -1,0 +1,175 @@
+"""Photos from the web: what is fetched, what is refused, and when it is given up."""
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from nic_hf.download_nic import ALLOW_PRIVATE, download
+from nic_hf.images_nic import load_photo
+
+PUBLIC = "93.184.216.34"
+
+
+def photo(width: int = 8, height: int = 6) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(stream, "PNG")
+    return stream.getvalue()
+
+
+class Web(BaseHTTPRequestHandler):
+    """Answers by path; `port` of the server stands where an address needs it."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.headers["Host"], self.path))
+        name = self.path.strip("/")
+        if name.startswith("to/"):
+            self.send_response(302)
+            self.send_header("Location", name[3:].replace("PORT", str(self.server.server_port)))
+            self.end_headers()
+        elif name == "page":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html>a photo was here</html>")
+        elif name in ("hang", "drip", "drip-headers"):
+            if name == "drip":
+                self.send_response(200)
+                self.end_headers()
+            for _ in range(100):
+                if self.server.stop.wait(0.1):
+                    break
+                if name != "hang":
+                    try:
+                        self.wfile.write(b"x")
+                    except OSError:
+                        break
+        elif name == "cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 10)
+        elif name.endswith(".png"):
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.end_headers()
+            self.wfile.write(photo())
+        else:
+            self.send_error(404)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
+        server.asked, server.stop = [], threading.Event()
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.stop.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def internet(web: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server as `photos.example` on a public address; `inside.example` is a private one. Nothing leaves here."""
+    names = {"photos.example": [PUBLIC], "inside.example": ["10.0.0.7"], "both.example": [PUBLIC, "::1"]}
+    real = socket.create_connection
+
+    def look_up(host: str, port: Any, *args: Any, **kwargs: Any) -> list:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in names.get(host, [host])]
+
+    def connect(address: tuple, *args: Any, **kwargs: Any) -> socket.socket:
+        assert address[0] == PUBLIC, f"a connection to {address} was opened"
+        return real(("127.0.0.1", web.server_port), *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.delenv(ALLOW_PRIVATE, raising=False)
+    return f"http://photos.example:{web.server_port}"
+
+
+def test_a_private_address_is_refused_unless_it_is_allowed(web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"http://127.0.0.1:{web.server_port}/a.png"
+    monkeypatch.delenv(ALLOW_PRIVATE, raising=False)
+    with pytest.raises(OSError, match=rf"{url}: .*private address 127\.0\.0\.1, which is refused"):
+        load_photo(url)
+    assert web.asked == []
+    assert load_photo(url, allow_private=True).size == (8, 6)
+    monkeypatch.setenv(ALLOW_PRIVATE, "1")
+    assert load_photo(url).size == (8, 6)
+    with pytest.raises(OSError, match="refused"):
+        load_photo(url, allow_private=False)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "192.168.1.1", "2130706433"]
+)
+def test_private_addresses_in_every_spelling_are_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_connection", None)  # no connection is tried
+    with pytest.raises(OSError, match="private address"):
+        download(f"http://{host}/a.png", allow_private=False)
+
+
+def test_public_addresses_and_redirects_between_them_are_followed(internet: str, web: Any) -> None:
+    assert download(f"{internet}/a.png") == photo()
+    assert download(f"{internet}/to//to/../b.png") == photo()
+    assert [path for _, path in web.asked][-1] == "/b.png"
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:PORT/a.png", "http://inside.example/a", "http://both.example/"])
+def test_a_redirect_to_a_private_address_is_refused(target: str, internet: str, web: Any) -> None:
+    with pytest.raises(OSError, match="private address"):
+        download(f"{internet}/to/{target}")
+    assert len(web.asked) == 1
+
+
+def test_a_redirect_to_a_file_or_in_a_circle_is_refused(internet: str) -> None:
+    with pytest.raises(OSError, match="no http or https address"):
+        download(f"{internet}/to/file:///etc/passwd")
+    with pytest.raises(OSError, match="more than 5 redirects"):
+        download(f"{internet}/to/" + "/to/" * 9 + "a.png")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("none.jpg", "404"), ("page", "a web page"), ("cut", "ended after 10 of 1000 bytes")],
+)
+def test_what_is_no_photo_is_called_by_its_name(path: str, message: str, internet: str) -> None:
+    with pytest.raises(OSError, match=f"{internet}/{path}: cannot read it as an image: .*{message}"):
+        load_photo(f"{internet}/{path}")
+
+
+@pytest.mark.parametrize("path", ["hang", "drip", "drip-headers"])
+def test_a_server_that_hangs_or_drips_is_given_up_in_time(path: str, internet: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(OSError, match=r"no answer within 0\.5 s"):
+        download(f"{internet}/{path}", timeout=0.5)
+    assert time.monotonic() - begin < 4
+
+
+def test_a_file_without_end_is_given_up(internet: str) -> None:
+    with pytest.raises(OSError, match="more than 20 bytes"):
+        download(f"{internet}/a.png", max_bytes=20)
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
+    stream = io.BytesIO()
+    Image.linear_gradient("L").resize((1600, 1000)).convert("RGB").save(stream, "JPEG")
+    full = load_photo(stream.getvalue())
+    assert full.size == (1600, 1000)
+    small = load_photo(stream.getvalue(), at_least=(200, 100))
+    assert small.size == (800, 500)  # not 400 x 250: 250 is less than twice 200
+    assert load_photo(stream.getvalue(), at_least=(600, 600)).size == (1600, 1000)
+    difference = [
+        abs(a - b) for a, b in zip(full.resize((100, 100)).tobytes(), small.resize((100, 100)).tobytes(), strict=True)
+    ]
+    assert max(difference) <= 3
