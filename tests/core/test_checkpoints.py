@@ -23,6 +23,7 @@ CODE = {
     "backbone_nic.py",
     "checkpoint_nic.py",
     "configuration_nic.py",
+    "download_nic.py",
     "images_nic.py",
     "inference_nic.py",
     "modeling_nic.py",
