@@ -1,21 +1,29 @@
-"""Show and Tell as a first-class citizen of Hugging Face Transformers."""
+"""Show and Tell as a first-class citizen of Hugging Face Transformers.
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
+Nothing heavy is imported before it is used: `nic --help` and the ONNX captioner (`nic_hf.export`) do without torch and
+Transformers. The classes are registered with Transformers as soon as that is imported, before or after this package.
+"""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._registration import register_with_transformers
 from ._version import __version__
-from .configuration_nic import NICConfig
-from .modeling_nic import NICCache, NICForConditionalGeneration, NICOutput
-from .pipeline_nic import ImageToTextPipeline
-from .processing_nic import NICProcessor
 
-AutoConfig.register(NICConfig.model_type, NICConfig, exist_ok=True)
-AutoModelForImageTextToText.register(NICConfig, NICForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(NICConfig, NICProcessor, exist_ok=True)
-# "image-to-text" itself cannot be registered: Transformers 5.19 and later rewrite the name before they look here.
-PIPELINE_REGISTRY.register_pipeline(
-    "image-captioning", pipeline_class=ImageToTextPipeline, pt_model=(AutoModelForImageTextToText,), type="multimodal"
-)
+if TYPE_CHECKING:
+    from .configuration_nic import NICConfig
+    from .modeling_nic import NICCache, NICForConditionalGeneration, NICOutput
+    from .pipeline_nic import ImageToTextPipeline
+    from .processing_nic import NICProcessor
+
+_MODULES = {
+    "ImageToTextPipeline": "pipeline_nic",
+    "NICCache": "modeling_nic",
+    "NICConfig": "configuration_nic",
+    "NICForConditionalGeneration": "modeling_nic",
+    "NICOutput": "modeling_nic",
+    "NICProcessor": "processing_nic",
+}
 
 __all__ = [
     "ImageToTextPipeline",
@@ -26,3 +34,19 @@ __all__ = [
     "NICProcessor",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_transformers()

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+if TYPE_CHECKING:  # the ONNX captioner uses this file without torch
+    from torch import nn
 
 
 def check_path(name_or_path: Any) -> None:
@@ -60,8 +60,7 @@ def damaged_file_as_oserror(name: Any) -> Iterator[None]:
         raise OSError(f"{name}: the weights cannot be read, perhaps they were cut off in a copy: {error}") from error
 
 
-@torch.no_grad()
-def own_weights(model: nn.Module) -> None:
+def own_weights(model: "nn.Module") -> None:
     """Copy weights out of the file that Transformers has mapped into memory.
 
     Tensors in a file do not start where PyTorch would put them, which changes the last bits of what is computed with

@@ -1,5 +1,6 @@
 """Photos in: from a path, URL, bytes, array or PIL image to an upright RGB image."""
 
+import base64
 import io
 import os
 import struct
@@ -8,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from transformers.image_utils import load_image
 
+# Neither torch nor Transformers is imported: the ONNX captioner reads photos without them.
 from .download_nic import download
 
 
@@ -62,9 +62,12 @@ def _open(
             return image
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         return _smaller(Image.open(io.BytesIO(download(source, timeout, allow_private))), at_least)
+    text = os.fspath(source)
+    if text.startswith("data:image/"):
+        text = text.partition(",")[2]
     try:
-        return load_image(os.fspath(source))
-    except ValueError:
+        return _smaller(Image.open(io.BytesIO(base64.decodebytes(text.encode()))), at_least)
+    except (ValueError, OSError):
         raise FileNotFoundError("there is no such file") from None
 
 
@@ -105,7 +108,7 @@ def to_rgb(image: Any) -> Image.Image:
         ValueError: where the image is empty or is not an image.
         OSError: where its file is damaged (Pillow decodes when the pixels are first needed).
     """
-    if torch.is_tensor(image):
+    if hasattr(image, "is_floating_point"):  # a tensor
         image = image.detach().cpu()
         image = (image.float() if image.is_floating_point() else image).numpy()
     if isinstance(image, np.ndarray):
