@@ -32,7 +32,10 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     "code",
     [
         "import nic_hf; dir(nic_hf), nic_hf.__version__",
+        "import nic_hf.export",
+        "from nic_hf.export import NICOnnxCaptioner",
         "from nic_hf.cli import app; app(['--help'], standalone_mode=False)",
+        "from nic_hf.cli import app; app(['export', 'onnx', '--help'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:

@@ -80,7 +80,7 @@ class NICAttention(nn.Module):
             shape `(num_captions, num_regions)`, which add up to 1.
         """
         # shape: (num_photos, captions of a photo, 1, hidden_size)
-        queries = self.query(hidden_state).view(len(regions.keys), -1, 1, hidden_state.shape[-1])
+        queries = self.query(hidden_state).view(regions.keys.shape[0], -1, 1, hidden_state.shape[-1])
         # In place: with 49 regions this is the largest tensor of a step, and no gradient needs the sum.
         scores = self.score((regions.keys.unsqueeze(1) + queries).tanh_()).squeeze(-1)  # equation 4
         weights = scores.softmax(dim=-1)  # equation 5; shape: (num_photos, captions of a photo, num_regions)
@@ -127,7 +127,7 @@ class NICAttentiveDecoder(nn.Module):
             shape `(num_hidden_layers, num_captions, hidden_size)`; and the weights of the regions at each word, of
             shape `(num_captions, number of words, num_regions)`.
         """
-        num_captions = len(inputs_embeds)
+        num_captions = inputs_embeds.shape[0]  # not len(), which would be a constant in a traced graph
         outputs, attended = [], []
         weights = self.lstm.draw_weights() if type(self.lstm) is NICLSTM else []
         mask: torch.Tensor | None = None

@@ -28,7 +28,7 @@ class ImageToTextPipeline(Pipeline):
     """Caption photos.
 
     Takes what the pipeline of Transformers 4 took, and answers as it did: one photo gives `[{"generated_text": ...}]`,
-    a list of photos a list of those.
+    a list of photos a list of those. `model` may also be a [`nic_hf.export.NICOnnxCaptioner`].
 
     Example:
 
@@ -107,7 +107,7 @@ class ImageToTextPipeline(Pipeline):
     def _forward(self, input_tensors: Any, **generate_kwargs: Any) -> Any:
         batch_size = len(input_tensors["pixel_values"])
         ids = self.model.generate(**input_tensors, **generate_kwargs)
-        ids = ids if torch.is_tensor(ids) else ids.sequences
+        ids = torch.as_tensor(getattr(ids, "sequences", ids))  # an ONNX captioner gives arrays
         # shape: (batch_size, num_return_sequences, sequence_length), so that a batch can be taken apart by photo
         return {"generated_ids": ids.view(batch_size, -1, ids.shape[-1])}
 

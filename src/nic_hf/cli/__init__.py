@@ -11,6 +11,7 @@ from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .hub import card, push
+from .export import export
 from .train import SETTINGS, train
 
 app = typer.Typer(
@@ -32,4 +33,5 @@ app.command()(doctor)
 app.command()(evaluate)
 app.command()(card)
 app.command()(push)
+app.add_typer(export)
 app.command(context_settings=SETTINGS)(train)

@@ -1,0 +1,336 @@
+"""A captioner that runs in ONNX Runtime: no torch, no Transformers."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint_nic import staged_save
+from .files import (
+    CONFIG,
+    FILES,
+    GENERATION_CONFIG,
+    GRAPHS,
+    INT8_STATIC,
+    MANIFEST,
+    PROCESSOR,
+    TOKENIZER,
+    find_folder,
+    read_json,
+    read_manifest,
+)
+from .preprocessing import PhotoPreprocessor
+from .search import NICOnnxOutput, generate
+from .settings import resolve_settings
+
+_SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+class NICOnnxCaptioner:
+    """Captions photos with what [`export_onnx`] wrote, in ONNX Runtime.
+
+    It needs onnxruntime, numpy, tokenizers and Pillow; huggingface_hub too for a captioner of the Hub.
+
+    Example:
+
+    ```python
+    captioner = NICOnnxCaptioner.from_pretrained("captioner-onnx")
+    captioner.caption("photo.jpg")                        # "a dog runs through the grass"
+    captioner.caption(["a.jpg", "b.jpg"], num_beams=5)    # a caption of each
+    ids = captioner.generate(pixel_values=captioner.preprocess(["a.jpg"]), do_sample=True, seed=0)
+    captioner.decode(ids)
+    ```
+
+    Attributes:
+        config (`dict`), generation_config (`dict`): what the checkpoint's files of these names hold.
+        manifest (`dict`): what `nic_onnx.json` says of the export: precision, opset, size of photos, versions.
+        preprocess (`PhotoPreprocessor`): photos to `pixel_values`.
+        tokenizer (`tokenizers.Tokenizer`): words and their ids.
+        device: "cpu", for Transformers' pipelines; where it computes is a matter of `providers`.
+    """
+
+    main_input_name = "pixel_values"
+    device = "cpu"
+
+    def __init__(
+        self, folder: str | PathLike, *, providers: Sequence[Any] | None = None, num_threads: int = 0
+    ) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.config = read_json(self.folder / CONFIG)
+        self.generation_config = read_json(self.folder / GENERATION_CONFIG)
+        self._own_settings = {name: self.config.get(name) for name in _SPECIAL_IDS} | self.generation_config
+        resolve_settings(self._own_settings)
+        self.preprocess = PhotoPreprocessor(read_json(self.folder / PROCESSOR)["image_processor"])
+        # Here, because tests and messages about files should not wait for these.
+        from tokenizers import Tokenizer
+
+        self.tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
+        is_static = self.manifest["precision"] == INT8_STATIC
+        self._encoder, self._first_step, self._decoder_step = (
+            _open(self.folder / name, providers, num_threads, unpack=not is_static) for name in GRAPHS
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike,
+        *,
+        subfolder: str = "",
+        providers: Sequence[Any] | None = None,
+        num_threads: int = 0,
+        **hub: Any,
+    ) -> "NICOnnxCaptioner":
+        """Load a captioner.
+
+        Args:
+            name_or_path: the folder that `nic export onnx` wrote, or a Hub id.
+            subfolder: folder within it.
+            providers: ONNX Runtime's execution providers, the first choice first, such as
+                `["CUDAExecutionProvider"]`. The CPU by default.
+            num_threads: threads of a computation; 0 for as many as there are cores.
+            **hub: passed to `huggingface_hub.snapshot_download` (`revision`, `token`, `cache_dir`, ...).
+
+        Raises:
+            FileNotFoundError: where there is no such folder, or it lacks files.
+            ValueError: where files are damaged or of different exports, or a provider is not there or does not work.
+            ImportError: where onnxruntime is not installed.
+        """
+        return cls(find_folder(name_or_path, subfolder, **hub), providers=providers, num_threads=num_threads)
+
+    def generate(
+        self,
+        pixel_values: Any = None,
+        *,
+        encoder_outputs: Any = None,
+        decoder_input_ids: Any = None,
+        generation_config: Any = None,
+        return_dict_in_generate: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Caption photos: greedy, by beam search or by sampling, as `NICForConditionalGeneration.generate` does.
+
+        Args:
+            pixel_values (`np.ndarray` of shape `(batch_size, 3, height, width)`): the photos.
+            encoder_outputs (`np.ndarray` of shape `(batch_size, feature_size)`): features of
+                [`~NICOnnxCaptioner.get_image_features`] in place of `pixel_values`; with attention
+                `(batch_size, num_regions, feature_size)`.
+            decoder_input_ids (`np.ndarray` of shape `(batch_size, prompt_length)`): words that captions start with,
+                `<bos>` first.
+            generation_config: a dict, or a `GenerationConfig` of Transformers.
+            return_dict_in_generate: return a [`NICOnnxOutput`] with the scores of captions.
+            **settings: fields of [`nic_hf.export.GenerationSettings`]. What is not given is as the checkpoint's
+                generation config says.
+
+        Returns:
+            `np.ndarray` of shape `(batch_size * num_return_sequences, length)`: ids of words, `<bos>` first, padded.
+
+        Raises:
+            ValueError: where an argument has a value it cannot have, or one that changes captions is not known.
+        """
+        resolved = resolve_settings(self._own_settings, generation_config, settings)
+        if encoder_outputs is None:
+            if pixel_values is None:
+                raise ValueError("no image: give `pixel_values`, or its features as `encoder_outputs`")
+            encoder_outputs = self.get_image_features(pixel_values)
+        features = self._check_features(encoder_outputs)
+        prompt = self._check_prompt(decoder_input_ids, len(features), resolved.decoder_start_token_id)
+        if len(features) == 0:
+            output = NICOnnxOutput(prompt)
+        else:
+            output = generate(self.reader(features), prompt, self.config["vocab_size"], resolved)
+        return output if return_dict_in_generate else output.sequences
+
+    def get_image_features(self, pixel_values: Any) -> np.ndarray:
+        """Backbone features of photos: what `encoder_outputs` takes.
+
+        Raises:
+            ValueError: where photos have another shape than the one that was exported.
+        """
+        pixels = _to_array(pixel_values, np.float32)
+        expected = tuple(self.manifest["image_shape"])
+        if pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise ValueError(
+                f"`pixel_values` must have the shape (batch_size, {', '.join(map(str, expected))}) that was exported, "
+                f"got {pixels.shape}"
+            )
+        if len(pixels) == 0:
+            return np.empty((0, *self._feature_shape()), dtype=np.float32)
+        return self._encoder.run(["image_features"], {"pixel_values": pixels})[0]
+
+    def caption(self, images: Any, *, batch_size: int = 32, **settings: Any) -> Any:
+        """Caption photos.
+
+        Args:
+            images: a photo (path, bytes, PIL image, array; see [`nic_hf.images_nic.load_photo`]), or a list of them.
+            batch_size: photos a step.
+            **settings: as for [`~NICOnnxCaptioner.generate`].
+
+        Returns:
+            A text for a photo, a list of texts for a list; with `num_return_sequences` above 1 a list of texts in
+            place of each.
+
+        Raises:
+            OSError: naming the file of a photo that cannot be read.
+        """
+        if not isinstance(images, list | tuple):
+            return self.caption([images], **settings)[0]
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be 1 or more, got {batch_size}")
+        captions: list[Any] = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            texts = self.decode(self.generate(self.preprocess(batch), **settings))
+            each = len(texts) // len(batch)
+            captions += texts if each == 1 else [texts[i : i + each] for i in range(0, len(texts), each)]
+        return captions
+
+    def reader(self, features: np.ndarray) -> "LSTMReader":
+        """The LSTM after it has seen these features, for a search of your own (see [`nic_hf.export.search`])."""
+        return LSTMReader(self._first_step, self._decoder_step, features)
+
+    def decode(self, ids: Any) -> list[str]:
+        """Ids of words, of shape `(number, length)`, to texts without `<bos>`, `<eos>` and padding."""
+        return self.tokenizer.decode_batch(_to_array(ids, np.int64).tolist(), skip_special_tokens=True)
+
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
+        """Copy the captioner's folder, whole or not at all.
+
+        Raises:
+            OSError: naming `save_directory`, where it cannot be written.
+        """
+        with staged_save(save_directory) as folder:
+            for name in (*FILES, MANIFEST):
+                shutil.copyfile(self.folder / name, folder / name)
+
+    def to(self, *args: Any, **kwargs: Any) -> "NICOnnxCaptioner":
+        """Nothing: `providers` say where it computes. Transformers' pipelines ask their model to move."""
+        return self
+
+    def can_generate(self) -> bool:
+        """Yes; Transformers' pipelines ask."""
+        return True
+
+    def __repr__(self) -> str:
+        facts = {"precision": self.manifest["precision"], "providers": self._encoder.get_providers()}
+        return f"{type(self).__name__}({str(self.folder)!r}, {json.dumps(facts)})"
+
+    def _feature_shape(self) -> tuple[int, ...]:
+        return tuple(self._first_step.get_inputs()[0].shape[1:])
+
+    def _check_features(self, encoder_outputs: Any) -> np.ndarray:
+        """Features from every form that the PyTorch model takes: an array, a tensor, what an encoder returned."""
+        if isinstance(encoder_outputs, Mapping):
+            encoder_outputs = encoder_outputs.get("last_hidden_state")
+        elif isinstance(encoder_outputs, tuple | list) and encoder_outputs:
+            encoder_outputs = encoder_outputs[0]
+        features = _to_array(encoder_outputs, np.float32)
+        expected = self._feature_shape()
+        if len(expected) == 1 and features.ndim == 3 and features.shape[1] == 1:
+            features = features[:, 0]
+        if features.shape[1:] != expected or features.ndim != 1 + len(expected):
+            raise ValueError(
+                f"`encoder_outputs` must be features of shape (batch_size, {', '.join(map(str, expected))}), got "
+                f"{features.shape}"
+            )
+        return features
+
+    def _check_prompt(self, ids: Any, num_photos: int, start: int | None) -> np.ndarray:
+        if ids is None:
+            start = self.config["bos_token_id"] if start is None else start
+            return np.full((num_photos, 1), start, dtype=np.int64)
+        prompt = _to_array(ids, np.int64)
+        if prompt.ndim != 2 or len(prompt) != num_photos or prompt.shape[1] == 0:
+            raise ValueError(
+                f"`decoder_input_ids` must have the shape ({num_photos}, prompt_length), got {prompt.shape}"
+            )
+        if prompt.size and not (prompt.min() >= 0 and prompt.max() < self.config["vocab_size"]):
+            raise ValueError(
+                f"`decoder_input_ids` has ids outside the vocabulary, 0 to {self.config['vocab_size'] - 1}"
+            )
+        return prompt
+
+
+class LSTMReader:
+    """The LSTM's two graphs and its state, of shape `(num_layers, num_photos, num_captions, hidden_size)`."""
+
+    def __init__(self, first_step: Any, decoder_step: Any, features: np.ndarray) -> None:
+        self.session = decoder_step
+        state = first_step.run(None, {first_step.get_inputs()[0].name: features})
+        names = [node.name for node in first_step.get_outputs()]
+        state = dict(zip(names, state, strict=True))
+        self.state = {name: state.pop(name)[:, :, None] for name in ("hidden_state", "cell_state")}
+        self.regions = state  # what attention looks at: one row a photo, whatever the number of captions
+
+    def read(self, input_ids: np.ndarray) -> np.ndarray:
+        """Read a word of each caption, of shape `(num_photos, num_captions)`; give logits, one dimension more."""
+        inputs = {"input_ids": np.ascontiguousarray(input_ids), **self.state, **self.regions}
+        logits, *state = self.session.run(["logits", "new_hidden_state", "new_cell_state"], inputs)
+        self.state = dict(zip(self.state, state, strict=True))
+        return logits
+
+    def spread(self, num_captions: int) -> None:
+        """Let `num_captions` captions of each photo go on from the one that was read."""
+        self.state = {name: np.repeat(part, num_captions, axis=2) for name, part in self.state.items()}
+
+    def reorder(self, captions: np.ndarray) -> None:
+        """Let caption `i` of a photo go on from its caption `captions[photo, i]`."""
+        num_photos, num_captions = captions.shape
+        rows = (np.arange(num_photos)[:, None] * num_captions + captions).ravel()
+        for name, part in self.state.items():
+            flat = part.reshape(part.shape[0], -1, part.shape[-1])
+            self.state[name] = flat[:, rows].reshape(part.shape)
+
+    def keep(self, photos: np.ndarray) -> None:
+        """Go on with these photos only; `photos` is boolean."""
+        self.state = {name: part[:, photos] for name, part in self.state.items()}
+        self.regions = {name: part[photos] for name, part in self.regions.items()}
+
+
+def _open(file: Path, providers: Sequence[Any] | None, num_threads: int, unpack: bool) -> Any:
+    """A graph, ready to run; where `unpack`, weights kept in 8 bits for their size are unpacked once and for all."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("the ONNX captioner needs onnxruntime: pip install onnxruntime") from error
+    wanted = ["CPUExecutionProvider"] if providers is None else list(providers)
+    names = [entry if isinstance(entry, str) else entry[0] for entry in wanted]
+    there = onnxruntime.get_available_providers()
+    absent = [name for name in names if name not in there]
+    if absent or not names:
+        raise ValueError(
+            f"this onnxruntime has no {', '.join(absent) or 'provider asked for'}; it has {', '.join(there)}. Leave "
+            "`providers` out to run on the CPU, or install another build (onnxruntime-gpu for CUDA)"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    # Without it, sums of 8-bit products overflow on x86 processors that have no VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    if unpack:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=wanted)
+    except Exception as error:
+        raise ValueError(f"{file}: ONNX Runtime {onnxruntime.__version__} cannot run it: {error}") from error
+    if names[0] not in session.get_providers():  # it falls back to the CPU and only logs that
+        raise ValueError(
+            f"{names[0]} is in this onnxruntime but does not work here; it would run on "
+            f"{', '.join(session.get_providers())}. Leave `providers` out for the CPU"
+        )
+    return session
+
+
+def _to_array(value: Any, dtype: Any) -> np.ndarray:
+    """An array of a NumPy array, a list or a tensor, wherever that lies."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if dtype == np.float32 else value  # NumPy has no bfloat16
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"numbers are needed, got {value!r:.80}")
+    return np.ascontiguousarray(array, dtype=dtype)

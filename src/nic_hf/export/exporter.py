@@ -1,0 +1,165 @@
+"""From a PyTorch checkpoint to the folder of an ONNX captioner: traced, checked against PyTorch, then put in place."""
+
+import copy
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import onnxscript  # noqa: F401 - torch needs it to write ONNX
+import torch
+import transformers
+
+from .._version import __version__
+from ..checkpoint_nic import staged_save
+from ..modeling_nic import NICForConditionalGeneration
+from ..processing_nic import NICProcessor
+from .captioner import NICOnnxCaptioner
+from .checks import check_against_pytorch, check_pixels, check_words
+from .files import (
+    CONFIG,
+    FLOAT32,
+    GENERATION_CONFIG,
+    PROCESSOR,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    read_json,
+    write_manifest,
+)
+from .graphs import OPSET, export_graphs
+from .quantization import quantize_onnx
+from .settings import resolve_settings
+
+# Code and pipelines travel with a PyTorch checkpoint, not with this one.
+_LEFT_OUT = ("auto_map", "custom_pipelines")
+
+
+def export_onnx(
+    checkpoint: str | PathLike | NICForConditionalGeneration,
+    out_dir: str | PathLike,
+    *,
+    processor: NICProcessor | None = None,
+    int8: bool = False,
+    calibration_photos: Sequence[Any] | None = None,
+) -> NICOnnxCaptioner:
+    """Write a captioner as ONNX files that need neither torch nor Transformers.
+
+    The folder gets three graphs (see [`nic_hf.export.graphs`]), `config.json`, `generation_config.json`, the
+    processor's files, and `nic_onnx.json` with the digests of all. They are checked before they are put in place:
+    features and logits against PyTorch's to 1e-4, pixels against the image processor's to the bit.
+
+    Args:
+        checkpoint: a folder, a Hub id, or a model.
+        out_dir: the folder to write; what an earlier export left there is replaced.
+        processor: the model's, where `checkpoint` is a model.
+        int8: keep weights as 8-bit integers: about a quarter of the size.
+        calibration_photos: photos of the training split, some hundred, whose activations fix the ranges of 8-bit
+            computation once and for all (static quantisation). Without them, ranges are found anew in each batch
+            (dynamic quantisation): a caption may then depend on the photos beside it.
+
+    Returns:
+        The captioner of `out_dir`.
+
+    Raises:
+        OSError: where there is no such checkpoint, or `out_dir` cannot be written.
+        ValueError: where the captioner cannot be exported, or what was exported computes something else.
+        ImportError: where onnx, onnxscript or onnxruntime is not installed.
+    """
+    if calibration_photos is not None and not int8:
+        raise ValueError("`calibration_photos` are for 8-bit graphs: give int8=True too")
+    if (Path(out_dir) / "model.safetensors").exists():
+        raise ValueError(
+            f"{out_dir} holds a PyTorch checkpoint, whose config.json would be replaced: give another folder"
+        )
+    model, processor = _load(checkpoint, processor)
+    shape = check_pixels(processor.image_processor)
+    facts = {
+        "precision": FLOAT32,
+        "opset": OPSET,
+        "image_shape": list(shape),
+        "checkpoint_sha256": _digest(model),
+        "versions": {
+            "nic_hf": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        with staged_save(temporary if int8 else out_dir) as folder:
+            _write_settings(model, processor, folder)
+            export_graphs(model, torch.zeros(2, *shape), folder)
+            write_manifest(folder, facts)
+            captioner = NICOnnxCaptioner(folder)
+            check_against_pytorch(captioner, model)
+            check_words(captioner, processor.tokenizer)
+        return quantize_onnx(temporary, out_dir, calibration_photos) if int8 else NICOnnxCaptioner(out_dir)
+
+
+def calibration_photos(data: Any, split: str = "train", number: int = 200) -> list[Any]:
+    """Photos for static quantisation, taken evenly from a split.
+
+    Args:
+        data: what [`nic_hf.data.load_captions`] reads.
+        split: whose photos; not the one that captions are then scored on.
+        number: how many, at most.
+
+    Raises:
+        nic_hf.data.CaptionDataError: where the data cannot be read.
+    """
+    from ..data import load_captions
+
+    photos = load_captions(data, split)
+    number = min(number, len(photos))
+    return [photos[position * len(photos) // number]["image"] for position in range(number)]
+
+
+def _load(
+    checkpoint: str | PathLike | NICForConditionalGeneration, processor: NICProcessor | None
+) -> tuple[NICForConditionalGeneration, NICProcessor]:
+    """The model in float32 and eval mode, on the CPU; the caller's own stays as it is."""
+    model: Any = checkpoint
+    if isinstance(checkpoint, str | PathLike):
+        processor = NICProcessor.from_pretrained(checkpoint) if processor is None else processor
+        model = NICForConditionalGeneration.from_pretrained(checkpoint)
+    elif not isinstance(checkpoint, NICForConditionalGeneration):
+        raise ValueError(
+            f"only a NICForConditionalGeneration can be exported, or its checkpoint, got {type(checkpoint).__name__}"
+        )
+    elif processor is None:
+        raise ValueError("give the model's `processor` too: an ONNX captioner prepares photos and writes words itself")
+    resolve_settings(model.generation_config.to_diff_dict())
+    return copy.deepcopy(model).to("cpu", torch.float32).eval(), processor
+
+
+def _write_settings(model: NICForConditionalGeneration, processor: NICProcessor, folder: Path) -> None:
+    """All that is JSON: configurations, the image processor's settings, words."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _LEFT_OUT}
+    config["backbone_config"].pop("_name_or_path", None)  # where it lay on the machine that trained
+    _write_json(folder / CONFIG, config)
+    _write_json(folder / GENERATION_CONFIG, model.generation_config.to_diff_dict())
+    image_processor = processor.image_processor.to_dict()
+    image_processor = {name: value for name, value in image_processor.items() if name not in _LEFT_OUT}
+    _write_json(folder / PROCESSOR, {"image_processor": image_processor, "processor_class": "NICProcessor"})
+    processor.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    with tempfile.TemporaryDirectory() as temporary:
+        processor.tokenizer.save_pretrained(temporary)
+        settings = read_json(Path(temporary) / TOKENIZER_CONFIG)
+    _write_json(folder / TOKENIZER_CONFIG, {name: value for name, value in settings.items() if name not in _LEFT_OUT})
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _digest(model: NICForConditionalGeneration) -> str:
+    """SHA-256 of all weights, so that exports of one checkpoint can be told from those of others."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""The captioner as three ONNX graphs, traced from the PyTorch model.
+
+| file | reads | gives |
+|---|---|---|
+| `encoder.onnx` | `pixel_values` | `image_features` |
+| `first_step.onnx` | `image_features` | `hidden_state`, `cell_state` after the image |
+| `decoder_step.onnx` | `input_ids`, `hidden_state`, `cell_state` | `logits`, the new state |
+
+The image is the LSTM's input at t = -1 (equation 7 of Show and Tell), so it has a graph of its own; `<bos>` is a word
+like any other. With attention the first step gives the regions too, as `region_features` and `region_keys`, and the
+other reads them. Numbers of photos and of captions a photo are free in all three, height and width of photos are not.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..attention_nic import NICAttention, NICRegions
+from ..modeling_nic import NICForConditionalGeneration
+from .files import DECODER_STEP, ENCODER, FIRST_STEP
+
+OPSET = 18
+REGIONS = ("region_features", "region_keys")
+STATE = ("hidden_state", "cell_state")
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model: NICForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model.get_image_features(pixel_values)
+
+
+class _FirstStep(nn.Module):
+    def __init__(self, model: NICForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image_features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        model, config = self.model, self.model.config
+        first_input = model.image_projection(image_features)
+        if config.attention is None:
+            zeros = first_input.new_zeros(config.num_hidden_layers, first_input.shape[0], config.hidden_size)
+            _, state = model.decoder(first_input.unsqueeze(1), (zeros, zeros))
+            return state
+        attention: NICAttention = model.decoder.attention  # type: ignore[assignment]
+        regions = attention.read_regions(first_input)
+        _, state, _ = model.decoder(first_input.mean(dim=1, keepdim=True), None, regions)
+        return (*state, *regions)
+
+
+class _DecoderStep(nn.Module):
+    def __init__(self, model: NICForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, hidden_state: torch.Tensor, cell_state: torch.Tensor, *regions: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        decoder, shape = self.model.decoder, input_ids.shape
+        inputs = decoder.embed_tokens(input_ids.flatten()).unsqueeze(1)
+        state = (hidden_state.flatten(1, 2), cell_state.flatten(1, 2))
+        outputs, state, *_ = decoder(inputs, state, NICRegions(*regions)) if regions else decoder(inputs, state)
+        logits = self.model.lm_head(outputs[:, 0])
+        return (logits.unflatten(0, shape), *(part.unflatten(1, shape) for part in state))
+
+
+def export_graphs(model: NICForConditionalGeneration, pixel_values: torch.Tensor, folder: Path) -> None:
+    """Write the three graphs.
+
+    Args:
+        model: in float32, on the CPU, in eval mode.
+        pixel_values: two photos or more, of the height and width that the graphs will take.
+        folder: where the files go.
+
+    Raises:
+        ValueError: where the backbone cannot be traced, or its weights are too many for a file (2 GB).
+    """
+    photos, captions = torch.export.Dim("batch_size"), torch.export.Dim("num_captions")
+    has_regions = model.config.attention is not None
+    with torch.no_grad():
+        encoder, first_step, decoder_step = _Encoder(model), _FirstStep(model), _DecoderStep(model)
+        features = encoder(pixel_values)
+        hidden, cell, *regions = first_step(features)
+        hidden, cell = (part.unsqueeze(2).repeat(1, 1, 3, 1) for part in (hidden, cell))
+        ids = torch.full((len(pixel_values), 3), model.config.bos_token_id)
+        state = {1: photos, 2: captions}
+        region_names = REGIONS if has_regions else ()
+        _write(encoder, (pixel_values,), [{0: photos}], ["pixel_values"], ["image_features"], folder / ENCODER)
+        _write(
+            first_step, (features,), [{0: photos}], ["image_features"], [*STATE, *region_names], folder / FIRST_STEP
+        )
+        _write(
+            decoder_step,
+            (ids, hidden, cell, *regions),
+            [{0: photos, 1: captions}, state, state, *([{0: photos}] * len(regions))],
+            ["input_ids", *STATE, *region_names],
+            ["logits", *(f"new_{name}" for name in STATE)],
+            folder / DECODER_STEP,
+        )
+
+
+def _write(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    dimensions: Sequence[dict[int, torch.export.Dim]],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    file: Path,
+) -> None:
+    # What comes by *regions is one argument, a tuple.
+    shapes = tuple(dimensions) if len(inputs) <= 3 else (*dimensions[:3], tuple(dimensions[3:]))
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=shapes,
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None  # it is, with dynamo
+            program.save(file)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(f"this captioner cannot be written as {file.name}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from telling about its own internals (torchvision operators that no captioner has, pytree leaves)."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,176 @@
+"""Captions word by word: greedy, sampling, beam search and beam sampling, of all photos of a batch at once.
+
+They follow Transformers' `generate()` step by step, so that the same weights give the same captions. One thing is done
+otherwise: a photo whose captions are finished leaves the batch, and costs nothing more.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .scores import build_processors, log_softmax, top
+from .settings import GenerationSettings
+
+_NEVER = np.float32(-1e9)  # the library's score of what must not be chosen
+
+
+class Reader(Protocol):
+    """The LSTM, with its state of `num_captions` captions of each photo."""
+
+    def read(self, input_ids: np.ndarray) -> np.ndarray:
+        """Read a word of each caption, `(batch_size, num_captions)`; give logits, with `vocab_size` beside that."""
+
+    def spread(self, num_captions: int) -> None:
+        """Let `num_captions` captions of each photo go on from the one that was read."""
+
+    def reorder(self, captions: np.ndarray) -> None:
+        """Let caption `i` of a photo go on from its caption `captions[photo, i]`."""
+
+    def keep(self, photos: np.ndarray) -> None:
+        """Go on with these photos only; `photos` is boolean."""
+
+
+@dataclass
+class NICOnnxOutput:
+    """What `generate(return_dict_in_generate=True)` returns.
+
+    Attributes:
+        sequences (`np.ndarray` of shape `(batch_size * num_return_sequences, length)`): ids of words.
+        sequences_scores (`np.ndarray` of shape `(batch_size * num_return_sequences,)`): the sum of the words' log
+            probabilities over their number to the power of `length_penalty`; `None` without beams.
+    """
+
+    sequences: np.ndarray
+    sequences_scores: np.ndarray | None = None
+
+
+def generate(reader: Reader, prompt: np.ndarray, vocab_size: int, settings: GenerationSettings) -> NICOnnxOutput:
+    """Captions that go on from `prompt`, of shape `(batch_size, prompt_length)`, with `<bos>` first."""
+    method = _beams if settings.num_beams > 1 else _words
+    logits = reader.read(prompt[:, :1])
+    for position in range(1, prompt.shape[1]):
+        logits = reader.read(prompt[:, position : position + 1])
+    return method(reader, logits, prompt, vocab_size, settings)
+
+
+def _words(
+    reader: Reader, logits: np.ndarray, prompt: np.ndarray, vocab_size: int, settings: GenerationSettings
+) -> NICOnnxOutput:
+    """Greedy decoding and sampling: the best next word, or one drawn by its probability."""
+    each, longest = settings.num_return_sequences, settings.longest(prompt.shape[1])
+    processors = build_processors(settings, prompt.shape[1], vocab_size)
+    random = np.random.default_rng(settings.seed)
+    num_photos, length = prompt.shape
+    sequences = np.full((num_photos, each, longest), settings.pad_token_id, dtype=np.int64)
+    sequences[:, :, :length] = prompt[:, None]
+    reader.spread(each)
+    logits = np.repeat(logits, each, axis=1)
+    active, running = np.arange(num_photos), np.ones((num_photos, each), dtype=bool)
+    while True:
+        ids, scores = sequences[active, :, :length].reshape(-1, length), logits.reshape(-1, vocab_size)
+        for process in processors:
+            scores = process(ids, scores)
+        if settings.do_sample:
+            scores = scores + random.gumbel(size=scores.shape)  # the highest is then a draw (Gumbel 1954)
+        words = np.where(running, scores.argmax(axis=-1).reshape(running.shape), settings.pad_token_id)
+        sequences[active, :, length] = words
+        length += 1
+        running &= ~np.isin(words, settings.end_ids)
+        if length == longest or not running.any():
+            return NICOnnxOutput(sequences[:, :, :length].reshape(-1, length))
+        going_on = np.any(running, axis=1)
+        if not going_on.all():
+            reader.keep(going_on)
+            active, running, words = active[going_on], running[going_on], words[going_on]
+        logits = reader.read(words)
+
+
+def _beams(
+    reader: Reader, logits: np.ndarray, prompt: np.ndarray, vocab_size: int, settings: GenerationSettings
+) -> NICOnnxOutput:
+    """Beam search and beam sampling, as `GenerationMixin._beam_search` does it.
+
+    All that is kept of a photo has one row in each array; `running` are captions that go on, `finished` the best that
+    have ended, whose places are filled as they are found.
+    """
+    beams, longest = settings.num_beams, settings.longest(prompt.shape[1])
+    processors = build_processors(settings, prompt.shape[1], vocab_size)
+    random = np.random.default_rng(settings.seed)
+    num_photos, prompt_length = prompt.shape
+    # Twice as many candidates as beams: should all of the first ones end, there are others to go on with.
+    num_candidates = min(max(2, 1 + len(settings.end_ids)) * beams, beams * vocab_size)
+    is_early, penalty = settings.early_stopping is True, settings.length_penalty
+
+    fill = settings.pad_token_id or (settings.end_ids[0] if settings.end_ids else 0)
+    running = np.full((num_photos, beams, longest), fill, dtype=np.int64)
+    running[:, :, :prompt_length] = prompt[:, None]
+    # One beam at first: equal beams would find the same words.
+    running_scores = np.full((num_photos, beams), _NEVER)
+    running_scores[:, 0] = 0
+    finished, finished_scores = running.copy(), np.full((num_photos, beams), _NEVER)
+    is_finished, lengths = np.zeros((num_photos, beams), dtype=bool), np.zeros((num_photos, beams), dtype=np.int64)
+    may_improve = np.ones((num_photos, 1), dtype=bool)
+
+    sequences, scores_of = finished.copy(), finished_scores.copy()
+    lengths_of, active = lengths.copy(), np.arange(num_photos)
+    reader.spread(beams)
+    logits, length = np.repeat(logits, beams, axis=1), prompt_length
+    while True:
+        scores = log_softmax(logits).reshape(-1, vocab_size)
+        ids = running[:, :, :length].reshape(-1, length)
+        for process in processors:
+            scores = process(ids, scores)
+        total = (scores.reshape(len(active), beams, vocab_size) + running_scores[:, :, None]).reshape(len(active), -1)
+        if settings.do_sample:  # without replacement: the highest of perturbed scores (Kool et al. 2019)
+            _, places = top(total + random.gumbel(size=total.shape), num_candidates)
+            best = np.take_along_axis(total, places, axis=1)
+        else:
+            best, places = top(total, num_candidates)
+        parents, words = places // vocab_size, places % vocab_size
+        candidates = np.take_along_axis(running, parents[:, :, None], axis=1)
+        candidates[:, :, length] = words
+        length += 1
+        ends = np.isin(words, settings.end_ids) | (length == longest)
+
+        # The best that go on.
+        going_on, chosen = top(best + ends * _NEVER, beams)
+        running, running_scores = np.take_along_axis(candidates, chosen[:, :, None], axis=1), going_on
+        chosen_parents = np.take_along_axis(parents, chosen, axis=1)
+
+        # The best that have ended, of those found now among the first `beams` candidates and of those found before.
+        ends_well = ends & (np.arange(num_candidates) < beams)
+        final = best / np.float32((length - prompt_length) ** penalty)
+        final = final + (is_finished.all(axis=1, keepdims=True) & is_early) * _NEVER
+        final = final + ~may_improve * _NEVER + ~ends_well * _NEVER
+        finished_scores, order = top(np.concatenate([finished_scores, final], axis=1), beams)
+        finished = np.take_along_axis(np.concatenate([finished, candidates], axis=1), order[:, :, None], axis=1)
+        new_lengths = np.full(final.shape, length - prompt_length)
+        lengths = np.take_along_axis(np.concatenate([lengths, new_lengths], axis=1), order, axis=1)
+        is_finished = np.take_along_axis(np.concatenate([is_finished, ends_well], axis=1), order, axis=1)
+
+        # Can a beam that goes on still get better than the worst that has ended?
+        counted = longest if settings.early_stopping == "never" and penalty > 0 else length
+        possible = running_scores[:, :1] / np.float32((counted - prompt_length) ** penalty)
+        worst = np.where(is_finished, finished_scores.min(axis=1, keepdims=True), _NEVER)
+        may_improve &= (possible > worst).any(axis=1, keepdims=True)
+
+        unfinished = may_improve[:, 0] & ~(is_finished.all(axis=1) & is_early) & ~ends.all(axis=1)
+        done = ~unfinished
+        if done.any():
+            sequences[active[done]], scores_of[active[done]] = finished[done], finished_scores[done]
+            lengths_of[active[done]] = lengths[done]
+        if done.all():
+            break
+        reader.reorder(chosen_parents)
+        if done.any():
+            reader.keep(unfinished)
+            running, running_scores, active = running[unfinished], running_scores[unfinished], active[unfinished]
+            finished, finished_scores = finished[unfinished], finished_scores[unfinished]
+            is_finished, lengths, may_improve = is_finished[unfinished], lengths[unfinished], may_improve[unfinished]
+        logits = reader.read(running[:, :, length - 1])
+    each = settings.num_return_sequences
+    longest_found = prompt_length + lengths_of[:, :each].max(initial=1)
+    return NICOnnxOutput(
+        sequences[:, :each, :longest_found].reshape(-1, longest_found), scores_of[:, :each].reshape(-1)
+    )

@@ -1,0 +1,125 @@
+"""Photos prepared with Pillow and NumPy alone: the pixels of Transformers' image processors, to the bit."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from subset import real_backbone
+
+from nic_hf.export.checks import check_pixels
+from nic_hf.export.preprocessing import PhotoPreprocessor
+from nic_hf.processing_nic import build_image_processor, load_image_processor, squeeze_to
+
+SIZES = [(500, 375), (333, 500), (500, 333), (224, 224), (31, 97), (97, 30), (160, 161), (1, 1), (1023, 40)]
+MEAN_STD = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "MobileNetV1": {"image_processor_type": "MobileNetV1ImageProcessor"},
+    "MobileNetV2": {"image_processor_type": "MobileNetV2ImageProcessor"},
+    "odd crop": {
+        "image_processor_type": "MobileNetV2ImageProcessor",
+        "size": {"shortest_edge": 150},
+        "crop_size": {"height": 133, "width": 158},
+    },
+    "crop of photos too small for it": {
+        "image_processor_type": "MobileNetV2ImageProcessor",
+        "do_resize": False,
+        "crop_size": {"height": 97, "width": 224},
+    },
+    "ViT": {"image_processor_type": "ViTImageProcessor"},
+    "a size that is not square": {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": 96, "width": 128},
+        "resample": 3,
+        **MEAN_STD,
+    },
+    "levels as they are": {"image_processor_type": "ViTImageProcessor", "do_normalize": False, "do_rescale": False},
+    "normalised without rescaling": {"image_processor_type": "ViTImageProcessor", "do_rescale": False},
+    "CLIP": {"image_processor_type": "CLIPImageProcessor"},
+    "SigLIP": {"image_processor_type": "SiglipImageProcessor"},
+    "BiT, as DINOv2": {"image_processor_type": "BitImageProcessor", **MEAN_STD},
+    "ConvNeXt cuts the edges off": {
+        "image_processor_type": "ConvNextImageProcessor",
+        "size": {"shortest_edge": 150},
+        "crop_pct": 0.8,
+    },
+    "ConvNeXt squeezes large photos": {"image_processor_type": "ConvNextImageProcessor"},
+    "MobileViT turns channels round": {"image_processor_type": "MobileViTImageProcessor"},
+}
+
+
+def photos() -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in SIZES]
+
+
+def compare(image_processor: Any, images: list[Any]) -> np.ndarray:
+    prepare = PhotoPreprocessor(image_processor.to_dict())
+    found = prepare(images)
+    assert found.dtype == np.float32
+    for image, pixels in zip(images, found, strict=True):
+        expected = np.asarray(image_processor(image, return_tensors="np")["pixel_values"][0])
+        np.testing.assert_array_equal(pixels, expected.astype(np.float32))
+    return found
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_pixels_are_those_of_the_image_processor(name: str) -> None:
+    found = compare(build_image_processor(SETTINGS[name]), photos())
+    assert len({pixels.tobytes() for pixels in found}) == len(SIZES)
+
+
+def test_real_photos_for_a_real_backbone(test_data: Path, flickr8k: Path) -> None:
+    files = sorted((flickr8k / "Images").iterdir())[:8]
+    images = [Image.open(file).convert("RGB") for file in files]
+    images = [image.resize((200 + 30 * number, 160)) for number, image in enumerate(images)]
+    compare(load_image_processor(real_backbone(test_data)), images)
+    squeezed = compare(squeeze_to(load_image_processor(real_backbone(test_data)), 128), images)
+    assert squeezed.shape == (8, 3, 128, 128)
+
+
+def test_paths_arrays_and_greys_are_photos(tmp_path: Path) -> None:
+    photo = photos()[0]
+    photo.save(tmp_path / "photo.png")
+    prepare = PhotoPreprocessor(build_image_processor(SETTINGS["ViT"]).to_dict())
+    forms = [photo, tmp_path / "photo.png", str(tmp_path / "photo.png"), np.asarray(photo), photo.convert("RGBA")]
+    found = prepare(forms)
+    assert all((pixels == found[0]).all() for pixels in found)
+    assert prepare([photo.convert("L")]).shape == (1, 3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"do_pad": True}, "cannot prepare photos as ViTImageProcessor does with do_pad=True"),
+        ({"do_thumbnail": True, "do_align_long_axis": True}, "with do_align_long_axis=True, do_thumbnail=True"),
+        ({"size": {"longest_edge": 224}}, "`size` must have height and width, or shortest_edge"),
+        ({"do_center_crop": True, "crop_size": {"shortest_edge": 9}}, "`crop_size` must have a height and a width"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PhotoPreprocessor({**build_image_processor(SETTINGS["ViT"]).to_dict(), **settings})
+
+
+@pytest.mark.parametrize("name", ["LevitImageProcessor", "EfficientNetImageProcessor", "PoolFormerImageProcessor"])
+def test_an_export_finds_what_is_prepared_otherwise(name: str) -> None:
+    settings = (
+        {"image_processor_type": name, "rescale_offset": True}
+        if "Efficient" in name
+        else {"image_processor_type": name}
+    )
+    with pytest.raises(ValueError, match=f"cannot prepare photos as {name}"):
+        check_pixels(build_image_processor(settings))
+
+
+def test_an_export_gives_the_shape_of_photos() -> None:
+    assert check_pixels(build_image_processor(SETTINGS["a size that is not square"])) == (3, 96, 128)
+
+
+def test_photos_of_different_sizes_make_no_batch() -> None:
+    settings = {"image_processor_type": "MobileNetV2ImageProcessor", "do_center_crop": False}
+    prepare = PhotoPreprocessor(build_image_processor(settings).to_dict())
+    with pytest.raises(ValueError, match="photos come out in different sizes"):
+        prepare(photos()[:2])
