@@ -17,7 +17,7 @@ import transformers
 from .._version import __version__
 from ..checkpoint_nic import staged_save
 from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import NICProcessor
+from ..processing_nic import NICProcessor, check_vocabulary
 from .captioner import NICOnnxCaptioner
 from .checks import check_against_pytorch, check_pixels, check_words
 from .files import (
@@ -92,6 +92,7 @@ def export_onnx(
     with tempfile.TemporaryDirectory() as temporary:
         with staged_save(temporary if int8 else out_dir) as folder:
             _write_settings(model, processor, folder)
+            check_vocabulary(processor.tokenizer, folder)
             export_graphs(model, torch.zeros(2, *shape), folder)
             write_manifest(folder, facts)
             captioner = NICOnnxCaptioner(folder)
@@ -124,8 +125,8 @@ def _load(
     """The model in float32 and eval mode, on the CPU; the caller's own stays as it is."""
     model: Any = checkpoint
     if isinstance(checkpoint, str | PathLike):
-        processor = NICProcessor.from_pretrained(checkpoint) if processor is None else processor
         model = NICForConditionalGeneration.from_pretrained(checkpoint)
+        processor = NICProcessor.from_pretrained(checkpoint) if processor is None else processor
     elif not isinstance(checkpoint, NICForConditionalGeneration):
         raise ValueError(
             f"only a NICForConditionalGeneration can be exported, or its checkpoint, got {type(checkpoint).__name__}"
