@@ -206,7 +206,9 @@ class NICProcessor(ProcessorMixin):
             )
         # Not AutoTokenizer, which would read the model's config.json first and ask about its code once more.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        check_vocabulary(tokenizer, pretrained_model_name_or_path, **kwargs)
+        model_config = _model_config(pretrained_model_name_or_path, **kwargs)
+        if model_config is not None:
+            check_vocabulary(tokenizer, model_config, pretrained_model_name_or_path)
         return [image_processor, tokenizer]
 
 
@@ -230,28 +232,36 @@ def _photo_and_prefix(chat: list[dict[str, Any]]) -> tuple[Any, str]:
     return photos[0], prefix
 
 
-def check_vocabulary(tokenizer: Any, name_or_path: str | PathLike, **kwargs: Any) -> None:
-    """Refuse a tokenizer that is not the one that the model beside it was trained with.
-
-    Raises:
-        ValueError: where the number of words or the id of a special token differs from the model's `config.json`.
-    """
+def _model_config(name_or_path: str | PathLike, **kwargs: Any) -> dict[str, Any] | None:
+    """What `config.json` says of the captioner beside a processor; `None` where it was saved on its own."""
     try:
         config, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
     except OSError:
-        return  # a processor saved on its own
-    if config.get("model_type") != "nic":
-        return
+        return None
+    return config if config.get("model_type") == "nic" else None
+
+
+def check_vocabulary(tokenizer: Any, config: dict[str, Any], name: Any) -> None:
+    """Refuse a tokenizer that is not the one that a model was trained with.
+
+    Args:
+        tokenizer: a Transformers tokenizer.
+        config: the model's configuration.
+        name: what an error calls them.
+
+    Raises:
+        ValueError: where the number of words or the id of a special token differs.
+    """
     if len(tokenizer) != config["vocab_size"]:
         raise ValueError(
-            f"{name_or_path}: the tokenizer has {len(tokenizer)} words and the model {config['vocab_size']}; "
+            f"{name}: the tokenizer has {len(tokenizer)} words and the model {config['vocab_size']}; "
             "they are not from the same training run"
         )
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id"):
-        token_id = getattr(tokenizer, name)
-        if token_id != config[name]:
+    for token in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id"):
+        token_id = getattr(tokenizer, token)
+        if token_id != config[token]:
             raise ValueError(
-                f"{name_or_path}: `{name}` is {token_id} in the tokenizer and {config[name]} in the model; "
+                f"{name}: `{token}` is {token_id} in the tokenizer and {config[token]} in the model; "
                 "they are not from the same training run"
             )
 

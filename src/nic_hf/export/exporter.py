@@ -65,12 +65,14 @@ def export_onnx(
         The captioner of `out_dir`.
 
     Raises:
-        OSError: where there is no such checkpoint, or `out_dir` cannot be written.
+        OSError: where there is no such checkpoint, or `out_dir` is a file or cannot be written.
         ValueError: where the captioner cannot be exported, or what was exported computes something else.
         ImportError: where onnx, onnxscript or onnxruntime is not installed.
     """
     if calibration_photos is not None and not int8:
         raise ValueError("`calibration_photos` are for 8-bit graphs: give int8=True too")
+    if Path(out_dir).is_file():
+        raise NotADirectoryError(f"cannot export to {out_dir}: it is a file; name a folder")
     if (Path(out_dir) / "model.safetensors").exists():
         raise ValueError(
             f"{out_dir} holds a PyTorch checkpoint, whose config.json would be replaced: give another folder"
@@ -92,7 +94,6 @@ def export_onnx(
     with tempfile.TemporaryDirectory() as temporary:
         with staged_save(temporary if int8 else out_dir) as folder:
             _write_settings(model, processor, folder)
-            check_vocabulary(processor.tokenizer, folder)
             export_graphs(model, torch.zeros(2, *shape), folder)
             write_manifest(folder, facts)
             captioner = NICOnnxCaptioner(folder)
@@ -133,6 +134,7 @@ def _load(
         )
     elif processor is None:
         raise ValueError("give the model's `processor` too: an ONNX captioner prepares photos and writes words itself")
+    check_vocabulary(processor.tokenizer, model.config.to_dict(), "the processor")
     resolve_settings(model.generation_config.to_diff_dict())
     return copy.deepcopy(model).to("cpu", torch.float32).eval(), processor
 

@@ -103,17 +103,17 @@ def _quantize_dynamic(source: Path, folder: Path) -> None:
 def _quantize_static(captioner: NICOnnxCaptioner, photos: Sequence[Image.Image], folder: Path) -> None:
     if len(photos) == 0:
         raise ValueError("static quantisation needs photos: `calibration_photos` is empty")
-    runs = _record(captioner, photos)
+    first_inputs, word_inputs = _lstm_inputs(captioner, photos)
     with _quiet(), tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / ENCODER
         quant_pre_process(captioner.folder / ENCODER, prepared, skip_symbolic_shape=True)
         pixels = ({"pixel_values": captioner.preprocess([photo])} for photo in photos)
         quantization.quantize_static(prepared, folder / ENCODER, _Reader(pixels), per_channel=True, **_TYPES)
-        for name in (FIRST_STEP, DECODER_STEP):
+        for name, inputs in ((FIRST_STEP, first_inputs), (DECODER_STEP, word_inputs)):
             quantization.quantize_static(
                 captioner.folder / name,
                 folder / name,
-                _Reader(runs[name]),
+                _Reader(inputs),
                 op_types_to_quantize=_WEIGHTED,
                 per_channel=True,
                 # Logits in 8 bits would be 256 levels for all words; gates are worth their bits too.
@@ -130,31 +130,21 @@ class _Reader(quantization.CalibrationDataReader):
         return next(self.inputs, None)
 
 
-class _Recorder:
-    """A session that keeps what it is given."""
-
-    def __init__(self, session: Any) -> None:
-        self.session = session
-        self.inputs: list[dict[str, np.ndarray]] = []
-
-    def run(self, names: Any, inputs: dict[str, np.ndarray]) -> Any:
-        self.inputs.append(inputs)
-        return self.session.run(names, inputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.session, name)
-
-
-def _record(captioner: NICOnnxCaptioner, photos: Sequence[Image.Image]) -> dict[str, list[dict[str, np.ndarray]]]:
-    """What the two steps of the LSTM are given while photos are captioned."""
-    first_step, decoder_step = captioner._first_step, captioner._decoder_step
-    recorders = {FIRST_STEP: _Recorder(first_step), DECODER_STEP: _Recorder(decoder_step)}
-    captioner._first_step, captioner._decoder_step = recorders.values()
-    try:
-        captioner.caption(list(photos))
-    finally:
-        captioner._first_step, captioner._decoder_step = first_step, decoder_step
-    return {name: recorder.inputs for name, recorder in recorders.items()}
+def _lstm_inputs(
+    captioner: NICOnnxCaptioner, photos: Sequence[Image.Image]
+) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
+    """What the LSTM's two graphs are given while photos are captioned: at the first step, and at each word."""
+    first, words = [], []
+    for start in range(0, len(photos), 32):
+        features = captioner.get_image_features(captioner.preprocess(photos[start : start + 32]))
+        first.append({"image_features": features})
+        captions = captioner.generate(encoder_outputs=features, num_beams=1, num_return_sequences=1, do_sample=False)
+        reader = captioner.reader(features)
+        for position in range(captions.shape[1] - 1):
+            ids = np.ascontiguousarray(captions[:, position : position + 1])
+            words.append({"input_ids": ids, **reader.state, **reader.regions})
+            reader.read(ids)
+    return first, words
 
 
 def _store_convolutions(model: onnx.ModelProto) -> None:
