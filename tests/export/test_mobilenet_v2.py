@@ -60,7 +60,9 @@ def exported(
 def test_features_and_logits_are_those_of_pytorch(exported: Exported) -> None:
     features = exported.onnx.get_image_features(exported.pixels)
     np.testing.assert_allclose(features, exported.features, rtol=1e-4, atol=1e-4)
-    words = torch.randint(exported.model.config.vocab_size, (NUM_PHOTOS, 8), generator=torch.Generator().manual_seed(0))
+    words = torch.randint(
+        exported.model.config.vocab_size, (NUM_PHOTOS, 8), generator=torch.Generator().manual_seed(0)
+    )
     expected = exported.model(encoder_outputs=exported.features, decoder_input_ids=words).logits
     reader = exported.onnx.reader(features)
     found = np.concatenate([reader.read(words[:, at : at + 1].numpy()) for at in range(8)], axis=1)
