@@ -6,7 +6,6 @@ classes must know a checkpoint of this package. So the import of Transformers is
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -42,7 +41,7 @@ def _register() -> None:
     )
 
 
-class _WatchForTransformers(MetaPathFinder):
+class _WatchForTransformers:
     """Registers the classes once Transformers is imported, then steps aside.
 
     The core's own modules are watched too: one that is being imported imports Transformers itself, and its classes are

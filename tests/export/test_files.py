@@ -174,6 +174,8 @@ def test_what_cannot_be_exported_is_refused(folder: Path, tmp_path: Path) -> Non
     model.generation_config.penalty_alpha = 0.5
     with pytest.raises(ValueError, match="does not know `penalty_alpha`"):
         export_onnx(model, tmp_path / "out", processor=tiny_processor())
+    with pytest.raises(ValueError, match="optimised for inference cannot be exported"):
+        export_onnx(tiny_model().optimize_for_inference(), tmp_path / "out", processor=tiny_processor())
     processor = tiny_processor()
     processor.tokenizer = train_tokenizer(CAPTIONS[:2], min_frequency=1)
     with pytest.raises(ValueError, match="the processor: the tokenizer has 17 words and the model 27"):

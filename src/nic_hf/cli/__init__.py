@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Show and Tell: train small image captioners, and caption photos with them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes longer to import than all else that help needs
 )
 
 

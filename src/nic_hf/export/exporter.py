@@ -134,6 +134,10 @@ def _load(
         )
     elif processor is None:
         raise ValueError("give the model's `processor` too: an ONNX captioner prepares photos and writes words itself")
+    if model.encoder.optimized:
+        raise ValueError(
+            "a captioner that was optimised for inference cannot be exported: give the one it was loaded as"
+        )
     check_vocabulary(processor.tokenizer, model.config.to_dict(), "the processor")
     resolve_settings(model.generation_config.to_diff_dict())
     return copy.deepcopy(model).to("cpu", torch.float32).eval(), processor
