@@ -10,8 +10,8 @@ from .caption import caption
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
-from .hub import card, push
 from .export import export
+from .hub import card, push
 from .train import SETTINGS, train
 
 app = typer.Typer(
