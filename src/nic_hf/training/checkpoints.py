@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 PROVENANCE_FILE = "provenance.json"
+CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.yaml"
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -61,8 +62,9 @@ def begin_checkpoint(checkpoint: Path) -> None:
 
 
 def files_of(checkpoint: Path) -> dict[str, int]:
-    """Size in bytes of each file, by its name, `/` between folders."""
-    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != PROVENANCE_FILE)
+    """Size in bytes of each file that a run is resumed from, by its name, `/` between folders."""
+    others = (PROVENANCE_FILE, CARD_FILE)
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in others)
     return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
 
 

@@ -26,10 +26,9 @@ from .card_sources import (
     read_recipe,
     sample_captions,
 )
-from .checkpoints import RECIPE_FILE, STATE_FILE, read_json
+from .checkpoints import CARD_FILE, RECIPE_FILE, STATE_FILE, read_json
 from .known_data import CITATION, KnownData, known_data
 
-CARD_FILE = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("image-captioning", "show-and-tell", "nic")
 EXAMPLES = 8
