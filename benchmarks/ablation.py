@@ -24,6 +24,7 @@ CHANGES = {
     "frozen": {
         "the recipe": {},
         "last layer only": {"feature_layers": None},
+        "attention to the last layer": {"feature_layers": None, "attention": "soft"},
         "no mirrored photos": {"views": 1},
         "four views": {"views": 4},
         "no loss of the bag of words": {"bag_of_words_loss": 0.0},
