@@ -4,8 +4,12 @@
     python benchmarks/tune_decoding.py runs/a runs/b --data path/to/flickr8k --split test --num_beams 5 \
         --length_penalty 0.8 --captions test.json
 
-Several checkpoints are one ensemble. Photos pass the backbones once, whatever the number of settings. Prints BLEU and
-CIDEr-D of each setting, the best by CIDEr-D + BLEU-4 last, and writes JSON.
+    python benchmarks/tune_decoding.py runs/flickr8k --data path/to/flickr8k --num_beams 20 --length_penalty 0 \
+        --consensus 0 0.1 0.2
+
+Several checkpoints are one ensemble. `--consensus` chooses among the beams by consensus decoding of these sharpnesses,
+with the document frequencies of the training split. Photos pass the backbones once, whatever the number of settings.
+Prints BLEU and CIDEr-D of each setting, the best by CIDEr-D + BLEU-4 last, and writes JSON.
 """
 
 import argparse
@@ -20,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import PhotoDataset, load_captions
-from nic_hf.decoding import NICEnsemble
+from nic_hf.decoding import CaptionSimilarity, ConsensusDecoding, NICEnsemble
 from nic_hf.evaluation import score_captions
 from nic_hf.memory import keep_freed_memory
 
@@ -57,6 +61,7 @@ def main():
     parser.add_argument("--num_beams", type=int, nargs="+", default=[3])
     parser.add_argument("--length_penalty", type=float, nargs="+", default=[1.0])
     parser.add_argument("--no_repeat_ngram_size", type=int, nargs="+", default=[0])
+    parser.add_argument("--consensus", type=float, nargs="+", default=[None], metavar="SHARPNESS")
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--captions", type=Path, help="Write the captions of the best setting, by photo.")
     parser.add_argument("--output", type=Path, help="Write the scores as JSON.")
@@ -71,9 +76,16 @@ def main():
     table = load_captions(args.data, args.split)
     ids, references = table["image_id"][:], dict(zip(table["image_id"], table["captions"], strict=True))
     features = encode(model, PhotoDataset(table, processor), args.batch_size)
+    if args.consensus != [None]:
+        training = load_captions(args.data, "train")["captions"]
+        similarity = CaptionSimilarity(processor.tokenizer(own).input_ids for own in training)
     rows = []
-    for beams, penalty, ngram in itertools.product(args.num_beams, args.length_penalty, args.no_repeat_ngram_size):
+    grid = (args.num_beams, args.length_penalty, args.no_repeat_ngram_size, args.consensus)
+    for beams, penalty, ngram, sharpness in itertools.product(*grid):
         settings = {"num_beams": beams, "length_penalty": penalty, "no_repeat_ngram_size": ngram}
+        shown = {**settings, "consensus": sharpness}
+        if sharpness is not None:
+            settings["custom_generate"] = ConsensusDecoding(similarity, sharpness)
         start = time.perf_counter()
         captions = dict(zip(ids, caption(model, processor, features, args.batch_size, **settings), strict=True))
         seconds = time.perf_counter() - start
@@ -81,9 +93,7 @@ def main():
         found = {name: round(100 * scores[name], 2) for name in NAMES}
         words = sum(len(text.split()) for text in captions.values()) / len(captions)
         distinct = len(set(captions.values()))
-        rows.append(
-            {**settings, **found, "words": round(words, 2), "distinct": distinct, "seconds": round(seconds, 1)}
-        )
+        rows.append({**shown, **found, "words": round(words, 2), "distinct": distinct, "seconds": round(seconds, 1)})
         print(json.dumps(rows[-1]), flush=True)
         if rows[-1] == max(rows, key=lambda row: row["cider"] + row["bleu_4"]):
             best = captions

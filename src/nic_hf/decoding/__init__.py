@@ -1,7 +1,16 @@
-"""More from the captioners there are: ensembles, averaged weights, and captions that differ."""
+"""More from the captioners there are: ensembles, averaged weights, captions that differ, and captions that agree."""
 
+from .consensus import ConsensusDecoding
 from .diverse_beam import diverse_beam_search
 from .ensemble import NICEnsemble, NICEnsembleCache
+from .similarity import CaptionSimilarity
 from .soup import average_checkpoints
 
-__all__ = ["NICEnsemble", "NICEnsembleCache", "average_checkpoints", "diverse_beam_search"]
+__all__ = [
+    "CaptionSimilarity",
+    "ConsensusDecoding",
+    "NICEnsemble",
+    "NICEnsembleCache",
+    "average_checkpoints",
+    "diverse_beam_search",
+]
