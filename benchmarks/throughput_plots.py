@@ -1,0 +1,88 @@
+"""Two pictures: photos a second against batch and beam size, and the cost of a million captions beside peers.
+
+    python benchmarks/throughput.py runs/flickr8k --onnx captioner-onnx captioner-int8 --output throughput.json
+    python benchmarks/throughput_plots.py throughput.json --onnx captioner-int8 --dollars_an_hour 0.085 --output .
+
+The first is measured here, on an ONNX folder; the second is figured from what benchmarks/throughput.py measured and
+the price of an hour of a machine with as many cores.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from nic_hf.export import NICOnnxCaptioner
+from nic_hf.memory import keep_freed_memory
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+BEAMS = (1, 3, 5, 10)
+
+
+def sweep(folder, words, rounds):
+    """Photos a second for each number of beams and batch size; the best of several rounds."""
+    captioner = NICOnnxCaptioner.from_pretrained(folder)
+    photos = np.random.default_rng(0).standard_normal((max(BATCHES), *captioner.manifest["image_shape"]))
+    photos = photos.astype(np.float32)
+    rates = {}
+    for beams in BEAMS:
+        for batch in BATCHES:
+            best = float("inf")
+            for _ in range(rounds + 1):
+                start = time.perf_counter()
+                captioner.generate(
+                    pixel_values=photos[:batch], num_beams=beams, min_new_tokens=words, max_new_tokens=words
+                )
+                best = min(best, time.perf_counter() - start)
+            rates.setdefault(beams, []).append(batch / best)
+        print(f"beam {beams}: " + ", ".join(f"{rate:.0f}" for rate in rates[beams]), flush=True)
+    return rates
+
+
+def main():
+    """Measure, draw, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("throughput", type=Path, help="What benchmarks/throughput.py wrote.")
+    parser.add_argument("--onnx", required=True)
+    parser.add_argument("--dollars_an_hour", type=float, default=0.085, help="Price of the machine.")
+    parser.add_argument("--words", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path())
+    args = parser.parse_args()
+    keep_freed_memory()
+    rates = sweep(args.onnx, args.words, args.rounds)
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for beams, values in rates.items():
+        axes.plot(BATCHES, values, marker="o", label=f"beam {beams}" if beams > 1 else "greedy")
+    axes.set(xscale="log", xlabel="photos a batch", ylabel="photos a second", ylim=(0, None))
+    axes.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(args.output / "throughput.png", dpi=130)
+
+    rows = json.loads(args.throughput.read_text())["rows"]
+    best = {}
+    for row in rows:
+        best[row["what"]] = max(best.get(row["what"], 0.0), row["photos_a_second"])
+    costs = {name: 1e6 / rate / 3600 * args.dollars_an_hour for name, rate in best.items()}
+    costs = dict(sorted(costs.items(), key=lambda item: -item[1]))
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    colours = ["#2a8c6a" if name.startswith("nic_hf") else "#9a9a9a" for name in costs]
+    bars = axes.barh(list(costs), list(costs.values()), color=colours)
+    axes.bar_label(bars, [f"${cost:,.2f}" for cost in costs.values()], padding=4)
+    axes.set(xscale="log", xlabel=f"dollars a million captions, at ${args.dollars_an_hour} an hour")
+    axes.margins(x=0.15)
+    figure.savefig(args.output / "cost.png", dpi=130)
+    for name, cost in costs.items():
+        print(f"{name:40} ${cost:8.2f} a million")
+
+
+if __name__ == "__main__":
+    main()
