@@ -84,6 +84,26 @@ def test_photos_go_through_the_encoder(tiny_onnx: NICOnnxCaptioner, num_beams: i
         np.testing.assert_array_equal(tiny_onnx.generate(form, num_beams=num_beams), found)
 
 
+@pytest.mark.parametrize("settings", SEARCHES, ids=told)
+def test_threads_that_share_a_batch_find_the_same_captions(
+    tiny_onnx: NICOnnxCaptioner, settings: dict[str, Any]
+) -> None:
+    alone = NICOnnxCaptioner(tiny_onnx.folder, num_threads=1)
+    shared = NICOnnxCaptioner(tiny_onnx.folder, num_threads=3)
+    pixels = tiny_pixels(14).numpy()
+    prompts = np.array([[1, word] for word in range(4, 18)])
+    for given in ({}, {"decoder_input_ids": prompts}):
+        if settings.get("begin_suppress_tokens") and given:
+            continue
+        found = shared.generate(pixels, **given, **settings)
+        np.testing.assert_array_equal(found, alone.generate(pixels, **given, **settings))
+    assert "_one_thread" in vars(shared) and "_one_thread" not in vars(alone)
+    with pytest.raises(ValueError, match=r"shape \(14, prompt_length\), got \(3, 1\)"):
+        shared.generate(pixels, decoder_input_ids=[[1]] * 3)
+    with pytest.raises(ValueError, match="that was exported, got"):
+        shared.generate(pixels[:, :, :-1])
+
+
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_caption_goes_on_from_a_prefix(tiny_onnx: NICOnnxCaptioner, num_beams: int) -> None:
     prefix = np.array([[1, 7, 5], [1, 4, 4], [1, 20, 9]])

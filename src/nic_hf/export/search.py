@@ -54,6 +54,13 @@ def generate(reader: Reader, prompt: np.ndarray, vocab_size: int, settings: Gene
     return method(reader, logits, prompt, vocab_size, settings)
 
 
+def padding(settings: GenerationSettings) -> int:
+    """What follows the end of a caption; a beam search of Transformers takes `<eos>` where `<pad>` is 0."""
+    if settings.num_beams > 1 and not settings.pad_token_id and settings.end_ids:
+        return settings.end_ids[0]
+    return settings.pad_token_id
+
+
 def _words(
     reader: Reader, logits: np.ndarray, prompt: np.ndarray, vocab_size: int, settings: GenerationSettings
 ) -> NICOnnxOutput:
@@ -62,7 +69,7 @@ def _words(
     processors = build_processors(settings, prompt.shape[1], vocab_size)
     random = np.random.default_rng(settings.seed)
     num_photos, length = prompt.shape
-    sequences = np.full((num_photos, each, longest), settings.pad_token_id, dtype=np.int64)
+    sequences = np.full((num_photos, each, longest), padding(settings), dtype=np.int64)
     sequences[:, :, :length] = prompt[:, None]
     reader.spread(each)
     logits = np.repeat(logits, each, axis=1)
@@ -102,8 +109,7 @@ def _beams(
     num_candidates = min(max(2, 1 + len(settings.end_ids)) * beams, beams * vocab_size)
     is_early, penalty = settings.early_stopping is True, settings.length_penalty
 
-    fill = settings.pad_token_id or (settings.end_ids[0] if settings.end_ids else 0)
-    running = np.full((num_photos, beams, longest), fill, dtype=np.int64)
+    running = np.full((num_photos, beams, longest), padding(settings), dtype=np.int64)
     running[:, :, :prompt_length] = prompt[:, None]
     # One beam at first: equal beams would find the same words.
     running_scores = np.full((num_photos, beams), _NEVER)
