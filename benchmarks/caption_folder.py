@@ -129,9 +129,9 @@ def main() -> None:
         "1 thread": lambda: threads(1),
         "2 threads": lambda: threads(2),
         "4 threads": lambda: threads(4),
-        "1 process": lambda: processes(1),
-        "2 processes": lambda: processes(2),
     }
+    if hasattr(captioner, "processor"):
+        ways |= {"1 process": lambda: processes(1), "2 processes": lambda: processes(2)}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     threads(2)
     for _ in range(arguments.rounds):

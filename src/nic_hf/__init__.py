@@ -4,9 +4,9 @@ Nothing heavy is imported before it is used: `nic --help` and the ONNX captioner
 Transformers. The classes are registered with Transformers as soon as that is imported, before or after this package.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ._lazy import lazy_names
 from ._registration import register_with_transformers
 from ._version import __version__
 
@@ -36,17 +36,6 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 register_with_transformers()

@@ -1,6 +1,10 @@
 """`NICOnnxCaptioner.generate` against `generate()` of the same weights in PyTorch."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +13,7 @@ import torch
 from tiny import tiny_features, tiny_model, tiny_photos, tiny_pixels, tiny_processor
 from transformers import GenerationConfig
 
+import nic_hf
 from nic_hf import ImageToTextPipeline, NICForConditionalGeneration
 from nic_hf.export import NICOnnxCaptioner
 
@@ -278,3 +283,19 @@ def test_settings_without_effect_are_taken(tiny_onnx: NICOnnxCaptioner) -> None:
     expected = tiny_onnx.generate(encoder_outputs=features)
     neutral = {"use_cache": True, "num_beam_groups": 1, "typical_p": 1.0, "output_scores": False, "streamer": None}
     np.testing.assert_array_equal(tiny_onnx.generate(encoder_outputs=features, **neutral), expected)
+
+
+def test_nic_caption_waits_for_neither_torch_nor_transformers(tiny_onnx: NICOnnxCaptioner, tmp_path: Path) -> None:
+    (photo,) = tiny_photos(1)
+    photo.save(tmp_path / "photo.png")
+    arguments = ["caption", str(tmp_path / "photo.png"), "--model", str(tiny_onnx.folder)]
+    code = (
+        f"import sys\nfrom nic_hf.cli import app\ntry:\n    app({arguments!r})\nexcept SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "found = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'scipy'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().split("\t")[1] == tiny_onnx.caption(photo)

@@ -1,6 +1,6 @@
 """Captions of many photos: what `nic caption` is made of."""
 
-from .captioner import ArrayCaptioner, Captioner, TorchCaptioner, load_captioner
+from .captioner import ArrayCaptioner, Captioner, TorchCaptioner, is_onnx, load_captioner
 from .processes import Processes
 from .run import BrokenPhoto, BrokenPhotoError, CaptionRun, CaptionSummary
 from .sources import PhotoItem, PhotoSources
@@ -21,5 +21,6 @@ __all__ = [
     "Processes",
     "SidecarFiles",
     "TorchCaptioner",
+    "is_onnx",
     "load_captioner",
 ]

@@ -48,7 +48,7 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
     Raises:
         OSError, ValueError: there is no such captioner, or its files are damaged or do not fit each other.
     """
-    if (Path(name_or_path) / ONNX_MANIFEST).is_file():
+    if is_onnx(name_or_path):
         from ..export import NICOnnxCaptioner
 
         return ArrayCaptioner(NICOnnxCaptioner.from_pretrained(name_or_path), os.fspath(name_or_path))
@@ -60,6 +60,11 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
     processor = NICProcessor.from_pretrained(name_or_path)
     model = NICForConditionalGeneration.from_pretrained(name_or_path)
     return TorchCaptioner(model, processor, os.fspath(name_or_path), device)
+
+
+def is_onnx(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder that `nic export onnx` wrote."""
+    return (Path(name_or_path) / ONNX_MANIFEST).is_file()
 
 
 class TorchCaptioner:

@@ -169,7 +169,7 @@ def _generation(
 def _prepare(
     model: str, device: str | None, sources: dict[str, Any], target: dict[str, Any], **settings: Any
 ) -> "CaptionRun":
-    from ..bulk import CaptionRun, PhotoSources, Processes, load_captioner
+    from ..bulk import CaptionRun, PhotoSources, Processes, is_onnx, load_captioner
 
     photos = PhotoSources(**sources)
     if target["sidecar"] and not photos.are_files:
@@ -180,7 +180,7 @@ def _prepare(
         from ..bulk.formats import caption_format
 
         caption_format(target["output"])  # before a model is loaded
-    _quieten()
+    _quieten(is_onnx(model))
     processes = Processes.launched()
     captioner = load_captioner(model, device)
     names = ("num_beams", "do_sample", "temperature", "seed", "max_new_tokens")
@@ -215,22 +215,19 @@ def _sink(target: dict[str, Any], made_by: dict[str, Any], model: str, processes
     )
 
 
-def _quieten() -> None:
-    """Leave the terminal to captions and one progress bar."""
+def _quieten(is_onnx: bool) -> None:
+    """Leave the terminal to captions and one progress bar; ONNX captioners do without Transformers."""
     import logging
 
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if "datasets" in sys.modules or not sys.stderr.isatty():
-        try:
-            import datasets
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # read when Datasets is imported
+    if not is_onnx:
+        import transformers
 
-            datasets.disable_progress_bars()
-        except ModuleNotFoundError:
-            pass
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
 @contextmanager

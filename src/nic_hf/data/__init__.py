@@ -1,13 +1,37 @@
 """Photos and captions in: one reader a format, all behind `load_captions`; then what a Trainer learns from."""
 
-from .augmentation import PhotoView, default_views
-from .captions import CaptionCollator, CaptionDataset, PhotoDataset
-from .feature_cache import FeatureTable, cache_features
-from .loading import load_captions
-from .lower_blocks import LowerBlocks, UpperEncoder, split_encoder
-from .problems import CaptionDataError, SkippedItem
-from .stream_loader import StreamLoader
-from .streaming import StreamingCaptionDataset, stream_captions
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .augmentation import PhotoView, default_views
+    from .captions import CaptionCollator, CaptionDataset, PhotoDataset
+    from .feature_cache import FeatureTable, cache_features
+    from .loading import load_captions
+    from .lower_blocks import LowerBlocks, UpperEncoder, split_encoder
+    from .problems import CaptionDataError, SkippedItem
+    from .stream_loader import StreamLoader
+    from .streaming import StreamingCaptionDataset, stream_captions
+
+_MODULES = {
+    "CaptionCollator": "captions",
+    "CaptionDataError": "problems",
+    "CaptionDataset": "captions",
+    "FeatureTable": "feature_cache",
+    "LowerBlocks": "lower_blocks",
+    "PhotoDataset": "captions",
+    "PhotoView": "augmentation",
+    "SkippedItem": "problems",
+    "StreamLoader": "stream_loader",
+    "StreamingCaptionDataset": "streaming",
+    "UpperEncoder": "lower_blocks",
+    "cache_features": "feature_cache",
+    "default_views": "augmentation",
+    "load_captions": "loading",
+    "split_encoder": "lower_blocks",
+    "stream_captions": "streaming",
+}
 
 __all__ = [
     "CaptionCollator",
@@ -27,3 +51,5 @@ __all__ = [
     "split_encoder",
     "stream_captions",
 ]
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
