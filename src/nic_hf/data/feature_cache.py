@@ -201,6 +201,7 @@ def cache_features(
     paths = [folder / f"{chunk}.safetensors" for chunk in _chunk_keys(images, photos_a_chunk)]
     files = [_open(path) for path in paths]
     missing = [index for index, file in enumerate(files) if file is None]
+    _tidy(folder, {file.path.name for file in files if file is not None})
     if missing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -325,11 +326,17 @@ def _keep(tensors: dict[str, torch.Tensor], path: Path) -> FeatureFile:
         raise OSError(
             f"cannot keep features in {path.parent}: {problem or 'what was written is damaged'}"
         ) from problem
-    for leftover in path.parent.glob("*.tmp"):
-        with suppress(OSError):  # another process was faster, or Windows has it open
-            if leftover.name.startswith(path.name) or time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                leftover.unlink()
+    _tidy(path.parent, {path.name})
     return kept
+
+
+def _tidy(folder: Path, kept: set[str]) -> None:
+    """Remove what runs that were killed left of these chunks, which are whole, and of any others an hour ago."""
+    for leftover in folder.glob("*.tmp"):
+        with suppress(OSError):  # another process was faster, Windows has it open, or the cache is read only
+            chunk = leftover.name.rsplit(".", 2)[0]
+            if chunk in kept or time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink()
 
 
 def _open(path: Path) -> FeatureFile | None:

@@ -9,6 +9,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def _stored(features: Features, records: Iterable[Mapping[str, Any]], key: str, 
     # The key covers all that the file holds, so a file that is there is the right one.
     if not file.is_file():
         _write(file, features, records, key)
+    for leftover in folder.glob(f"{file.name}.*.tmp"):  # of a process that was killed while writing
+        with suppress(OSError):  # a cache that is read only, or Windows has it open
+            leftover.unlink()
     return Dataset.from_file(os.fspath(file))
 
 
@@ -72,8 +76,9 @@ def _write(file: Path, features: Features, records: Iterable[Mapping[str, Any]],
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
         try:
             unfinished.replace(file)
-        except PermissionError:
-            # Windows does not replace a file that another process has mapped; that file holds the same rows.
+        except OSError:
+            # Another process was faster and tidied up, or has the file mapped, which Windows does not replace. That
+            # file holds the same rows.
             if not file.is_file():
                 raise
     finally:
