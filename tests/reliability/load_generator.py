@@ -99,7 +99,7 @@ def press(ask: Ask, photos: Sequence[bytes], wanted: Sequence[Any], clients: int
 
     def client(number: int) -> None:
         photo, mine = photos[number % len(photos)], wanted[number % len(photos)]
-        while time.monotonic() < end:
+        while True:  # once at least
             start, error = time.monotonic(), ""
             try:
                 answer = ask(photo)
@@ -111,6 +111,8 @@ def press(ask: Ask, photos: Sequence[bytes], wanted: Sequence[Any], clients: int
                 load.answers += not error
                 load.latencies.append(time.monotonic() - start)
                 load.errors += [error] if error else []
+            if time.monotonic() >= end:
+                return
 
     start = time.monotonic()
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import datasets
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -314,9 +314,10 @@ def _keep(tensors: dict[str, torch.Tensor], path: Path) -> FeatureFile:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     problem: Exception | None = None
     try:
-        save_file(tensors, temporary, metadata={"checksum": _checksum(tensors)})
+        # Not by save_file, which writes under a name of its own first, and leaves that file where it is killed.
+        temporary.write_bytes(save(tensors, metadata={"checksum": _checksum(tensors)}))
         os.replace(temporary, path)  # noqa: PTH105 - replaces an existing file on Windows too
-    except Exception as error:  # safetensors reports a full disk by an exception of its own
+    except OSError as error:
         problem = error
     finally:
         temporary.unlink(missing_ok=True)
