@@ -595,7 +595,7 @@ def test_a_full_cache_needs_no_right_to_write(
         raise PermissionError("read-only")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr(feature_cache, "save", refuse)
+    monkeypatch.setattr(feature_cache, "save_file", refuse)
     assert torch.equal(everything(cache_features(model, processor, dataset_of(folder), cache)), before)
 
 

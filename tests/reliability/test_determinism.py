@@ -79,11 +79,16 @@ def train(folder: Path, workers: int, seed: int = 0) -> tuple[dict[str, torch.Te
         seed=seed,
     )
     trainer = CaptioningTrainer(
-        model=model, args=arguments, train_dataset=CaptionDataset(photos, processor.tokenizer), processing_class=processor
+        model=model,
+        args=arguments,
+        train_dataset=CaptionDataset(photos, processor.tokenizer),
+        processing_class=processor,
     )
     trainer.train()
     trainer.save_model()
-    return load_file(output / "model.safetensors"), generate_captions(model, photos, num_workers=workers, progress=False)
+    return load_file(output / "model.safetensors"), generate_captions(
+        model, photos, num_workers=workers, progress=False
+    )
 
 
 def check_training(folder: Path, workers: tuple[int, ...]) -> None:

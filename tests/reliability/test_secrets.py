@@ -52,7 +52,14 @@ def test_no_error_shows_a_secret(
 
 @pytest.mark.parametrize(
     "host",
-    ["[64:ff9b::7f00:1]", "[64:ff9b::a9fe:a9fe]", "[::127.0.0.1]", "[fec0::1]", "[64:ff9b:1::a00:1]", "[2002:7f00:1::]"],
+    [
+        "[64:ff9b::7f00:1]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[::127.0.0.1]",
+        "[fec0::1]",
+        "[64:ff9b:1::a00:1]",
+        "[2002:7f00:1::]",
+    ],
 )
 def test_ipv6_addresses_that_lead_to_private_ones_are_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ALLOW_PRIVATE, raising=False)

@@ -28,13 +28,15 @@ def check_flat(captioner: TorchCaptioner, captions: int, batch_size: int, size: 
     for step in range(steps):
         found = caption_batch(captioner, [captioner.prepare(photo) for photo in photos], 1)
         assert len(found) == batch_size
-        if step >= steps // 10 and step % max(1, steps // 20) == 0 or step == steps - 1:
+        if (step >= steps // 10 and step % max(1, steps // 20) == 0) or step == steps - 1:
             gc.collect()
             seen.append((process.memory_info().rss, len(process.open_files()), process.num_threads()))
     torch.set_num_threads(threads)
     growth = max(rss for rss, *_ in seen) / seen[0][0] - 1
     mib = seen[0][0] / 2**20
-    print(f"{steps * batch_size:,} captions: memory {100 * growth:+.2f} % of {mib:.0f} MiB, files and threads {seen[-1][1:]}")
+    print(
+        f"{steps * batch_size:,} captions: memory {100 * growth:+.2f} % of {mib:.0f} MiB, files, threads {seen[-1][1:]}"
+    )
     assert growth < 0.02
     assert {rest for _, *files_threads in seen for rest in [tuple(files_threads)]} == {seen[0][1:]}
 

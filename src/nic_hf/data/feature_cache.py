@@ -314,8 +314,7 @@ def _keep(tensors: dict[str, torch.Tensor], path: Path) -> FeatureFile:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     problem: Exception | None = None
     try:
-        # Not by save_file, which writes under a name of its own first, and leaves that file where it is killed.
-        temporary.write_bytes(save(tensors, metadata={"checksum": _checksum(tensors)}))
+        save_file(tensors, temporary, metadata={"checksum": _checksum(tensors)})
         os.replace(temporary, path)  # noqa: PTH105 - replaces an existing file on Windows too
     except OSError as error:
         problem = error
@@ -329,6 +328,11 @@ def _keep(tensors: dict[str, torch.Tensor], path: Path) -> FeatureFile:
         ) from problem
     _tidy(path.parent, {path.name})
     return kept
+
+
+def save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """As that of safetensors, which writes under a name of its own first, and leaves that file where it is killed."""
+    path.write_bytes(save(tensors, metadata))
 
 
 def _tidy(folder: Path, kept: set[str]) -> None:
