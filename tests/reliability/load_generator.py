@@ -46,8 +46,9 @@ class Load:
         if not self.latencies:
             return f"no answers; {len(self.errors)} errors, such as {self.errors[:1]}"
         return (
-            f"{self.answers:,} answers in {self.seconds:.0f} s, {self.answers / self.seconds:.1f} a second; p50 "
-            f"{1000 * self.percentile(0.5):.0f} ms, p99 {1000 * self.percentile(0.99):.0f} ms; {len(self.errors)} errors"
+            f"{self.answers:,} answers in {self.seconds:.0f} s, {self.answers / self.seconds:.1f} a second; "
+            f"p50 {1000 * self.percentile(0.5):.0f} ms, p99 {1000 * self.percentile(0.99):.0f} ms; "
+            f"errors: {len(self.errors)}"
         )
 
 

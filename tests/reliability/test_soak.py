@@ -34,9 +34,7 @@ def check_flat(captioner: TorchCaptioner, captions: int, batch_size: int, size: 
     torch.set_num_threads(threads)
     growth = max(rss for rss, *_ in seen) / seen[0][0] - 1
     mib = seen[0][0] / 2**20
-    print(
-        f"{steps * batch_size:,} captions: memory {100 * growth:+.2f} % of {mib:.0f} MiB, files, threads {seen[-1][1:]}"
-    )
+    print(f"{steps * batch_size:,} captions: RSS {100 * growth:+.2f} % of {mib:.0f} MiB, files, threads {seen[0][1:]}")
     assert growth < 0.02
     assert {rest for _, *files_threads in seen for rest in [tuple(files_threads)]} == {seen[0][1:]}
 
