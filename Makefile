@@ -5,15 +5,17 @@ VENV ?= .venv
 SCRIPTS = $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 STAMP = $(VENV)/.installed
 OUT ?= demo
+SOAK_SCALE ?= 1
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow soak lint bench clean
 
 help:
 	@echo "make demo                     train on rendered scenes in two to three minutes, caption unseen ones"
 	@echo "make demo DATA=... BACKBONE=... the same on your photos (a Flickr8k folder, a COCO JSON, ...)"
 	@echo "make test                     lint, types, import contracts and all tests but the slow ones"
 	@echo "make test-slow                the long training runs too"
+	@echo "make soak SOAK_SCALE=1        kills, load and endurance, for hours; SOAK_SCALE=0.1 is a tenth of it"
 	@echo "make bench                    speed of training against a plain PyTorch loop (needs DATA and BACKBONE)"
 	@echo "make clean                    remove the virtual environment and what the demo made"
 
@@ -34,12 +36,15 @@ lint: $(STAMP)
 	$(SCRIPTS)/lint-imports --config setup.cfg
 
 test: lint
-	$(SCRIPTS)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(SCRIPTS)/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
 	@echo
 	@echo "Tests passed. Next: make demo, or read docs/training.md to train on your own photos."
 
 test-slow: lint
-	$(SCRIPTS)/python -m pytest $(PYTEST_ARGS)
+	$(SCRIPTS)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+
+soak: $(STAMP)
+	$(SCRIPTS)/python -m pytest -m soak -s --soak-scale $(SOAK_SCALE)
 
 bench: $(STAMP)
 	$(SCRIPTS)/python benchmarks/training_step.py --data "$(DATA)" --backbone "$(BACKBONE)"

@@ -6,6 +6,16 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak-scale", type=float, default=1.0, help="share of the full size of tests marked soak")
+
+
+@pytest.fixture(scope="session")
+def soak_scale(request: pytest.FixtureRequest) -> float:
+    """Share of their full size that tests marked `soak` are to run at."""
+    return request.config.getoption("--soak-scale")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real data that NIC_HF_TEST_DATA names."""

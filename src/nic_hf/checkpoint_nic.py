@@ -3,15 +3,20 @@
 import os
 import re
 import shutil
+import socket
 import tempfile
+import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the ONNX captioner uses this file without torch
     from torch import nn
+
+_STALE_SECONDS = 3600
 
 
 def check_path(name_or_path: Any) -> None:
@@ -107,7 +112,8 @@ def staged_save(save_directory: str | PathLike, is_main_process: bool = True) ->
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(f"{target} is a file")
         target.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
+        _remove_leftovers(target)
+        staging = Path(tempfile.mkdtemp(prefix=f"{_staging_name(os.getpid())}-", dir=target))
     except OSError as error:
         raise OSError(f"cannot save to {target}: {error}") from error
     try:
@@ -120,6 +126,34 @@ def staged_save(save_directory: str | PathLike, is_main_process: bool = True) ->
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _staging_name(process: int) -> str:
+    """What the staging folders of a process of this machine begin with."""
+    return f".saving-{zlib.crc32(socket.gethostname().encode()):08x}-{process}"
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the staging folders of processes that were killed; of those that cannot be looked up, after an hour."""
+    for folder in target.glob(".saving-*"):
+        owner = re.fullmatch(r"\.saving-\w{8}-(\d{1,9})-\w+", folder.name)
+        with suppress(OSError):
+            if owner and os.name == "posix" and folder.name.startswith(_staging_name(int(owner[1]))):
+                gone = not _runs(int(owner[1]))
+            else:
+                gone = time.time() - folder.stat().st_mtime > _STALE_SECONDS
+            if gone:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing; only on POSIX
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is someone else's
+    return True
 
 
 def _replace_files(staging: Path, target: Path) -> None:

@@ -25,6 +25,8 @@ ALLOW_PRIVATE = "NIC_HF_ALLOW_PRIVATE_URLS"
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BLOCK = 64 * 1024
+_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _HEADERS = {"User-Agent": "nic_hf (+https://github.com/nic-hf/nic_hf)", "Accept": "image/*"}
 
 
@@ -59,11 +61,28 @@ def download(
     raise OSError(f"more than {MAX_REDIRECTS} redirects")
 
 
+def without_secrets(url: str) -> str:
+    """An address as messages may show it: without user name and password, and without the values of its query.
+
+    Addresses that are signed for one download carry the signature there.
+    """
+    address, fragment, _ = url.partition("#")
+    address, asked, query = address.partition("?")
+    scheme, slashes, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    if "@" in host:
+        host = "***@" + host.rpartition("@")[2]
+    hidden = "&".join(f"{part.partition('=')[0]}=***" if "=" in part else "***" for part in query.split("&"))
+    return f"{scheme}{slashes}{host}{slash}{path}{asked}{hidden if asked else ''}{fragment and '#***'}"
+
+
 def _fetch(url: str, deadline: float, seconds: float, allow_private: bool, max_bytes: int) -> bytes | str:
     """What an address gives, or where it redirects to."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise OSError(f"{url} is no http or https address")
+        raise OSError(f"{without_secrets(url)} is no http or https address")
+    if parts.username is not None or parts.password is not None:
+        raise OSError("the address has a user name or a password in it, which is refused")
     connections: list[Any] = []
     opener = _opener(parts.scheme, parts.hostname, allow_private, connections)
     expired = threading.Event()
@@ -156,6 +175,11 @@ def _public_addresses(host: str, port: int | None) -> list[tuple]:
     for *_, address in found:
         number = ipaddress.ip_address(str(address[0]).partition("%")[0])
         inner = getattr(number, "ipv4_mapped", None) or getattr(number, "sixtofour", None) or number
+        if number in _NAT64:  # a gateway turns it into the IPv4 address in its last 32 bits
+            inner = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+        elif number.version == 6 and inner is number and number not in _UNICAST:
+            # Python calls some others global, such as ::127.0.0.1 and fec0::1; none of them is on the web.
+            inner = ipaddress.IPv6Address(1)
         if not (number.is_global and inner.is_global) or number.is_multicast:
             raise OSError(f"{host} is the private address {number}, which is refused; {ALLOW_PRIVATE}=1 allows it")
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # Neither torch nor Transformers is imported: the ONNX captioner reads photos without them.
-from .download_nic import download
+from .download_nic import download, without_secrets
 
 
 def load_photo(
@@ -82,6 +82,8 @@ def _smaller(image: Image.Image, at_least: tuple[int, int] | None) -> Image.Imag
 def _name(source: Any) -> str:
     if isinstance(source, str | PathLike):
         name = os.fspath(source)
+        if name.startswith(("http://", "https://")):
+            name = without_secrets(name)
         return name if len(name) < 500 else f"{name[:80]}..."  # base64 text
     return str(getattr(source, "filename", "") or "the photo")
 

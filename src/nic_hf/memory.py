@@ -2,24 +2,87 @@
 
 import ctypes
 import platform
+import threading
+import time
+from pathlib import Path
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_TENSOR = 1 << 30
 _KEPT = 2 << 30
+_SECONDS = 1.0
+
+_watched = False
 
 
-def keep_freed_memory() -> bool:
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+def keep_freed_memory(limit: int = _KEPT) -> bool:
     """Let the C library keep up to 2 GiB of freed memory for the next tensors, for the whole process.
 
     glibc asks the system for each large block anew and gives it back at once. A convolutional backbone frees and
     takes hundreds of megabytes a batch, and zeroing their pages over and over took half of its time on the two cores
     where it was measured (`benchmarks/freed_memory.py`).
 
+    Freed memory lies between blocks in use too, where glibc's own limit does not count it, and glibc before 2.38 does
+    not find it again for the aligned blocks of tensors: without more, some programs grow by a tensor a step. A thread
+    therefore looks once a second how much is kept, and gives back all of it where that is more than `limit`.
+
+    Args:
+        limit: bytes to keep at most.
+
     Returns:
-        Whether that was done; only Linux with glibc knows how.
+        Whether that was done; only Linux with glibc, 2.33 or later, knows how.
     """
+    global _watched
     if platform.libc_ver()[0] != "glibc":
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_TENSOR) and mallopt(_TRIM_THRESHOLD, _KEPT - 1))
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        return False
+    if not (
+        library.mallopt(_MMAP_THRESHOLD, _LARGEST_TENSOR)
+        and library.mallopt(_TRIM_THRESHOLD, min(limit, _KEPT - 1))  # an int to mallopt
+    ):
+        return False
+    if not _watched:
+        _watched = True
+        threading.Thread(target=_watch, args=(library, limit), name="nic_hf.memory", daemon=True).start()
+    return True
+
+
+def _watch(library: ctypes.CDLL, limit: int) -> None:
+    """Give back what is kept beyond the limit, for as long as the process lives."""
+    library.mallinfo2.restype = _Mallinfo2
+    allowed = limit
+    while True:
+        time.sleep(_SECONDS)
+        if _kept(library) > allowed:
+            library.malloc_trim(0)
+            # What stays is not the C library's, and would be trimmed for in vain each second.
+            allowed = limit + max(0, _kept(library))
+
+
+def _kept(library: ctypes.CDLL) -> int:
+    """Bytes of memory, files left out, that the process holds and the C library has not handed out."""
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+        if line.startswith("RssAnon:"):
+            found = library.mallinfo2()
+            return int(line.split()[1]) * 1024 - found.uordblks - found.hblkhd
+    return 0

@@ -96,7 +96,8 @@ class CaptionFile:
     def clear(self) -> None:
         """Remove what an earlier run left, where it is to be overwritten."""
         if self.overwrite and self.process == 0:
-            for file in (self.path, self.run_file, *self._parts()):
+            # What says who made the captions goes last: a kill in between must not leave captions of nobody.
+            for file in (*self._parts(), self.path, self.run_file):
                 file.unlink(missing_ok=True)
 
     def open(self) -> None:

@@ -249,6 +249,8 @@ def _graceful(run: "CaptionRun", interrupted: list[int]) -> "Iterator[None]":
 
 
 def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_json: bool) -> None:
+    from ..download_nic import without_secrets
+
     if as_json and (output is not None or sidecar):
         document = {
             "output": None if output is None else str(output),
@@ -261,8 +263,9 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
         }
         typer.echo(json.dumps(document))
     for photo in summary.broken[:SHOWN]:
-        reason = photo.error.removeprefix(f"{photo.image_id}: ").removeprefix("the photo: ")
-        typer.echo(f"{photo.image_id}: {reason}", err=True)
+        name = without_secrets(photo.image_id) if "://" in photo.image_id else photo.image_id
+        reason = photo.error.removeprefix(f"{name}: ").removeprefix("the photo: ")
+        typer.echo(f"{name}: {reason}", err=True)
     if len(summary.broken) > SHOWN:
         where = f" (all of them in {output.name}.run.json)" if output is not None else ""
         typer.echo(f"and {len(summary.broken) - SHOWN} more{where}", err=True)

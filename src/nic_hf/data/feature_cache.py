@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import datasets
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -201,6 +201,7 @@ def cache_features(
     paths = [folder / f"{chunk}.safetensors" for chunk in _chunk_keys(images, photos_a_chunk)]
     files = [_open(path) for path in paths]
     missing = [index for index, file in enumerate(files) if file is None]
+    _tidy(folder, {file.path.name for file in files if file is not None})
     if missing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -315,7 +316,7 @@ def _keep(tensors: dict[str, torch.Tensor], path: Path) -> FeatureFile:
     try:
         save_file(tensors, temporary, metadata={"checksum": _checksum(tensors)})
         os.replace(temporary, path)  # noqa: PTH105 - replaces an existing file on Windows too
-    except Exception as error:  # safetensors reports a full disk by an exception of its own
+    except OSError as error:
         problem = error
     finally:
         temporary.unlink(missing_ok=True)
@@ -325,11 +326,22 @@ def _keep(tensors: dict[str, torch.Tensor], path: Path) -> FeatureFile:
         raise OSError(
             f"cannot keep features in {path.parent}: {problem or 'what was written is damaged'}"
         ) from problem
-    for leftover in path.parent.glob("*.tmp"):
-        with suppress(OSError):  # another process was faster, or Windows has it open
-            if leftover.name.startswith(path.name) or time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                leftover.unlink()
+    _tidy(path.parent, {path.name})
     return kept
+
+
+def save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """As that of safetensors, which writes under a name of its own first, and leaves that file where it is killed."""
+    path.write_bytes(save(tensors, metadata))
+
+
+def _tidy(folder: Path, kept: set[str]) -> None:
+    """Remove what runs that were killed left of these chunks, which are whole, and of any others an hour ago."""
+    for leftover in folder.glob("*.tmp"):
+        with suppress(OSError):  # another process was faster, Windows has it open, or the cache is read only
+            chunk = leftover.name.rsplit(".", 2)[0]
+            if chunk in kept or time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink()
 
 
 def _open(path: Path) -> FeatureFile | None:

@@ -9,6 +9,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +59,30 @@ def _stored(features: Features, records: Iterable[Mapping[str, Any]], key: str, 
     # The key covers all that the file holds, so a file that is there is the right one.
     if not file.is_file():
         _write(file, features, records, key)
+    for leftover in folder.glob(f"{file.name}.*.tmp"):  # of a process that was killed while writing
+        with suppress(OSError):  # a cache that is read only, or Windows has it open
+            leftover.unlink()
     return Dataset.from_file(os.fspath(file))
 
 
 def _write(file: Path, features: Features, records: Iterable[Mapping[str, Any]], fingerprint: str) -> None:
     metadata = {"info": {"features": features.to_dict()}, "fingerprint": fingerprint}
     schema = features.arrow_schema.with_metadata({"huggingface": json.dumps(metadata)})
-    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(os.fspath(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in _batches(records):
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-        try:
-            unfinished.replace(file)
-        except PermissionError:
-            # Windows does not replace a file that another process has mapped; that file holds the same rows.
-            if not file.is_file():
-                raise
+        unfinished.replace(file)
+    except OSError as error:
+        # Another process was faster and tidied up, or has the file mapped, which Windows does not replace. That file
+        # holds the same rows.
+        if not file.is_file():
+            raise OSError(f"cannot keep captions in {file.parent}: {error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder cannot be written
+            unfinished.unlink(missing_ok=True)
 
 
 def _batches(records: Iterable[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:

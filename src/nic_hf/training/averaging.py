@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
+
+from ..writing import write_bytes
 
 # The weights as trained, in a checkpoint whose model.safetensors holds the average.
 TRAINED_WEIGHTS = "trained_weights.safetensors"
@@ -56,7 +58,9 @@ class WeightAverage:
 
     def save_trained(self, folder: Path) -> None:
         """Save the weights as trained; called while the average is in the model."""
-        save_file(dict(zip(self.names, self.average, strict=True)), folder / TRAINED_WEIGHTS)
+        # Not save_file, which writes under a name of its own first, and leaves that file where it is killed.
+        weights = {name: tensor.contiguous() for name, tensor in zip(self.names, self.average, strict=True)}
+        write_bytes(folder / TRAINED_WEIGHTS, save(weights))
 
     @torch.no_grad()
     def load_trained(self, folder: Path) -> None:

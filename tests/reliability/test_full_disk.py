@@ -1,0 +1,160 @@
+"""A disk that is full or read-only: one clear error, what was there before stays, and nothing half-written is left.
+
+The disks are real ones, small and in memory, which needs the right to mount; elsewhere these tests are skipped.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killing import leftovers
+from tiny import save_tiny_checkpoint, tiny_model, tiny_photos, tiny_pixels
+from typer.testing import CliRunner
+
+from nic_hf import NICForConditionalGeneration
+from nic_hf.cli import app
+from nic_hf.data import load_captions
+from nic_hf.writing import write_text
+
+
+class Disk:
+    """A small disk in memory."""
+
+    def __init__(self, folder: Path, size: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self._mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+
+    def _mount(self, *arguments: str) -> None:
+        try:
+            done = subprocess.run(["mount", *arguments, self.folder], capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip("no small disk to fill: there is no `mount`")
+        if done.returncode:
+            pytest.skip(f"no small disk to fill: {done.stderr.strip()}")
+
+    def fill(self) -> None:
+        with (self.folder / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError, match="No space"):
+            while True:
+                ballast.write(bytes(4096))
+
+    def empty(self) -> None:
+        (self.folder / "ballast").unlink()
+
+    def protect(self) -> None:
+        self._mount("-o", "remount,ro")
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", self.folder], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    disk = Disk(tmp_path / "disk", "1m")
+    yield disk
+    disk.unmount()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("disk") / "checkpoint"
+    save_tiny_checkpoint(folder)
+    return folder
+
+
+def add_photos(folder: Path, number: int = 8) -> Path:
+    folder.mkdir(exist_ok=True)
+    for place, photo in enumerate(tiny_photos(number)):
+        photo.save(folder / f"{place}.png")
+    return folder
+
+
+def nic(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def test_text_files_beside_photos_on_a_full_disk(disk: Disk, checkpoint: Path) -> None:
+    photos = add_photos(disk.folder / "photos")
+    write_text(photos / "0.txt", "from before\n")
+    disk.fill()
+    done = nic("caption", photos, "--model", checkpoint, "--sidecar", "--batch-size", 1)
+    assert done.exit_code == 2 and f"nic caption: cannot write {photos / '1.txt'}: " in done.stderr
+    assert [file.name for file in photos.glob("*.txt")] == ["0.txt"] and leftovers(disk.folder) == []
+    disk.empty()
+    assert nic("caption", photos, "--model", checkpoint, "--sidecar").exit_code == 0
+    assert len(list(photos.glob("*.txt"))) == 8 and (photos / "0.txt").read_text("utf-8") == "from before\n"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_file_of_captions_on_a_full_disk(suffix: str, disk: Disk, checkpoint: Path, tmp_path: Path) -> None:
+    photos, path = add_photos(tmp_path / "photos", 4), disk.folder / f"captions{suffix}"
+    assert nic("caption", photos, "--model", checkpoint, "--output", path).exit_code == 0
+    before, more = path.read_bytes(), add_photos(tmp_path / "photos", 8)
+    disk.fill()
+    done = nic("caption", more, "--model", checkpoint, "--output", path)
+    assert done.exit_code == 2 and f"nic caption: cannot write {disk.folder}" in done.stderr
+    assert done.stderr.count("\n") == 1 and path.read_bytes() == before
+    disk.empty()
+    assert nic("caption", more, "--model", checkpoint, "--output", path).exit_code == 0
+    fresh = tmp_path / f"fresh{suffix}"
+    assert nic("caption", more, "--model", checkpoint, "--output", fresh).exit_code == 0
+    assert path.read_bytes() == fresh.read_bytes() and leftovers(disk.folder) == []
+
+
+def test_a_checkpoint_on_a_full_disk_stays_as_it_was(disk: Disk, tmp_path: Path) -> None:
+    folder, pixels = disk.folder / "run", tiny_pixels()
+    model = save_tiny_checkpoint(folder)
+    disk.fill()
+    with pytest.raises(OSError, match=f"cannot save to {folder}: .*what it held before is unchanged"):
+        tiny_model(seed=1).save_pretrained(folder)
+    assert leftovers(disk.folder) == []
+    again = NICForConditionalGeneration.from_pretrained(folder)
+    assert torch.equal(again.encoder(pixels).last_hidden_state, model.encoder(pixels).last_hidden_state)
+
+
+def captioned(folder: Path) -> Path:
+    add_photos(folder)
+    rows = [{"file_name": f"{number}.png", "text": "a dog"} for number in range(8)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return folder
+
+
+def test_the_table_of_captions_on_a_full_disk(disk: Disk, tmp_path: Path) -> None:
+    data, cache = captioned(tmp_path / "data"), disk.folder / "arrow"
+    cache.mkdir()
+    disk.fill()
+    with pytest.raises(OSError, match=f"cannot keep captions in {cache}: "):
+        load_captions(data, cache_dir=cache)
+    assert list(cache.iterdir()) == []
+    disk.empty()
+    assert len(load_captions(data, cache_dir=cache)) == 8
+
+
+def test_what_a_killed_writer_left_beside_the_table_of_captions_goes(tmp_path: Path) -> None:
+    data, cache = captioned(tmp_path / "data"), tmp_path / "arrow"
+    load_captions(data, cache_dir=cache)
+    (table,) = cache.iterdir()
+    (cache / f"{table.name}.0123.tmp").write_bytes(b"half")
+    load_captions(data, cache_dir=cache)
+    assert list(cache.iterdir()) == [table]
+
+
+def test_a_folder_that_became_read_only(disk: Disk, checkpoint: Path, tmp_path: Path) -> None:
+    photos, data = add_photos(disk.folder / "photos"), captioned(disk.folder / "data")
+    save_tiny_checkpoint(disk.folder / "run")
+    load_captions(data, cache_dir=disk.folder / "arrow")
+    disk.protect()
+    done = nic("caption", photos, "--model", checkpoint, "--sidecar")
+    assert done.exit_code == 2 and f"nic caption: cannot write {photos / '0.txt'}: " in done.stderr
+    done = nic("caption", photos, "--model", checkpoint, "--output", disk.folder / "captions.csv")
+    assert done.exit_code == 2 and "Read-only file system" in done.stderr and done.stderr.count("\n") == 1
+    with pytest.raises(OSError, match=f"cannot save to {disk.folder / 'run'}: "):
+        tiny_model().save_pretrained(disk.folder / "run")
+    # What only reads goes on: photos, checkpoint and cache.
+    done = nic("caption", photos, "--model", disk.folder / "run", "--output", tmp_path / "captions.csv")
+    assert done.exit_code == 0, done.stderr
+    assert len(load_captions(data, cache_dir=disk.folder / "arrow")) == 8
