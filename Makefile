@@ -34,12 +34,12 @@ lint: $(STAMP)
 	$(SCRIPTS)/lint-imports --config setup.cfg
 
 test: lint
-	$(SCRIPTS)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(SCRIPTS)/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
 	@echo
 	@echo "Tests passed. Next: make demo, or read docs/training.md to train on your own photos."
 
 test-slow: lint
-	$(SCRIPTS)/python -m pytest $(PYTEST_ARGS)
+	$(SCRIPTS)/python -m pytest -m "not soak" $(PYTEST_ARGS)
 
 bench: $(STAMP)
 	$(SCRIPTS)/python benchmarks/training_step.py --data "$(DATA)" --backbone "$(BACKBONE)"

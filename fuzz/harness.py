@@ -33,5 +33,5 @@ def fuzz(check: Callable[[bytes], None]) -> None:
 
     name = Path(sys.argv[0]).stem.removeprefix("fuzz_")
     # As libFuzzer counts, with torch nowhere imported, 1 GiB is far more than any of these inputs may need.
-    atheris.Setup([sys.argv[0], "-rss_limit_mb=1536", "-timeout=10", *sys.argv[1:], str(CORPUS / name)], check)
+    atheris.Setup([sys.argv[0], "-rss_limit_mb=1536", "-timeout=120", *sys.argv[1:], str(CORPUS / name)], check)
     atheris.Fuzz()

@@ -1,5 +1,6 @@
 """Checkpoints: saved whole or not at all, loaded whole or refused."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+DIGESTS = "weights.sha256"  # the file beside the weights
 
 if TYPE_CHECKING:  # the ONNX captioner uses this file without torch
     from torch import nn
@@ -51,10 +54,16 @@ def _some(items: list[str]) -> str:
 
 @contextmanager
 def damaged_file_as_oserror(name: Any) -> Iterator[None]:
-    """Turn what safetensors raises for a damaged file, which names no file, into an `OSError` that does."""
+    """Turn what safetensors raises for a damaged file, which names no file, into an `OSError` that does.
+
+    Raises:
+        ValueError: `config.json` asks for more memory than there is.
+    """
     try:
         yield
     except Exception as error:
+        if isinstance(error, RuntimeError) and re.search("allocat|out of memory|Storage size calculation", str(error)):
+            raise ValueError(f"{name}: its config.json asks for a model that does not fit into memory: {error}") from error
         if type(error).__name__ != "SafetensorError":
             raise
         raise OSError(f"{name}: the weights cannot be read, perhaps they were cut off in a copy: {error}") from error
@@ -112,6 +121,7 @@ def staged_save(save_directory: str | PathLike, is_main_process: bool = True) ->
         raise OSError(f"cannot save to {target}: {error}") from error
     try:
         yield staging
+        _write_digests(staging, target)
         _replace_files(staging, target)
     except Exception as error:
         # safetensors reports a full disk by an exception of its own.
@@ -120,6 +130,31 @@ def staged_save(save_directory: str | PathLike, is_main_process: bool = True) ->
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_digests(staging: Path, target: Path) -> None:
+    """Write the SHA-256 of each file of weights, as `sha256sum -c` reads them: safetensors itself sees no flipped bit."""
+    digests = {file.name: file_digest(file) for file in sorted(staging.glob("*.safetensors"))}
+    if digests:
+        kept = {name: digest for name, digest in read_digests(target).items() if (target / name).is_file()}
+        lines = [f"{digest}  {name}\n" for name, digest in sorted({**kept, **digests}.items())]
+        (staging / DIGESTS).write_bytes("".join(lines).encode())
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 by the name of a file of weights, as the last save wrote it; empty where there is no such record."""
+    try:
+        lines = (folder / DIGESTS).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    matches = (re.fullmatch(r"([0-9a-f]{64})  ([^/\\]+)", line) for line in lines)
+    return {match[2]: match[1] for match in matches if match}
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _replace_files(staging: Path, target: Path) -> None:

@@ -179,9 +179,15 @@ class NICConfig(PreTrainedConfig):
             raise ValueError(f"NICConfig: the special tokens need ids of their own, got {ids}")
 
 
+_LARGEST = {"vocab_size": 2**24, "num_hidden_layers": 2**8, "embedding_size": 2**16, "hidden_size": 2**16}
+
+
 def _check_positive_int(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"NICConfig: `{name}` must be a positive integer, got {value!r}")
+    if value > _LARGEST.get(name, 2**20):
+        # Memory would be taken for it before anyone compares it with the weights.
+        raise ValueError(f"NICConfig: `{name}` must be at most {_LARGEST.get(name, 2**20):,}, got {value:,}")
 
 
 def resolve_backbone_config(config: PreTrainedConfig | dict | None) -> PreTrainedConfig:

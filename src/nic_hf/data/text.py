@@ -37,6 +37,8 @@ def csv_fields(line: str) -> list[str]:
     try:
         return next(csv.reader([line], strict=True))
     except csv.Error as error:
+        if "field limit" in str(error):
+            raise RejectedError(f"a field of more than {csv.field_size_limit():,} characters") from None
         raise RejectedError(f"broken quotes ({error}); a quoted field must open and close on one line") from None
 
 
@@ -73,11 +75,20 @@ def clean_caption(value: object, if_blank: str = "blank caption") -> str:
     caption = value.strip()
     if not caption:
         raise RejectedError(if_blank)
+    return valid_unicode(caption, "caption")
+
+
+def valid_unicode(text: str, what: str) -> str:
+    """Return the text.
+
+    Raises:
+        RejectedError: it holds half of a surrogate pair.
+    """
     try:
-        caption.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        raise RejectedError(f"the caption {caption!r} is not valid Unicode") from None
-    return caption
+        raise RejectedError(f"the {what} {text!r} is not valid Unicode") from None
+    return text
 
 
 def _decode(raw: bytes) -> str:
