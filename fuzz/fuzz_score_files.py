@@ -1,4 +1,4 @@
-"""Files that `nic evaluate` scores: predictions and references, plain and gzipped; and what `nic caption` resumes from."""
+"""Files that `nic evaluate` scores, plain and gzipped, and those that `nic caption` goes on with."""
 
 import tempfile
 from pathlib import Path

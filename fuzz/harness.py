@@ -10,7 +10,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def instrumented() -> contextlib.AbstractContextManager:
-    """Where a target is run as a program, what is imported inside is watched for new branches; else nothing happens."""
+    """Where a target is run as a program, what is imported inside is watched for new branches."""
     main = getattr(sys.modules["__main__"], "__file__", None) or ""
     if Path(main).parent.resolve() != Path(__file__).parent.resolve():
         return contextlib.nullcontext()

@@ -1,6 +1,7 @@
 """Checkpoints: saved whole or not at all, loaded whole or refused."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,53 @@ def check_path(name_or_path: Any) -> None:
     is_path = isinstance(name_or_path, PathLike) or name.startswith((".", "~", os.sep)) or Path(name).is_absolute()
     if (is_path or name.count("/") + name.count("\\") > 1) and not Path(name).exists():
         raise FileNotFoundError(f"{name}: no such folder")
+
+
+def check_local_files(name_or_path: Any, subfolder: str = "") -> None:
+    """Refuse files of a local checkpoint that Transformers would answer by a bare `TypeError`, or take as they are.
+
+    Raises:
+        OSError: `config.json` is no JSON object, or a weight is stored as something that is no floating-point number.
+    """
+    folder = Path(name_or_path, subfolder)
+    config: Any = {}
+    if (folder / "config.json").is_file():
+        try:
+            config = json.loads((folder / "config.json").read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise OSError(f"{folder / 'config.json'}: not JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise OSError(f"{folder / 'config.json'}: holds {type(config).__name__}, not a JSON object")
+    if "quantization_config" in config or not folder.is_dir():
+        return
+    for file in sorted(folder.glob("model*.safetensors")):
+        kinds = {name: entry.get("dtype") for name, entry in _header(file).items() if name != "__metadata__"}
+        odd = [f"{name} is {kind}" for name, kind in kinds.items() if kind not in _FLOATS | _counters(name)]
+        if odd:
+            raise OSError(f"{file}: {len(odd)} tensors are no floating-point numbers: {_some(odd)}")
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors; nothing where it is damaged, which is safetensors' to say.
+
+    Source: https://github.com/huggingface/safetensors, "Format": the length in 8 bytes, then JSON.
+    """
+    try:
+        with file.open("rb") as content:
+            length = int.from_bytes(content.read(8), "little")
+            header = json.loads(content.read(length)) if length <= file.stat().st_size else {}
+    except (ValueError, RecursionError):
+        return {}
+    entries = header.items() if isinstance(header, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict)}
+
+
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+
+
+def _counters(name: str) -> set[str]:
+    """What else a tensor of this name may be: BatchNorm counts its batches."""
+    return {"I64"} if name.endswith("num_batches_tracked") else set()
 
 
 def check_all_weights_loaded(name: Any, loading_info: dict[str, Any], allow_mismatched_sizes: bool = False) -> None:
@@ -63,7 +111,7 @@ def damaged_file_as_oserror(name: Any) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, RuntimeError) and re.search("allocat|out of memory|Storage size calculation", str(error)):
-            raise ValueError(f"{name}: its config.json asks for a model that does not fit into memory: {error}") from error
+            raise ValueError(f"{name}: its config.json asks for more memory than there is: {error}") from error
         if type(error).__name__ != "SafetensorError":
             raise
         raise OSError(f"{name}: the weights cannot be read, perhaps they were cut off in a copy: {error}") from error

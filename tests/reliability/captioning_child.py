@@ -91,11 +91,17 @@ def main() -> None:
         return results | {Path(photo.image_id).name: {"error": photo.error} for photo in summary.broken}
 
     table = Dataset.from_dict(
-        {"image": [str(path) for path in paths], "image_id": [path.name for path in paths], "captions": [["a dog"]] * len(paths)}
+        {
+            "image": [str(path) for path in paths],
+            "image_id": [path.name for path in paths],
+            "captions": [["a dog"]] * len(paths),
+        }
     ).cast_column("image", datasets.Image(decode=False))
 
     def by_cache() -> dict:
-        features = cache_features(model, processor, table, cache_dir=report.parent / "features", on_error="skip", batch_size=4)
+        features = cache_features(
+            model, processor, table, cache_dir=report.parent / "features", on_error="skip", batch_size=4
+        )
         lost = set(features.unreadable_rows())
         assert all(torch.isfinite(features[row]).all() for row in range(len(paths)) if row not in lost)
         return {path.name: {"error": path.name} if row in lost else {"caption": ""} for row, path in enumerate(paths)}

@@ -46,7 +46,18 @@ def hard_images() -> list[HardImage]:
     Image.init()
     images = [
         each
-        for family in (formats, modes, orientations, profiles, animations, shapes, truncated, flipped, disguised, bombs)
+        for family in (
+            formats,
+            modes,
+            orientations,
+            profiles,
+            animations,
+            shapes,
+            truncated,
+            flipped,
+            disguised,
+            bombs,
+        )
         for each in family()
     ]
     assert len({image.name for image in images}) == len(images)
@@ -170,7 +181,17 @@ def animations() -> Iterator[HardImage]:
 
 def shapes() -> Iterator[HardImage]:
     """From a single pixel to a thread."""
-    for width, height in ((1, 1), (1, 2), (2, 1), (3, 3), (20000, 3), (3, 20000), (60000, 1), (1, 60000), (4000, 3000)):
+    for width, height in (
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (3, 3),
+        (20000, 3),
+        (3, 20000),
+        (60000, 1),
+        (1, 60000),
+        (4000, 3000),
+    ):
         image = photo().resize((width, height))
         for kind in ("PNG", "JPEG"):
             yield HardImage(f"shape-{width}x{height}.{kind.lower()}", encoded(image, kind), "caption")
@@ -232,7 +253,11 @@ def disguised() -> Iterator[HardImage]:
         "png-header": b"\x89PNG\r\n\x1a\n",
         "gif-header": b"GIF89a",
         "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n%%EOF\n",
-        "wmf": b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<4hHI", 0, 0, 99, 99, 96, 0) + bytes(2) + b"\x01\0\t\0" + bytes(99),
+        "wmf": b"\xd7\xcd\xc6\x9a\0\0"
+        + struct.pack("<4hHI", 0, 0, 99, 99, 96, 0)
+        + bytes(2)
+        + b"\x01\0\t\0"
+        + bytes(99),
     }
     for name, content in contents.items():
         for suffix in ("jpg", "png"):
@@ -244,7 +269,11 @@ def bombs() -> Iterator[HardImage]:
     yield HardImage("bomb-1-bit.png", png(60000, 60000, 0, 1), "error")
     yield HardImage("bomb-claimed.png", png(2**31 - 1, 2**31 - 1, 2, 8, b""), "error")
     yield HardImage("bomb-claimed.gif", b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\0;", "error")
-    yield HardImage("bomb-claimed.bmp", b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 50000, 50000, 1, 24, *[0] * 6), "error")
+    yield HardImage(
+        "bomb-claimed.bmp",
+        b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 50000, 50000, 1, 24, *[0] * 6),
+        "error",
+    )
     text = zlib.compress(bytes(100_000_000), 9)
     chunk = chunk_of(b"zTXt", b"a\0\0" + text)
     sound = encoded(photo(), "PNG")
@@ -271,7 +300,9 @@ def png(width: int, height: int, colour_type: int, bits: int, rows: bytes | None
         rows = b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     palette = chunk_of(b"PLTE", bytes(range(30))) if colour_type == 3 else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk_of(b"IHDR", header) + palette + chunk_of(b"IDAT", rows) + chunk_of(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk_of(b"IHDR", header) + palette + chunk_of(b"IDAT", rows) + chunk_of(b"IEND", b"")
+    )
 
 
 def chunk_of(name: bytes, content: bytes) -> bytes:

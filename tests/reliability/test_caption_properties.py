@@ -56,7 +56,9 @@ def test_other_readers_of_csv_see_no_formula(rows: list[tuple[str, str, str]]) -
         with file.open(encoding="utf-8", newline="") as content:
             header, *found = csv.reader(content)
         assert header == ["image_id", "caption_0", "caption_1"] and len(found) == len(rows)
-        for cell, wanted in zip(sum(found, []), [cell for row in rows for cell in row], strict=True):
+        for cell, wanted in zip(
+            [cell for row in found for cell in row], [cell for row in rows for cell in row], strict=True
+        ):
             assert not cell or cell[0] not in "=+-@\t\r\n＝＋－＠"
             assert cell in (wanted, f"'{wanted}")
 
@@ -132,7 +134,9 @@ def test_a_line_of_ten_megabytes(caption: str, tmp_path: Path) -> None:
     with pytest.raises(CaptionDataError, match=r"captions.txt: line 2: a field of more than [0-9,]+ characters"):
         read_kaggle(file, None, None, Problems("raise"))
     lines = tmp_path / "captions.jsonl"
-    lines.write_text(json.dumps({"image_id": 1, "caption": caption}) + "\n" + json.dumps({"image_id": 2, "caption": "b"}))
+    lines.write_text(
+        json.dumps({"image_id": 1, "caption": caption}) + "\n" + json.dumps({"image_id": 2, "caption": "b"})
+    )
     assert load_predictions(lines) == {"1": caption, "2": "b"}
     out = tmp_path / "out.csv"
     FORMATS[".csv"].write([CaptionRecord("a", [caption])], out, 1)
@@ -188,7 +192,11 @@ def test_the_tokenizer_takes_any_text(text: str) -> None:
     tokenizer = tiny_tokenizer()
     ids = tokenizer(text).input_ids
     assert ids[-1] == 2 and not {0, 1, 2} & set(ids[:-1]), "text became a control token"
-    assert ids == tokenizer(unicodedata.normalize("NFC", text)).input_ids == tokenizer(unicodedata.normalize("NFD", text)).input_ids
+    assert (
+        ids
+        == tokenizer(unicodedata.normalize("NFC", text)).input_ids
+        == tokenizer(unicodedata.normalize("NFD", text)).input_ids
+    )
     again = tokenizer(tokenizer.decode(ids, skip_special_tokens=True)).input_ids
     assert again == [i for i in ids if i != 3], "decoding and encoding change the words"
 
