@@ -181,7 +181,7 @@ def staged_save(save_directory: str | PathLike, is_main_process: bool = True) ->
 
 
 def _write_digests(staging: Path, target: Path) -> None:
-    """Write the SHA-256 of each file of weights, as `sha256sum -c` reads them: safetensors itself sees no flipped bit."""
+    """Write the SHA-256 of each file of weights, as `sha256sum -c` reads it: safetensors sees no flipped bit."""
     digests = {file.name: file_digest(file) for file in sorted(staging.glob("*.safetensors"))}
     if digests:
         kept = {name: digest for name, digest in read_digests(target).items() if (target / name).is_file()}

@@ -59,22 +59,11 @@ def download(
     raise OSError(f"more than {MAX_REDIRECTS} redirects")
 
 
-def without_secrets(url: str) -> str:
-    """The address as it may stand in a log: without password and query, where tokens and signatures are."""
-    head, mark, _ = url.partition("?")
-    scheme, slashes, rest = head.partition("://")
-    host, slash, path = rest.partition("/")
-    _, at, host = host.rpartition("@")
-    return f"{scheme}{slashes}{'***@' if at else ''}{host}{slash}{path}{'?***' if mark else ''}"
-
-
 def _fetch(url: str, deadline: float, seconds: float, allow_private: bool, max_bytes: int) -> bytes | str:
     """What an address gives, or where it redirects to."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise OSError(f"{without_secrets(url)} is no http or https address")
-    if parts.username is not None or parts.password is not None:
-        raise OSError("the address holds a user name or password, which are not sent")
+        raise OSError(f"{url} is no http or https address")
     connections: list[Any] = []
     opener = _opener(parts.scheme, parts.hostname, allow_private, connections)
     expired = threading.Event()

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # Neither torch nor Transformers is imported: the ONNX captioner reads photos without them.
-from .download_nic import download, without_secrets
+from .download_nic import download
 
 # Photos may take no gigabyte, whatever a few bytes of a file claim: Pillow's own limit is 179 million pixels, and half
 # of what is decoded needs several copies on the way to RGB.
@@ -111,8 +111,6 @@ def _smaller(image: Image.Image, at_least: tuple[int, int] | None) -> Image.Imag
 def _name(source: Any) -> str:
     if isinstance(source, str | PathLike):
         name = os.fspath(source)
-        if isinstance(source, str) and source.startswith(("http://", "https://")):
-            return without_secrets(source)
         return name if len(name) < 500 else f"{name[:80]}..."  # base64 text
     return str(getattr(source, "filename", "") or "the photo")
 
