@@ -31,6 +31,7 @@ ODD = st.sampled_from(
      "\u202eabc\u202c", "שלום עולם", "مرحبا", "e\u0301\u0323", "👩‍👩‍👧", "\u2028", "\x85", "\x1c", "a" * 5000]
 )  # fmt: skip
 TEXT = ANY | ODD
+ONE_LINE = TEXT.map(lambda text: text.replace("\r", " ").replace("\n", " "))
 RECORDS = st.lists(st.tuples(TEXT, TEXT), max_size=8, unique_by=lambda record: record[0])
 
 
@@ -92,7 +93,7 @@ def folder_of(path: str) -> Path:
 
 
 @QUICK
-@given(st.lists(TEXT, min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]), st.booleans())
+@given(st.lists(ONE_LINE, min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_captions_of_a_csv_file_are_what_was_written(captions: list[str], end: str, mark: bool) -> None:
     with tempfile.TemporaryDirectory() as path:
         file = folder_of(path) / "captions.txt"
@@ -102,8 +103,7 @@ def test_captions_of_a_csv_file_are_what_was_written(captions: list[str], end: s
         skipped: list[SkippedItem] = []
         rows = read_kaggle(file, None, None, Problems("skip", skipped))
         found = rows[0].captions if rows else []
-        whole = [caption.strip() for caption in captions if "\n" not in caption and "\r" not in caption]
-        assert [caption for caption in found if caption in whole] == [caption for caption in whole if caption]
+        assert found == [caption.strip() for caption in captions if caption.strip()]
         assert all(item.line and str(file) in str(item) for item in skipped if item.line is not None)
 
 
@@ -222,7 +222,7 @@ def test_every_word_of_the_captions_is_in_the_vocabulary(captions: list[str]) ->
 def test_scores_stay_in_their_bounds(captions: list[str]) -> None:
     references = {str(place): [caption, "a dog runs"] for place, caption in enumerate(captions)}
     predictions = {str(place): caption for place, caption in enumerate(captions)}
-    scores = score_captions(predictions, references).scores
+    scores = score_captions(predictions, references)
     for name, value in scores.items():
         assert 0 <= value <= (10 if "cider" in name.lower() else 1) + 1e-6, (name, value)
     assert all(re.search(r"\s", word) is None for caption in captions for word in ptb_tokenize(caption))
