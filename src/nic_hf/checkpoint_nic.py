@@ -1,5 +1,7 @@
 """Checkpoints: saved whole or not at all, loaded whole or refused."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,6 +14,8 @@ from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+DIGESTS = "weights.sha256"  # the file beside the weights
 
 if TYPE_CHECKING:  # the ONNX captioner uses this file without torch
     from torch import nn
@@ -30,6 +34,53 @@ def check_path(name_or_path: Any) -> None:
     is_path = isinstance(name_or_path, PathLike) or name.startswith((".", "~", os.sep)) or Path(name).is_absolute()
     if (is_path or name.count("/") + name.count("\\") > 1) and not Path(name).exists():
         raise FileNotFoundError(f"{name}: no such folder")
+
+
+def check_local_files(name_or_path: Any, subfolder: str = "") -> None:
+    """Refuse files of a local checkpoint that Transformers would answer by a bare `TypeError`, or take as they are.
+
+    Raises:
+        OSError: `config.json` is no JSON object, or a weight is stored as something that is no floating-point number.
+    """
+    folder = Path(name_or_path, subfolder)
+    config: Any = {}
+    if (folder / "config.json").is_file():
+        try:
+            config = json.loads((folder / "config.json").read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise OSError(f"{folder / 'config.json'}: not JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise OSError(f"{folder / 'config.json'}: holds {type(config).__name__}, not a JSON object")
+    if "quantization_config" in config or not folder.is_dir():
+        return
+    for file in sorted(folder.glob("model*.safetensors")):
+        kinds = {name: entry.get("dtype") for name, entry in _header(file).items() if name != "__metadata__"}
+        odd = [f"{name} is {kind}" for name, kind in kinds.items() if kind not in _FLOATS | _counters(name)]
+        if odd:
+            raise OSError(f"{file}: {len(odd)} tensors are no floating-point numbers: {_some(odd)}")
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors; nothing where it is damaged, which is safetensors' to say.
+
+    Source: https://github.com/huggingface/safetensors, "Format": the length in 8 bytes, then JSON.
+    """
+    try:
+        with file.open("rb") as content:
+            length = int.from_bytes(content.read(8), "little")
+            header = json.loads(content.read(length)) if length <= file.stat().st_size else {}
+    except (ValueError, RecursionError):
+        return {}
+    entries = header.items() if isinstance(header, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict)}
+
+
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+
+
+def _counters(name: str) -> set[str]:
+    """What else a tensor of this name may be: BatchNorm counts its batches."""
+    return {"I64"} if name.endswith("num_batches_tracked") else set()
 
 
 def check_all_weights_loaded(name: Any, loading_info: dict[str, Any], allow_mismatched_sizes: bool = False) -> None:
@@ -56,10 +107,16 @@ def _some(items: list[str]) -> str:
 
 @contextmanager
 def damaged_file_as_oserror(name: Any) -> Iterator[None]:
-    """Turn what safetensors raises for a damaged file, which names no file, into an `OSError` that does."""
+    """Turn what safetensors raises for a damaged file, which names no file, into an `OSError` that does.
+
+    Raises:
+        ValueError: `config.json` asks for more memory than there is.
+    """
     try:
         yield
     except Exception as error:
+        if isinstance(error, RuntimeError) and re.search("allocat|out of memory|Storage size calculation", str(error)):
+            raise ValueError(f"{name}: its config.json asks for more memory than there is: {error}") from error
         if type(error).__name__ != "SafetensorError":
             raise
         raise OSError(f"{name}: the weights cannot be read, perhaps they were cut off in a copy: {error}") from error
@@ -118,6 +175,7 @@ def staged_save(save_directory: str | PathLike, is_main_process: bool = True) ->
         raise OSError(f"cannot save to {target}: {error}") from error
     try:
         yield staging
+        _write_digests(staging, target)
         _replace_files(staging, target)
     except Exception as error:
         # safetensors reports a full disk by an exception of its own.
@@ -154,6 +212,31 @@ def _runs(process: int) -> bool:
     except OSError:
         pass  # it is someone else's
     return True
+
+
+def _write_digests(staging: Path, target: Path) -> None:
+    """Write the SHA-256 of each file of weights, as `sha256sum -c` reads it: safetensors sees no flipped bit."""
+    digests = {file.name: file_digest(file) for file in sorted(staging.glob("*.safetensors"))}
+    if digests:
+        kept = {name: digest for name, digest in read_digests(target).items() if (target / name).is_file()}
+        lines = [f"{digest}  {name}\n" for name, digest in sorted({**kept, **digests}.items())]
+        (staging / DIGESTS).write_bytes("".join(lines).encode())
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 by the name of a file of weights, as the last save wrote it; empty where there is no such record."""
+    try:
+        lines = (folder / DIGESTS).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    matches = (re.fullmatch(r"([0-9a-f]{64})  ([^/\\]+)", line) for line in lines)
+    return {match[2]: match[1] for match in matches if match}
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _replace_files(staging: Path, target: Path) -> None:

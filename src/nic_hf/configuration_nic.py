@@ -162,7 +162,7 @@ class NICConfig(PreTrainedConfig):
             raise ValueError("NICConfig: attention looks at the last layer's regions; leave `feature_layers` out")
         if self.attention not in (None, "soft"):
             raise ValueError(f"NICConfig: `attention` must be 'soft' or None, got {self.attention!r}")
-        for name in ("attention_regularisation", "bag_of_words_loss"):
+        for name in ("attention_regularisation", "bag_of_words_loss", "initializer_range"):
             factor = getattr(self, name)
             if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
                 raise ValueError(f"NICConfig: `{name}` must be a number from 0, got {factor!r}")
@@ -179,9 +179,15 @@ class NICConfig(PreTrainedConfig):
             raise ValueError(f"NICConfig: the special tokens need ids of their own, got {ids}")
 
 
+_LARGEST = {"vocab_size": 2**24, "num_hidden_layers": 2**8, "embedding_size": 2**16, "hidden_size": 2**16}
+
+
 def _check_positive_int(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"NICConfig: `{name}` must be a positive integer, got {value!r}")
+    if value > _LARGEST.get(name, 2**20):
+        # Memory would be taken for it before anyone compares it with the weights.
+        raise ValueError(f"NICConfig: `{name}` must be at most {_LARGEST.get(name, 2**20):,}, got {value:,}")
 
 
 def resolve_backbone_config(config: PreTrainedConfig | dict | None) -> PreTrainedConfig:
@@ -195,7 +201,10 @@ def resolve_backbone_config(config: PreTrainedConfig | dict | None) -> PreTraine
     if isinstance(config, dict):
         if "model_type" not in config:
             raise ValueError("NICConfig: `backbone_config` needs a `model_type`, such as 'mobilenet_v2'")
-        config = AutoConfig.for_model(**config)
+        try:
+            config = AutoConfig.for_model(**config)
+        except Exception as error:  # each model's configuration has checks, and errors, of its own
+            raise ValueError(f"NICConfig: `backbone_config`: {error!s:.300}") from error
     if not isinstance(config, PreTrainedConfig):
         raise ValueError(f"NICConfig: `backbone_config` must be a configuration or a dict, got {config!r:.80}")
     # CLIP, SigLIP and their kind hold the image half of a two-tower model as `vision_config`.

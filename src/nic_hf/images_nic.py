@@ -2,8 +2,11 @@
 
 import base64
 import io
+import math
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,16 @@ from PIL import Image, ImageOps
 # Neither torch nor Transformers is imported: the ONNX captioner reads photos without them.
 from .download_nic import download, without_secrets
 
+# Photos may take no gigabyte, whatever a few bytes of a file claim: Pillow's own limit is 179 million pixels, and half
+# of what is decoded needs several copies on the way to RGB.
+_KEPT_PIXELS = 2**25  # larger photos are reduced to at most this, 5793 x 5793, before anything is copied
+_MOST_PIXELS = 2**26  # of formats whose decoders hold the photo several times over
+_DECODED_AT_ONCE = ("AVIF", "JPEG2000", "WEBP")
+_LONGEST = 100  # times the width that a photo may be high, or the other way round; the middle is kept of longer ones
+_ORIENTATION = 0x0112  # the EXIF tag
+_DAMAGED_EXIF = (SyntaxError, ValueError, KeyError, TypeError, struct.error)
+_BAND = 2**20  # values of a grey that are scaled at once
+
 
 def load_photo(
     source: Any,
@@ -21,6 +34,7 @@ def load_photo(
     *,
     at_least: tuple[int, int] | None = None,
     allow_private: bool | None = None,
+    name: str | None = None,
 ) -> Image.Image:
     """Read a photo.
 
@@ -30,12 +44,14 @@ def load_photo(
         at_least: width and height that are enough. A JPEG of twice that or more is decoded at a half, a quarter or an
             eighth of its size, which takes a fraction of the time.
         allow_private: download from private addresses too (see [`nic_hf.download_nic.download`]).
+        name: what to call it in errors, where `source` has no name of its own.
 
     Returns:
         An upright RGB image (see [`to_rgb`]), decoded.
 
     Raises:
-        OSError: naming the file, where it is missing, empty, truncated or not an image.
+        OSError: naming the file, where it is missing, empty, truncated, not an image, too large to decode within a
+            gigabyte, or a program that draws one (EPS, WMF).
         ValueError: where `source` is none of the above.
     """
     if not isinstance(source, str | PathLike | bytes | bytearray | Image.Image):
@@ -46,7 +62,7 @@ def load_photo(
         raise
     except Exception as error:
         # Pillow answers a damaged file by ValueError, SyntaxError, struct.error and others, depending on the format.
-        raise OSError(f"{_name(source)}: cannot read it as an image: {error}") from error
+        raise OSError(f"{name or _name(source)}: cannot read it as an image: {error}") from error
 
 
 def _open(
@@ -55,20 +71,33 @@ def _open(
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, bytes | bytearray):
-        return _smaller(Image.open(io.BytesIO(source)), at_least)
+        return _smaller(_checked(Image.open(io.BytesIO(source))), at_least)
     if is_file(source):
         with Image.open(source) as image:
-            _smaller(image, at_least).load()
+            _smaller(_checked(image), at_least).load()
             return image
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return _smaller(Image.open(io.BytesIO(download(source, timeout, allow_private))), at_least)
+        return _smaller(_checked(Image.open(io.BytesIO(download(source, timeout, allow_private)))), at_least)
     text = os.fspath(source)
     if text.startswith("data:image/"):
         text = text.partition(",")[2]
     try:
-        return _smaller(Image.open(io.BytesIO(base64.decodebytes(text.encode()))), at_least)
+        image = Image.open(io.BytesIO(base64.decodebytes(text.encode())))
     except (ValueError, OSError):
         raise FileNotFoundError("there is no such file") from None
+    return _smaller(_checked(image), at_least)
+
+
+def _checked(image: Image.Image) -> Image.Image:
+    """Refuse a file by its header, before a pixel of it is decoded."""
+    if image.format in ("EPS", "WMF"):
+        raise OSError(f"{image.format} files are programs that draw, which are not run; save it as PNG")
+    if image.format in _DECODED_AT_ONCE and image.width * image.height > _MOST_PIXELS:
+        raise OSError(
+            f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}, too large for {image.format}; "
+            "make it smaller"
+        )
+    return image
 
 
 def _smaller(image: Image.Image, at_least: tuple[int, int] | None) -> Image.Image:
@@ -100,6 +129,8 @@ def to_rgb(image: Any) -> Image.Image:
     """Turn any photo into an upright RGB one.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit and floating-point greys are scaled to 8 bits.
+    More than 33 million pixels are reduced to less, and of a photo more than 100 times as long as wide the middle is
+    taken, so that no photo takes a gigabyte of memory on its way to a model, which sees some hundred pixels a side.
 
     Args:
         image: a `PIL.Image.Image`, or an array or tensor of shape `(height, width)`, `(height, width, channels)` or
@@ -118,7 +149,7 @@ def to_rgb(image: Any) -> Image.Image:
     if not isinstance(image, Image.Image):
         raise ValueError(f"not an image: {type(image).__name__}")
     image.load()
-    image = _upright(image)
+    image = _upright(_bounded(image))
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image)
         image = Image.fromarray(_scale_to_bytes(grey.astype(np.uint16) if image.mode.startswith("I;16") else grey))
@@ -130,10 +161,31 @@ def to_rgb(image: Any) -> Image.Image:
     return image.convert("RGB")
 
 
+def _bounded(image: Image.Image) -> Image.Image:
+    """The image itself, or what is enough of a very long or a very large one."""
+    width, height = image.size
+    original = image
+    if max(width, height) > _LONGEST * min(width, height) > 0:
+        keep = (min(width, _LONGEST * height), min(height, _LONGEST * width))
+        left, top = (width - keep[0]) // 2, (height - keep[1]) // 2
+        image = image.crop((left, top, left + keep[0], top + keep[1]))
+    factor = math.ceil(math.sqrt(image.width * image.height / _KEPT_PIXELS))
+    if factor > 1:
+        try:
+            image = image.reduce(factor)
+        except ValueError:  # palettes, black and white, 16 bits: of these every so many pixels are taken
+            size = (-(-image.width // factor), -(-image.height // factor))
+            image = image.resize(size, Image.Resampling.NEAREST)
+    if image is not original:
+        with suppress(*_DAMAGED_EXIF):  # of TIFF, what is cut out does not know which way up it was
+            image.getexif()[_ORIENTATION] = original.getexif().get(_ORIENTATION, 1)
+    return image
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+    except _DAMAGED_EXIF:
         return image  # a damaged EXIF block takes nothing from the pixels
 
 
@@ -151,10 +203,23 @@ def _array_to_image(array: np.ndarray) -> Image.Image:
 
 def _scale_to_bytes(array: np.ndarray) -> np.ndarray:
     """Levels of any kind to 0 to 255. Full scale is 65535 for 16-bit levels, else 1, 255 or 65535 by what fits."""
+    array = np.ascontiguousarray(array)
     top = 65535.0
     if array.dtype != np.uint16:
         scales = (255.0, 65535.0) if np.issubdtype(array.dtype, np.integer) else (1.0, 255.0, 65535.0)
-        array = np.nan_to_num(array.astype(np.float64), posinf=0.0, neginf=0.0)
+        highest = max(float(_numbers(band).max()) for band in _bands(array))
         # Twice the scale, because resizing a photo can overshoot it.
-        top = next((scale for scale in scales if array.max() <= 2 * scale), float(array.max()))
-    return (array.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
+        top = next((scale for scale in scales if highest <= 2 * scale), highest)
+    scaled = np.empty(array.shape, dtype=np.uint8)
+    for band, result in zip(_bands(array), _bands(scaled), strict=True):
+        result[:] = (_numbers(band).clip(0, top) * (255.0 / top)).round()
+    return scaled
+
+
+def _bands(array: np.ndarray) -> Iterator[np.ndarray]:
+    flat = array.reshape(-1)
+    return (flat[start : start + _BAND] for start in range(0, flat.size, _BAND))
+
+
+def _numbers(band: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(band.astype(np.float64), posinf=0.0, neginf=0.0)

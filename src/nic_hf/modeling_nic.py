@@ -22,6 +22,7 @@ from .attention_nic import NICAttention, NICAttentiveDecoder, NICRegions, doubly
 from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_part
 from .checkpoint_nic import (
     check_all_weights_loaded,
+    check_local_files,
     check_path,
     custom_pipelines,
     damaged_file_as_oserror,
@@ -228,7 +229,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint, as in Transformers, but refuse one that lacks weights.
+        """Load a checkpoint, as in Transformers, but refuse one that lacks weights, and read no pickle.
 
         Raises:
             ValueError: naming the tensors that are missing or have another shape than the configuration says.
@@ -238,8 +239,10 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             check_path(pretrained_model_name_or_path)
         wants_info = kwargs.pop("output_loading_info", False)
         allow_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
-        kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True)
+        kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True)
         with damaged_file_as_oserror(pretrained_model_name_or_path):
+            if pretrained_model_name_or_path is not None:
+                check_local_files(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = loaded
         check_all_weights_loaded(pretrained_model_name_or_path, info, allow_mismatched_sizes)

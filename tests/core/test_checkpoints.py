@@ -157,6 +157,7 @@ def test_a_checkpoint_holds_what_it_needs_and_no_pickle(tmp_path: Path) -> None:
         "processor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "weights.sha256",
     }
     with safe_open(tmp_path / "model.safetensors", "pt") as weights:
         assert set(weights.keys()) == set(tiny_model().state_dict())

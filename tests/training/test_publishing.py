@@ -106,6 +106,7 @@ def test_the_final_captioner_arrives_with_its_card_and_recipe(repository: Reposi
         "recipe.yaml",
         "tokenizer.json",
         "tokenizer_config.json",
+        "weights.sha256",
     }
     card = ModelCard(files["README.md"].decode())
     assert check_card(card.data.to_dict()) == []

@@ -5,10 +5,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _COCO_NAME = re.compile(r"(?:.*/)?(?:COCO_\w+_)?0*(\d+)(?:\.\w+)?")
 _ROWS_A_GROUP = 10_000
+_LONGEST_CELL = 2**30  # characters; Python's own limit is 131072
+# With apostrophes in front, so that reading can take away the one that writing put there.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 class CaptionRecord(NamedTuple):
@@ -23,9 +26,19 @@ class CaptionRecord(NamedTuple):
         return row if len(self.captions) == 1 else {**row, "captions": self.captions}
 
     @classmethod
-    def from_json(cls, row: dict) -> "CaptionRecord":
-        """What `to_json` gave."""
-        return cls(str(row["image_id"]), row.get("captions") or [row["caption"]])
+    def from_json(cls, row: Any) -> "CaptionRecord":
+        """What `to_json` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            captions = row.get("captions") or [row["caption"]]
+            if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
+                return cls(str(row["image_id"]), captions)
+        except (AttributeError, KeyError, TypeError):
+            pass
+        raise ValueError(f"holds no caption: {row!r:.100}")
 
 
 class CaptionFormat(NamedTuple):
@@ -59,6 +72,18 @@ def json_line(row: dict) -> bytes:
         return json.dumps(row).encode() + b"\n"
 
 
+def parsed(text: bytes) -> Any:
+    """A JSON value.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
 def _write_jsonl(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
     with path.open("wb") as file:
         for record in records:
@@ -68,24 +93,44 @@ def _write_jsonl(records: Iterable[CaptionRecord], path: Path, number: int) -> N
 def _read_jsonl(path: Path) -> Iterator[CaptionRecord]:
     with path.open("rb") as file:
         for line in file:
-            yield CaptionRecord.from_json(json.loads(line))
+            yield CaptionRecord.from_json(parsed(line))
 
 
 def _write_csv(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
     names = ["caption"] if number == 1 else [f"caption_{place}" for place in range(number)]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
+        # Python's own writer leaves a bare CR without quotes, which its reader then takes for the end of the line.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["image_id", *names])
         for record in records:
-            writer.writerow([record.image_id, *record.captions])
+            cells = [_no_formula(cell) for cell in (record.image_id, *record.captions)]
+            (quoting if any("\r" in cell for cell in cells) else writer).writerow(cells)
+
+
+def _no_formula(cell: str) -> str:
+    """The cell with an apostrophe in front, where a spreadsheet would take it for a formula.
+
+    Source: OWASP, "CSV Injection" (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def _read_csv(path: Path) -> Iterator[CaptionRecord]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
-        next(rows, None)
-        for row in rows:
-            yield CaptionRecord(row[0], row[1:])
+        limit = csv.field_size_limit(_LONGEST_CELL)
+        try:
+            next(rows, None)
+            for row in rows:
+                if len(row) < 2:
+                    raise ValueError(f"line {rows.line_num} holds no caption: {row!r:.100}")
+                cells = [cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell for cell in row]
+                yield CaptionRecord(cells[0], cells[1:])
+        except csv.Error as error:
+            raise ValueError(f"line {rows.line_num}: {error}") from None
+        finally:
+            csv.field_size_limit(limit)
 
 
 def _write_parquet(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
@@ -135,8 +180,12 @@ def _write_coco(records: Iterable[CaptionRecord], path: Path, number: int) -> No
 
 
 def _read_coco(path: Path) -> Iterator[CaptionRecord]:
-    for row in json.loads(path.read_bytes()):
-        yield CaptionRecord(str(row.get("file_name", row["image_id"])), [row["caption"]])
+    rows = parsed(path.read_bytes())
+    if not isinstance(rows, list):
+        raise ValueError("is no list of captions")
+    for row in rows:
+        record = CaptionRecord.from_json(row)
+        yield record._replace(image_id=str(row.get("file_name", record.image_id)))
 
 
 def coco_number(image_id: str) -> int | None:

@@ -255,7 +255,8 @@ class CaptionRun:
         return self.captioner.prepare(photo)
 
     def _load(self, item: PhotoItem, at_least: tuple[int, int] | None) -> Image.Image:
-        return load_photo(item.source, self.timeout, at_least=at_least, allow_private=self.allow_private)
+        name = item.image_id if isinstance(item.source, bytes) else None
+        return load_photo(item.source, self.timeout, at_least=at_least, allow_private=self.allow_private, name=name)
 
     def _keep_tile(self, item: PhotoItem, photo: Image.Image) -> None:
         tile = photo.copy()

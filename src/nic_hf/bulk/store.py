@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from ..writing import write_text
-from .formats import CaptionFormat, CaptionRecord, caption_format, json_line
+from .formats import CaptionFormat, CaptionRecord, caption_format, json_line, parsed
 from .sources import PhotoItem
 
 Key = tuple[int, int]
@@ -300,7 +300,7 @@ def _rows_of(part: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(file, start=1):
             if line.endswith(b"\n"):
                 try:
-                    row = json.loads(line)
+                    row = parsed(line)
                     row["image_id"], row["caption" if "key" not in row else "key"]
                 except (ValueError, KeyError, TypeError):
                     raise ValueError(f"line {number} holds no caption: {line[:60]!r}") from None

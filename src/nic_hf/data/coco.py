@@ -9,7 +9,7 @@ from typing import Any
 
 from .photos import PHOTO_FOLDERS, CaptionedPhoto, Row, find_photos, photo_folder, safe_name
 from .problems import CaptionDataError, Problems, RejectedError
-from .text import clean_caption
+from .text import clean_caption, valid_unicode
 
 
 def read_coco(
@@ -57,4 +57,4 @@ def _image_id(entry: Any, key: str) -> str:
     image_id = entry.get(key)
     if not isinstance(image_id, int | str):
         raise RejectedError(f'"{key}" is neither a number nor text (found {image_id!r})')
-    return str(image_id)
+    return valid_unicode(str(image_id), "id")

@@ -383,7 +383,7 @@ def load_photo_row(image: dict[str, Any]) -> Any:
     if image["bytes"] is None and "://" not in path and not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        return load_photo(path if image["bytes"] is None else image["bytes"])
+        return load_photo(path if image["bytes"] is None else image["bytes"], name=photo_name(image))
     except ValueError as error:
         raise OSError(f"{photo_name(image)}: cannot read it as an image: {error}") from error
 

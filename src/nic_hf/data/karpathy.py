@@ -11,7 +11,7 @@ from typing import Any
 from .photos import PHOTO_FOLDERS, CaptionedPhoto, Row, find_photos, photo_folder, safe_name
 from .problems import Problems, RejectedError
 from .splits import canonical_split, check_split
-from .text import clean_caption
+from .text import clean_caption, valid_unicode
 
 KARPATHY_FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
 
@@ -64,7 +64,8 @@ def _photo(entry: Mapping[str, Any], place: str) -> CaptionedPhoto:
     filepath = entry.get("filepath")
     names = [f"{safe_name(filepath)}/{filename}", filename] if filepath else [filename]
     cocoid = entry.get("cocoid")
-    return CaptionedPhoto(names, str(cocoid) if cocoid is not None else filename, entry=place)
+    image_id = valid_unicode(str(cocoid) if cocoid is not None else filename, "id")
+    return CaptionedPhoto(names, image_id, entry=place)
 
 
 def _add_captions(photo: CaptionedPhoto, sentences: Any, file: Path, problems: Problems) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from .problems import CaptionDataError, Problems, RejectedError
 
+LONGEST_CAPTION = 131_072  # characters, which is also the most that Python's csv takes for a field
+
 
 def read_lines(file: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Yield the number (from 1) and the text of each line that is not blank.
@@ -37,6 +39,8 @@ def csv_fields(line: str) -> list[str]:
     try:
         return next(csv.reader([line], strict=True))
     except csv.Error as error:
+        if "field limit" in str(error):
+            raise RejectedError(f"a field of more than {csv.field_size_limit():,} characters") from None
         raise RejectedError(f"broken quotes ({error}); a quoted field must open and close on one line") from None
 
 
@@ -63,7 +67,8 @@ def clean_caption(value: object, if_blank: str = "blank caption") -> str:
     """Return the caption without white space at its ends.
 
     Raises:
-        RejectedError: it is not text, is blank (with the reason `if_blank`), or holds half of a surrogate pair, which
+        RejectedError: it is not text, is blank (with the reason `if_blank`), is longer than `LONGEST_CAPTION`, whose
+            tokens would take gigabytes, or holds half of a surrogate pair, which
             JSON can spell (`\\ud83d`) and no UTF-8 file can hold.
     """
     if value is None:
@@ -73,11 +78,22 @@ def clean_caption(value: object, if_blank: str = "blank caption") -> str:
     caption = value.strip()
     if not caption:
         raise RejectedError(if_blank)
+    if len(caption) > LONGEST_CAPTION:
+        raise RejectedError(f"the caption has {len(caption):,} characters; {LONGEST_CAPTION:,} are the most")
+    return valid_unicode(caption, "caption")
+
+
+def valid_unicode(text: str, what: str) -> str:
+    """Return the text.
+
+    Raises:
+        RejectedError: it holds half of a surrogate pair.
+    """
     try:
-        caption.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        raise RejectedError(f"the caption {caption!r} is not valid Unicode") from None
-    return caption
+        raise RejectedError(f"the {what} {text!r} is not valid Unicode") from None
+    return text
 
 
 def _decode(raw: bytes) -> str:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..backbone_nic import load_backbone, vision_part
+from ..checkpoint_nic import DIGESTS, file_digest, read_digests
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor, load_image_processor
 from .findings import Finding, Status
@@ -27,6 +29,7 @@ def load_checkpoint(name: str) -> tuple[Any, Any, list[Finding]]:
         findings.append(Finding("weights", Status.PROBLEM, str(error), advice))
     else:
         findings.append(check_weights(model))
+    findings.append(check_digests(Path(name)))
     try:
         processor = NICProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -43,6 +46,26 @@ def load_checkpoint(name: str) -> tuple[Any, Any, list[Finding]]:
         words = len(processor.tokenizer)
         findings.append(Finding("vocabulary", Status.OK, f"{words:,} words in the tokenizer and in the model"))
     return model, processor, findings
+
+
+def check_digests(folder: Path) -> Finding:
+    """The files of weights are, bit for bit, those that were saved."""
+    recorded = read_digests(folder)
+    files = sorted(file.name for file in folder.glob("*.safetensors")) if folder.is_dir() else []
+    unknown = [name for name in files if name not in recorded]
+    if not files or len(unknown) == len(files):
+        message = f"no {DIGESTS} beside the weights" if files else "the Hub checks what it sends by itself"
+        return Finding("weights' digest", Status.SKIPPED, message)
+    changed = [name for name in files if name in recorded and file_digest(folder / name) != recorded[name]]
+    if changed:
+        return Finding(
+            "weights' digest",
+            Status.PROBLEM,
+            f"{', '.join(changed)}: not what was saved: its SHA-256 is another than {DIGESTS} says",
+            "copy the checkpoint anew; if another program changed the weights on purpose, load them and save them "
+            "again with save_pretrained",
+        )
+    return Finding("weights' digest", Status.OK, f"{len(files) - len(unknown)} files are as they were saved")
 
 
 def check_weights(model: NICForConditionalGeneration) -> Finding:

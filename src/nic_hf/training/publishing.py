@@ -14,7 +14,7 @@ from .model_card import CARD_FILE, CardFacts, write_model_card
 
 # A run's folder also holds sample captions drawn over photos of others, and logs with the same.
 PUBLISHED = re.compile(
-    r"config\.json|generation_config\.json|\w+_nic\.py|model[\w.-]*\.safetensors(\.index\.json)?"
+    r"config\.json|generation_config\.json|weights\.sha256|\w+_nic\.py|model[\w.-]*\.safetensors(\.index\.json)?"
     r"|processor_config\.json|preprocessor_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
     rf"|recipe\.yaml|{re.escape(CARD_FILE)}|adapter_config\.json|adapter_model\.safetensors"
 )

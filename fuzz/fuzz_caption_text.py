@@ -1,0 +1,69 @@
+"""Caption files of lines: Kaggle's CSV, Flickr8k's token files, `metadata.csv` and `metadata.jsonl`, split lists."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from harness import fuzz, instrumented
+
+with instrumented():
+    from nic_hf.data.flickr import is_token_file, read_kaggle, read_token
+    from nic_hf.data.imagefolder import read_imagefolder
+    from nic_hf.data.problems import CaptionDataError, Problems, SkippedItem
+
+_FOLDER = tempfile.TemporaryDirectory()
+_ROOT = Path(_FOLDER.name, "data")
+_PHOTOS = _ROOT / "Images"
+_PHOTOS.mkdir(parents=True)
+for _name in ("a.jpg", "1.jpg"):
+    (_PHOTOS / _name).write_bytes(b"photo")
+# What nobody may reach by a name such as ../secret.jpg.
+(_ROOT.parent / "secret.jpg").write_bytes(b"photo")
+(_ROOT / "secret.jpg").write_bytes(b"photo")
+
+
+def check(data: bytes) -> None:
+    """The first byte chooses the reader, the rest is the file."""
+    if not data:
+        return
+    kind, content = data[0] % 5, data[1:]
+    skipped: list[SkippedItem] = []
+    for problems in (Problems("skip", skipped), Problems("raise")):
+        try:
+            rows = _read(kind, content, problems)
+        except CaptionDataError as error:
+            assert str(_ROOT) in str(error), f"names no file: {error}"
+            continue
+        assert problems is not None and rows is not None
+        for row in rows:
+            assert os.path.commonpath([row.path, _PHOTOS]) == str(_PHOTOS), row.path
+            assert row.captions and all(text == text.strip() and text for text in row.captions)
+            for text in row.captions:
+                text.encode()
+    assert all(item.reason and str(_ROOT) in item.file for item in skipped)
+
+
+def _read(kind: int, content: bytes, problems: Problems) -> list:
+    if kind < 2:
+        file = _ROOT / "captions.txt"
+        file.write_bytes(content)
+        is_token_file(file)
+        return (read_kaggle, read_token)[kind](file, None, None, problems)
+    if kind == 2:
+        (_ROOT / "captions.txt").write_bytes(b"image,caption\na.jpg,a dog\n1.jpg,a cat\n")
+        lists = _ROOT / "Flickr_8k.trainImages.txt"
+        lists.write_bytes(content)
+        try:
+            return read_kaggle(_ROOT / "captions.txt", "train", None, problems)
+        finally:
+            lists.unlink()
+    file = _PHOTOS / ("metadata.csv" if kind == 3 else "metadata.jsonl")
+    file.write_bytes(content)
+    try:
+        return read_imagefolder(_PHOTOS, None, None, problems)
+    finally:
+        file.unlink()
+
+
+if __name__ == "__main__":
+    fuzz(check)
