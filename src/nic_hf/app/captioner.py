@@ -208,14 +208,20 @@ def readable(photo: str | os.PathLike[str] | Image.Image) -> Any:
     if isinstance(photo, Image.Image):
         yield
         return
+    name = Path(photo).name
     try:
         with Image.open(photo) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise OSError(f"it has {image.width} x {image.height} pixels; {MAX_PIXELS // 10**6} million at most")
+            width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise OSError(f"{width} x {height} pixels; {MAX_PIXELS // 10**6} million at most")
         yield
+    except FileNotFoundError as error:
+        raise OSError(f"{name}: no longer here; photos are not kept for long: give it again") from error
+    except Image.UnidentifiedImageError as error:
+        raise OSError(f"{name}: cannot read it as a photo") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(os.fspath(photo), "").replace(repr(os.fspath(photo)), "").strip(" :")
-        raise OSError(f"{Path(photo).name}: cannot read it as a photo: {reason}") from error
+        reason = str(error).removeprefix(f"{os.fspath(photo)}: cannot read it as an image: ")
+        raise OSError(f"{name}: cannot read it as a photo: {reason}") from error
 
 
 def as_grid(weights: np.ndarray, photo_shape: Sequence[int]) -> np.ndarray:

@@ -24,15 +24,19 @@ STYLE = """
 .nic-list { list-style: none; margin: 0; padding: 0 }
 .nic-list li { margin: 0 0 .65rem }
 .nic-line { display: flex; align-items: center; gap: .6rem; font-variant-numeric: tabular-nums }
-.nic-line b { flex: 0 0 3rem; text-align: right } .nic-line small { flex: 0 0 10rem; opacity: .75 }
+.nic-line span { flex: 0 0 6.5rem; text-align: right } .nic-line small { flex: 0 0 9.5rem; opacity: .75 }
 .nic-track { flex: 1; height: .5rem; border-radius: .25rem; background: rgb(128 128 128 / .2) }
 .nic-bar { height: 100%; border-radius: .25rem; background: hsl(165 65% 38%) }
 .nic-maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .6rem }
 .nic-maps figure { margin: 0 } .nic-maps img { width: 100%; border-radius: .4rem; display: block }
 .nic-maps figcaption { text-align: center; padding-top: .1rem; overflow-wrap: anywhere }
-.nic-table { width: 100%; border-collapse: collapse } .nic-table td { padding: .25rem .4rem; vertical-align: top;
-  border-top: 1px solid rgb(128 128 128 / .25); overflow-wrap: anywhere }
+.nic-table { width: 100%; border-collapse: collapse } .nic-table td { padding: .25rem .4rem !important;
+  vertical-align: top; border: 0 solid rgb(128 128 128 / .3) !important; border-top-width: 1px !important;
+  overflow-wrap: anywhere }
 .nic-table td:first-child { width: 35%; opacity: .8 }
+@media (max-width: 40rem) { .nic-line { flex-wrap: wrap; gap: 0 .6rem } .nic-line small { flex-basis: 100% } }
+#nic-best, #nic-bars, #nic-maps, #nic-summary { padding: 0 !important }
+#nic-best .html-container, #nic-bars .html-container, #nic-maps .html-container, #nic-summary .html-container { padding: 0 !important }
 .nic-note { opacity: .75; font-size: .9rem; margin: .2rem 0 }
 """
 
@@ -75,7 +79,7 @@ def bars_html(captions: Sequence[ScoredCaption]) -> str:
         lines.append(
             f"<li><div>{html.escape(caption.text) or '(empty caption)'}</div>"
             f'<div class="nic-line"><div class="nic-track"><div class="nic-bar" style="width:{100 * mean:.1f}%"></div>'
-            f"</div><b>{per_cent(mean)}</b><small>all words: {per_cent(caption.probability)}</small></div></li>"
+            f"</div><span><b>{per_cent(mean)}</b> a word</span><small>all words: {per_cent(caption.probability)}</small></div></li>"
         )
     return f'<ol class="nic-list">{"".join(lines)}</ol>'
 

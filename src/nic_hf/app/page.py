@@ -1,7 +1,7 @@
 """The page: a tab for one photo, a tab for many, and the named endpoints of its API."""
 
+import html
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ def _about(captioner: AppCaptioner, name: str) -> str:
     config = captioner.model.config
     kind = "with attention" if captioner.has_attention else "Show and Tell"
     # The name of a folder may hold anything, and is no Markdown.
-    return f"`{name.replace('`', '')}`: {config.backbone_config.model_type} + LSTM, {kind}, {config.vocab_size:,} words"
+    return (
+        f"`{name.replace('`', '')}`: {config.backbone_config.model_type} + LSTM, {kind}, {config.vocab_size:,} words"
+    )
 
 
 def _photo_tab(captioner: AppCaptioner) -> None:
@@ -65,16 +67,22 @@ def _photo_tab(captioner: AppCaptioner) -> None:
         """
         if photo is None:
             raise gr.Error("no photo: give one")
-        with _told():
-            found = captioner.describe(photo, **_settings(number, method, beams, temperature))
+        settings = _settings(number, method, beams, temperature)
+        try:
+            found = captioner.describe(photo, **settings)
+        except OSError as error:
+            raise gr.Error(str(error)) from error
         return {"captions": [each.to_json() for each in found]}
 
     def show(photo: str | None, number: int, method: str, beams: int, temperature: float) -> tuple[str, str, str]:
         if photo is None:
             return _note("Drop a photo, or take one: its caption appears here."), "", ""
-        with _told():
-            found = captioner.describe(photo, **_settings(number, method, beams, temperature))
+        settings = _settings(number, method, beams, temperature)
+        try:
+            found = captioner.describe(photo, **settings)
             seen = captioner.seen(photo, MAP_SIDE) if captioner.has_attention else None
+        except OSError as error:
+            return _note(html.escape(str(error))), "", ""  # no caption of the photo before is to stay beside this one
         return caption_html(found[0]), bars_html(found), "" if seen is None else maps_html(seen, found[0])
 
     with gr.Row():
@@ -87,19 +95,21 @@ def _photo_tab(captioner: AppCaptioner) -> None:
                 height=340,
                 elem_id="nic-photo",
             )
-            _tell_what_is_broken(photo)
-            number = gr.Slider(1, MOST_CAPTIONS, 5, step=1, label="Captions")
-            method = gr.Radio([SEARCH, DRAW], value=SEARCH, label="How", show_label=False)
-            beams = gr.Slider(1, MOST_BEAMS, max(default_beams, 5), step=1, label="Beams")
-            temperature = gr.Slider(0.1, 2, 1, step=0.1, label="Temperature", visible=False)
+            _leave_to_the_captioner(photo)
         with gr.Column(scale=6, min_width=300):
             gr.Markdown("### Caption")
             best = gr.HTML(_note("Drop a photo, or take one: its caption appears here."), elem_id="nic-best")
-            gr.Markdown("### Captions and their probability a word")
+            gr.Markdown("### Best captions")
             bars = gr.HTML(elem_id="nic-bars")
-            with gr.Column(visible=captioner.has_attention):
-                gr.Markdown("### Where it looked for each word")
-                maps = gr.HTML(elem_id="nic-maps")
+    # Below the captions, so that on a phone these come right after the photo.
+    with gr.Group(), gr.Row():
+        number = gr.Slider(1, MOST_CAPTIONS, 5, step=1, label="Captions", min_width=260)
+        method = gr.Radio([SEARCH, DRAW], value=SEARCH, label="Found by", min_width=260)
+        beams = gr.Slider(1, MOST_BEAMS, max(default_beams, 5), step=1, label="Beams", min_width=260)
+        temperature = gr.Slider(0.1, 2, 1, step=0.1, label="Temperature", min_width=260, visible=False)
+    with gr.Column(visible=captioner.has_attention):
+        gr.Markdown("### Where it looked for each word")
+        maps = gr.HTML(elem_id="nic-maps")
     inputs = [photo, number, method, beams, temperature]
     gr.on(
         [component.change for component in inputs],
@@ -151,10 +161,12 @@ def _folder_tab(captioner: AppCaptioner) -> None:
         def tell(done: int) -> None:
             progress((done, len(photos)), "Captioning", unit="photos")
 
-        with caption_file(
-            captioner, photos, FORMATS[kind], num_captions=int(number), tell=tell, **generation
-        ) as (file, records, broken):
-            rows = [(each.image_id, f"not captioned: {each.error}") for each in broken]
+        with caption_file(captioner, photos, FORMATS[kind], num_captions=int(number), tell=tell, **generation) as (
+            file,
+            records,
+            broken,
+        ):
+            rows = [(each.image_id, each.error.removeprefix(f"{each.image_id}: ")) for each in broken]
             rows += [(each.image_id, each.captions[0]) for each in records]
             note = f"{len(records)} of {len(photos)} photos captioned."
             yield table_html(rows, note), str(file)  # gradio takes a copy before it comes back here
@@ -190,29 +202,14 @@ def _settings(number: int, method: str, beams: int, temperature: float) -> dict[
     return {"num_captions": int(number), "num_beams": int(beams)}
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tell visitors what is wrong with their photo, and nothing of the machine."""
-    try:
-        yield
-    except OSError as error:
-        raise gr.Error(str(error)) from error
-
-
-def _tell_what_is_broken(photo: gr.Image) -> None:
-    """Gradio opens a photo before the app does, and has no words for one that is broken."""
+def _leave_to_the_captioner(photo: gr.Image) -> None:
+    """Hand a sent file over as it is: gradio would open it first, and has no words for one that is broken."""
     preprocess: Callable[..., Any] = photo.preprocess
 
-    def checked(payload: Any) -> Any:
-        try:
-            return preprocess(payload)
-        except FileNotFoundError as error:
-            raise gr.Error("the photo is no longer here: photos are not kept for long; give it again") from error
-        except (OSError, ValueError, SyntaxError) as error:
-            name = getattr(payload, "orig_name", None) or "the photo"
-            raise gr.Error(f"{name}: cannot read it as a photo") from error
+    def path_of(payload: Any) -> Any:
+        return payload.path if payload is not None and payload.path else preprocess(payload)
 
-    photo.preprocess = checked  # type: ignore[method-assign]
+    photo.preprocess = path_of  # type: ignore[method-assign]
 
 
 def _note(text: str) -> str:
