@@ -21,7 +21,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A captioner that looks at 8 x 8 regions."""
+    """A captioner that looks at 4 x 4 regions."""
     logging.disable_progress_bar()
     folder = tmp_path_factory.mktemp("app") / "looker"
     save_tiny_checkpoint(folder, attention="soft")

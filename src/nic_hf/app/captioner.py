@@ -44,18 +44,20 @@ class ScoredCaption:
 
     Attributes:
         text: the caption.
-        probability: of the whole caption, its end included: the product over its words, equation 2.
+        probability: of the whole caption: the product over its words and its end, equation 2.
         words: its words.
+        ended: whether it has an end; a caption of the greatest length was cut off, and that is no event of its own.
     """
 
     text: str
     probability: float
     words: tuple[ScoredWord, ...]
+    ended: bool = True
 
     @property
     def probability_a_word(self) -> float:
         """Geometric mean over the words and the end: long captions compare with short ones by it."""
-        return self.probability ** (1 / (len(self.words) + 1))
+        return self.probability ** (1 / max(len(self.words) + self.ended, 1))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; probabilities as they are, weights of regions to four digits."""
@@ -183,6 +185,7 @@ class AppCaptioner(TorchCaptioner):
                     tokenizer.decode(caption[:end], skip_special_tokens=True),
                     float(log_probabilities[row, : end + 1].sum().exp()),
                     tuple(words),
+                    ended=end < len(caption),
                 )
             )
         return scored

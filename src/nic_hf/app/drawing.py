@@ -91,8 +91,9 @@ def maps_html(photo: Image.Image, caption: ScoredCaption) -> str:
         if word.attention is None:
             continue
         text = html.escape(word.text)
+        source = _data_uri(heat_map(photo, word.attention))
         figures.append(
-            f'<figure><img alt="Where the model looked for: {text}" src="{_data_uri(heat_map(photo, word.attention))}">'
+            f'<figure><img alt="Where the model looked for: {text}" src="{source}">'
             f"<figcaption>{text}</figcaption></figure>"
         )
     return f'<div class="nic-maps">{"".join(figures)}</div>' if figures else ""
