@@ -96,7 +96,9 @@ def test_what_is_seen_of_a_photo_is_what_the_processor_leaves(captioner: AppCapt
     seen = AppCaptioner(tiny_model(), cropping, device="cpu").seen(photo, 60)
     assert seen.size == (32, 32)
     colours = np.asarray(seen, dtype=int)[:, 2:].reshape(-1, 3)
-    assert np.abs(colours - (255, 0, 0)).max() <= 3, "the middle third, without the blue one on the left, which bleeds into a column"
+    assert np.abs(colours - (255, 0, 0)).max() <= 3, (
+        "the middle third, without the blue one on the left, which bleeds into a column"
+    )
 
 
 @pytest.mark.parametrize(("number", "shape", "grid"), [(49, (224, 224), (7, 7)), (12, (96, 128), (3, 4))])

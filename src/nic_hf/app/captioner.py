@@ -1,4 +1,4 @@
-"""Captions of a photo with all that a person may want to see of them: how likely, word by word, and where it looked."""
+"""Captions of a photo with what a person may want to know of them: how likely, word by word, and where it looked."""
 
 import os
 import threading

@@ -36,7 +36,7 @@ STYLE = """
 .nic-table td:first-child { width: 35%; opacity: .8 }
 @media (max-width: 40rem) { .nic-line { flex-wrap: wrap; gap: 0 .6rem } .nic-line small { flex-basis: 100% } }
 #nic-best, #nic-bars, #nic-maps, #nic-summary { padding: 0 !important }
-#nic-best .html-container, #nic-bars .html-container, #nic-maps .html-container, #nic-summary .html-container { padding: 0 !important }
+:is(#nic-best, #nic-bars, #nic-maps, #nic-summary) .html-container { padding: 0 !important }
 .nic-note { opacity: .75; font-size: .9rem; margin: .2rem 0 }
 """
 
@@ -79,7 +79,8 @@ def bars_html(captions: Sequence[ScoredCaption]) -> str:
         lines.append(
             f"<li><div>{html.escape(caption.text) or '(empty caption)'}</div>"
             f'<div class="nic-line"><div class="nic-track"><div class="nic-bar" style="width:{100 * mean:.1f}%"></div>'
-            f"</div><span><b>{per_cent(mean)}</b> a word</span><small>all words: {per_cent(caption.probability)}</small></div></li>"
+            f"</div><span><b>{per_cent(mean)}</b> a word</span>"
+            f"<small>all words: {per_cent(caption.probability)}</small></div></li>"
         )
     return f'<ol class="nic-list">{"".join(lines)}</ol>'
 

@@ -62,8 +62,8 @@ def _photo_tab(captioner: AppCaptioner) -> None:
     def caption(photo: str | None, number: int, method: str, beams: int, temperature: float) -> dict[str, Any]:
         """Caption a photo.
 
-        Returns `{"captions": [...]}`, the best first: `caption`, `probability`, `probability_a_word` and `words`, a list
-        of `word`, `probability` and, where the captioner has attention, `attention`: rows of weights of the regions.
+        Returns `{"captions": [...]}`, the best first: `caption`, `probability`, `probability_a_word` and `words`,
+        a list of `word`, `probability` and, where the captioner has attention, `attention`: rows of weights of the regions.
         """
         if photo is None:
             raise gr.Error("no photo: give one")
@@ -141,7 +141,10 @@ def _photo_tab(captioner: AppCaptioner) -> None:
 
 def _folder_tab(captioner: AppCaptioner) -> None:
     def caption_files(
-        photos: list[str] | None, number: int, kind: str, progress: gr.Progress = gr.Progress()  # noqa: B008 - gradio looks for it there
+        photos: list[str] | None,
+        number: int,
+        kind: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it there
     ) -> Iterator[tuple[str, str]]:
         """Caption photos; returns a summary as HTML, and a file of captions.
 
