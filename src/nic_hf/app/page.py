@@ -63,7 +63,7 @@ def _photo_tab(captioner: AppCaptioner) -> None:
         """Caption a photo.
 
         Returns `{"captions": [...]}`, the best first: `caption`, `probability`, `probability_a_word` and `words`,
-        a list of `word`, `probability` and, where the captioner has attention, `attention`: rows of weights of the regions.
+        a list of `word`, `probability` and, where the captioner has attention, `attention`: rows of weights.
         """
         if photo is None:
             raise gr.Error("no photo: give one")
