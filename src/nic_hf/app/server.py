@@ -60,6 +60,7 @@ def serve(
                 css=CSS,
                 prevent_thread_lock=True,
                 quiet=True,
+                _frontend=False,  # no request to itself, which fails behind proxies and on busy machines
             )
             print(f"Captions at {page.local_url}  (Ctrl-C ends)", flush=True)
             _wait()
