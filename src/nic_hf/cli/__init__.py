@@ -6,6 +6,7 @@ Commands import what they need when they run: `nic --help` should not wait for t
 import typer
 
 from ..memory import keep_freed_memory
+from .app import app as app_command
 from .caption import caption
 from .demo import demo
 from .doctor import doctor
@@ -28,6 +29,7 @@ def _before_each_command() -> None:
     keep_freed_memory()
 
 
+app.command("app")(app_command)
 app.command()(caption)
 app.command()(demo)
 app.command()(doctor)

@@ -1,0 +1,234 @@
+"""Captions of a photo with what a person may want to know of them: how likely, word by word, and where it looked."""
+
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..bulk import TorchCaptioner
+from ..bulk.captioner import ONNX_MANIFEST
+from ..checkpoint_nic import check_path
+from ..images_nic import load_photo
+from ..modeling_nic import NICForConditionalGeneration
+from ..processing_nic import NICProcessor
+
+MAX_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class ScoredWord:
+    """A word of a caption.
+
+    Attributes:
+        text: the word.
+        probability: p(S_t | I, S_0 ... S_t-1), equation 2 of Show and Tell, before temperature.
+        attention: weights of the photo's regions, of shape `(rows, columns)`, which add up to 1; `None` without
+            attention.
+    """
+
+    text: str
+    probability: float
+    attention: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ScoredCaption:
+    """A caption of a photo.
+
+    Attributes:
+        text: the caption.
+        probability: of the whole caption: the product over its words and its end, equation 2.
+        words: its words.
+        ended: whether it has an end; a caption of the greatest length was cut off, and that is no event of its own.
+    """
+
+    text: str
+    probability: float
+    words: tuple[ScoredWord, ...]
+    ended: bool = True
+
+    @property
+    def probability_a_word(self) -> float:
+        """Geometric mean over the words and the end: long captions compare with short ones by it."""
+        return self.probability ** (1 / max(len(self.words) + self.ended, 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; probabilities as they are, weights of regions to four digits."""
+        words: list[dict[str, Any]] = []
+        for word in self.words:
+            words.append({"word": word.text, "probability": word.probability})
+            if word.attention is not None:
+                words[-1]["attention"] = np.round(word.attention.astype(float), 4).tolist()
+        return {
+            "caption": self.text,
+            "probability": self.probability,
+            "probability_a_word": self.probability_a_word,
+            "words": words,
+        }
+
+
+class AppCaptioner(TorchCaptioner):
+    """A captioner that many visitors may ask at once: they take turns.
+
+    Args:
+        model, processor, name, device: see [`nic_hf.bulk.TorchCaptioner`].
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str = "", device: str | None = None) -> None:
+        super().__init__(model, processor, name, device)
+        self.has_attention = self.model.config.attention is not None
+        # generate() keeps state in the model, and samples are drawn from one generator.
+        self._turn = threading.Lock()
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike[str], device: str | None = None) -> "AppCaptioner":
+        """Load a checkpoint.
+
+        Raises:
+            OSError, ValueError: there is no such captioner, or its files are damaged or do not fit each other.
+        """
+        if (Path(name_or_path) / ONNX_MANIFEST).is_file():
+            raise ValueError(
+                f"{name_or_path}: the app shows the probability of each word, which ONNX files do not give; name the"
+                " checkpoint that they were exported from"
+            )
+        check_path(name_or_path)
+        processor = NICProcessor.from_pretrained(name_or_path)
+        model = NICForConditionalGeneration.from_pretrained(name_or_path)
+        return cls(model, processor, os.fspath(name_or_path), device)
+
+    def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
+        """See [`nic_hf.bulk.Captioner`]."""
+        with self._turn:
+            return super().caption(pixel_values, **generation)
+
+    def read(self, photo: str | os.PathLike[str] | Image.Image) -> Image.Image:
+        """A photo as upright RGB, no larger than a model needs.
+
+        Raises:
+            OSError: it cannot be read, or has more than 50 million pixels.
+        """
+        with readable(photo):
+            return load_photo(photo, at_least=self.photo_size)
+
+    def describe(
+        self,
+        photo: str | os.PathLike[str] | Image.Image,
+        num_captions: int = 1,
+        *,
+        num_beams: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> list[ScoredCaption]:
+        """The captions that a search or a draw finds.
+
+        Args:
+            photo: its path, or the photo.
+            num_captions: how many captions.
+            num_beams: beam size; no less than `num_captions` is taken. The checkpoint's where not given.
+            temperature: draw captions at random, in place of a search; below 1 likelier words. A caption that is drawn
+                twice is given once.
+            seed: with `temperature`: the same captions each time.
+
+        Returns:
+            Captions as the search ranks them, or the drawn ones, the likeliest first.
+
+        Raises:
+            OSError: the photo cannot be read.
+        """
+        pixels = torch.from_numpy(self.prepare(self.read(photo))).unsqueeze(0)
+        settings: dict[str, Any] = {"num_return_sequences": num_captions}
+        if temperature is not None:
+            settings |= {"do_sample": True, "num_beams": 1, "temperature": temperature}
+        else:
+            beams = num_beams or self.model.generation_config.num_beams or 1
+            settings |= {"do_sample": False, "num_beams": max(beams, num_captions)}
+        with self._turn, torch.inference_mode():
+            if seed is not None:
+                torch.manual_seed(seed)
+            features = self.model.get_image_features(pixels.to(self.model.device))
+            ids = self.model.generate(encoder_outputs=features, **settings)
+            scored = self._score(features, ids, (pixels.shape[-2], pixels.shape[-1]))
+        if temperature is not None:
+            scored = sorted({each.text: each for each in scored}.values(), key=lambda each: -each.probability)
+        return scored
+
+    def _score(self, features: torch.Tensor, ids: torch.Tensor, photo_shape: tuple[int, int]) -> list[ScoredCaption]:
+        """Read captions of one photo, of shape `(num_captions, sequence_length)` and `<bos>` first, once more."""
+        read, said = ids[:, :-1], ids[:, 1:]
+        output = self.model(
+            encoder_outputs=features, decoder_input_ids=read.unsqueeze(0), use_cache=False, output_attentions=True
+        )
+        # shape: (num_captions, sequence_length)
+        log_probabilities = output.logits.float().log_softmax(-1).gather(-1, said.unsqueeze(-1)).squeeze(-1).cpu()
+        weights = output.cross_attentions[0].float().cpu().numpy() if output.cross_attentions else None
+        tokenizer, scored = self.processor.tokenizer, []
+        for row, caption in enumerate(said.tolist()):
+            end = caption.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in caption else len(caption)
+            words = [
+                ScoredWord(
+                    tokenizer.convert_ids_to_tokens(caption[place]),
+                    float(log_probabilities[row, place].exp()),
+                    None if weights is None else as_grid(weights[row, place], photo_shape),
+                )
+                for place in range(end)
+            ]
+            scored.append(
+                ScoredCaption(
+                    tokenizer.decode(caption[:end], skip_special_tokens=True),
+                    float(log_probabilities[row, : end + 1].sum().exp()),
+                    tuple(words),
+                    ended=end < len(caption),
+                )
+            )
+        return scored
+
+    def seen(self, photo: str | os.PathLike[str] | Image.Image, side: int) -> Image.Image:
+        """What the model sees of a photo, `side` pixels at the longer side: a crop, where its processor cuts one."""
+        settings = self.processor.image_processor.to_dict()
+        with readable(photo):
+            image = load_photo(photo, at_least=(side, side))
+        size = settings.get("size") or {}
+        if settings.get("do_center_crop") or (settings.get("do_resize") and not {"height", "width"} <= size.keys()):
+            pixels = self.prepare(self.read(photo)).transpose(1, 2, 0)
+            if settings.get("do_normalize"):
+                pixels = pixels * np.asarray(settings["image_std"]) + np.asarray(settings["image_mean"])
+            image = Image.fromarray((pixels * 255).clip(0, 255).round().astype(np.uint8))
+        image.thumbnail((side, side))
+        return image
+
+
+@contextmanager
+def readable(photo: str | os.PathLike[str] | Image.Image) -> Any:
+    """Refuse a photo whose pixels would fill the memory, and name a file without its folder in errors."""
+    if isinstance(photo, Image.Image):
+        yield
+        return
+    name = Path(photo).name
+    try:
+        with Image.open(photo) as image:
+            width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise OSError(f"{width} x {height} pixels; {MAX_PIXELS // 10**6} million at most")
+        yield
+    except FileNotFoundError as error:
+        raise OSError(f"{name}: no longer here; photos are not kept for long: give it again") from error
+    except Image.UnidentifiedImageError as error:
+        raise OSError(f"{name}: cannot read it as a photo") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).removeprefix(f"{os.fspath(photo)}: cannot read it as an image: ")
+        raise OSError(f"{name}: cannot read it as a photo: {reason}") from error
+
+
+def as_grid(weights: np.ndarray, photo_shape: Sequence[int]) -> np.ndarray:
+    """Weights of regions, row by row, as rows and columns that fit the photo's height and width best."""
+    number, ratio = len(weights), photo_shape[0] / photo_shape[1]
+    sizes = [(rows, number // rows) for rows in range(1, number + 1) if number % rows == 0]
+    return weights.reshape(min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / ratio))))

@@ -1,0 +1,130 @@
+"""Captions as HTML: words coloured by probability, bars, heat maps. All text in it is escaped."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from .captioner import ScoredCaption
+
+MAP_SIDE = 320
+
+STYLE = """
+.nic-caption { font-size: 1.7rem; line-height: 1.25; display: flex; flex-wrap: wrap; gap: .35rem .3rem;
+  margin: .2rem 0 .6rem }
+.nic-word { display: inline-flex; flex-direction: column; align-items: center; padding: .05rem .4rem;
+  border-radius: .45rem; overflow-wrap: anywhere }
+.nic-word small { font-size: .72rem; line-height: 1.2; opacity: .75; font-variant-numeric: tabular-nums }
+.nic-legend { display: flex; align-items: center; gap: .5rem; font-size: .8rem; opacity: .85; margin-bottom: .4rem }
+.nic-legend i { flex: 0 0 7rem; height: .6rem; border-radius: .3rem;
+  background: linear-gradient(90deg, hsl(25 85% 55% / .55), hsl(95 55% 50% / .45), hsl(165 65% 42% / .5)) }
+.nic-list { list-style: none; margin: 0; padding: 0 }
+.nic-list li { margin: 0 0 .65rem }
+.nic-line { display: flex; align-items: center; gap: .6rem; font-variant-numeric: tabular-nums }
+.nic-line span { flex: 0 0 6.5rem; text-align: right } .nic-line small { flex: 0 0 9.5rem; opacity: .75 }
+.nic-track { flex: 1; height: .5rem; border-radius: .25rem; background: rgb(128 128 128 / .2) }
+.nic-bar { height: 100%; border-radius: .25rem; background: hsl(165 65% 38%) }
+.nic-maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .6rem }
+.nic-maps figure { margin: 0 } .nic-maps img { width: 100%; border-radius: .4rem; display: block }
+.nic-maps figcaption { text-align: center; padding-top: .1rem; overflow-wrap: anywhere }
+.nic-table { width: 100%; border-collapse: collapse } .nic-table td { padding: .25rem .4rem !important;
+  vertical-align: top; border: 0 solid rgb(128 128 128 / .3) !important; border-top-width: 1px !important;
+  overflow-wrap: anywhere }
+.nic-table td:first-child { width: 35%; opacity: .8 }
+@media (max-width: 40rem) { .nic-line { flex-wrap: wrap; gap: 0 .6rem } .nic-line small { flex-basis: 100% } }
+#nic-best, #nic-bars, #nic-maps, #nic-summary { padding: 0 !important }
+:is(#nic-best, #nic-bars, #nic-maps, #nic-summary) .html-container { padding: 0 !important }
+.nic-note { opacity: .75; font-size: .9rem; margin: .2rem 0 }
+"""
+
+# Black over red and yellow to white, each channel at five places: what thermal cameras draw.
+_HEAT = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=float)
+
+
+def per_cent(probability: float) -> str:
+    """A probability with two digits that matter."""
+    value = 100 * probability
+    if value >= 10:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if value >= 1 else f"{value:.2g} %" if value >= 0.001 else "< 0.001 %"
+
+
+def caption_html(caption: ScoredCaption) -> str:
+    """The caption, each word on a ground from orange (unlikely) to green (sure), its probability below it."""
+    words = "".join(
+        f'<span class="nic-word" style="background:{_ground(word.probability)}">{html.escape(word.text)}'
+        f"<small>{per_cent(word.probability)}</small></span>"
+        for word in caption.words
+    )
+    words = words or "(empty caption)"
+    return (
+        f'<div class="nic-caption" role="img" aria-label="{html.escape(caption.text)}">{words}</div>'
+        '<div class="nic-legend"><span>a guess</span><i></i><span>sure of the word</span></div>'
+    )
+
+
+def _ground(probability: float) -> str:
+    hue = 25 + 140 * probability
+    return f"hsl({hue:.0f} 70% 48% / .42)"
+
+
+def bars_html(captions: Sequence[ScoredCaption]) -> str:
+    """Captions with their probability a word as a bar, full at 100 %, and the probability of all words together."""
+    lines = []
+    for caption in captions:
+        mean = caption.probability_a_word
+        lines.append(
+            f"<li><div>{html.escape(caption.text) or '(empty caption)'}</div>"
+            f'<div class="nic-line"><div class="nic-track"><div class="nic-bar" style="width:{100 * mean:.1f}%"></div>'
+            f"</div><span><b>{per_cent(mean)}</b> a word</span>"
+            f"<small>all words: {per_cent(caption.probability)}</small></div></li>"
+        )
+    return f'<ol class="nic-list">{"".join(lines)}</ol>'
+
+
+def maps_html(photo: Image.Image, caption: ScoredCaption) -> str:
+    """The photo once for each word, with what the model looked at before it said the word."""
+    figures = []
+    for word in caption.words:
+        if word.attention is None:
+            continue
+        text = html.escape(word.text)
+        source = _data_uri(heat_map(photo, word.attention))
+        figures.append(
+            f'<figure><img alt="Where the model looked for: {text}" src="{source}">'
+            f"<figcaption>{text}</figcaption></figure>"
+        )
+    return f'<div class="nic-maps">{"".join(figures)}</div>' if figures else ""
+
+
+def heat_map(photo: Image.Image, weights: np.ndarray) -> Image.Image:
+    """Weights of shape `(rows, columns)` over a photo: bright where they are large, its own grey where they are not.
+
+    The largest weight is the brightest, however large it is.
+    """
+    scaled = (weights / max(float(weights.max()), 1e-12) * 255).round().astype(np.uint8)
+    heat = Image.fromarray(scaled).resize(photo.size, Image.Resampling.BICUBIC)
+    level = np.asarray(heat, dtype=float)[..., None] / 255  # shape: (height, width, 1)
+    grey = np.asarray(photo.convert("L"), dtype=float)[..., None] * 0.75
+    places = np.linspace(0, 1, len(_HEAT))
+    colour = np.concatenate([np.interp(level, places, channel) for channel in _HEAT.T], axis=-1)
+    share = 0.65 * level
+    return Image.fromarray(((1 - share) * grey + share * colour).clip(0, 255).astype(np.uint8))
+
+
+def _data_uri(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def table_html(rows: Sequence[tuple[str, str]], note: str, shown: int = 50) -> str:
+    """Names of photos with what was said of them, the first `shown`."""
+    lines = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in rows[:shown]
+    )
+    more = f'<p class="nic-note">and {len(rows) - shown} more in the file</p>' if len(rows) > shown else ""
+    return f'<p class="nic-note">{html.escape(note)}</p><table class="nic-table"><tbody>{lines}</tbody></table>{more}'

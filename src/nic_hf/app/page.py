@@ -1,0 +1,219 @@
+"""The page: a tab for one photo, a tab for many, and the named endpoints of its API."""
+
+import html
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from .captioner import AppCaptioner
+from .drawing import MAP_SIDE, STYLE, bars_html, caption_html, maps_html, table_html
+from .folder import caption_file
+
+MOST_CAPTIONS, MOST_BEAMS, MOST_PHOTOS = 10, 20, 500
+SEARCH, DRAW = "beam search", "sampling"
+FORMATS = {"JSON lines": ".jsonl", "CSV": ".csv"}
+
+# Fonts of the visitor's own machine: the themes' come from servers of Google.
+THEME = gr.themes.Default(
+    primary_hue="teal",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+)
+CSS = STYLE + ".gradio-container { max-width: 72rem !important; margin: 0 auto !important }"
+
+
+def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
+    """The app as gradio's Blocks.
+
+    Photos are read by several threads; the model answers one visitor after the other (see [`AppCaptioner`]).
+
+    Args:
+        captioner: captions the photos.
+        keep_seconds: how long a photo or a file stays on disk after it came.
+
+    Returns:
+        The page; launch it with `theme=THEME, css=CSS`.
+    """
+    name = Path(captioner.name).name or "captioner"
+    often = max(1, min(60, keep_seconds // 2))
+    with gr.Blocks(title=f"{name} - nic", analytics_enabled=False, delete_cache=(often, keep_seconds)) as page:
+        gr.Markdown(f"# Caption photos\n{_about(captioner, name)}")
+        with gr.Tab("Photo"):
+            _photo_tab(captioner)
+        with gr.Tab("Folder"):
+            _folder_tab(captioner)
+    return page.queue(max_size=512)
+
+
+def _about(captioner: AppCaptioner, name: str) -> str:
+    config = captioner.model.config
+    kind = "with attention" if captioner.has_attention else "Show and Tell"
+    # The name of a folder may hold anything, and is no Markdown.
+    return (
+        f"`{name.replace('`', '')}`: {config.backbone_config.model_type} + LSTM, {kind}, {config.vocab_size:,} words"
+    )
+
+
+def _photo_tab(captioner: AppCaptioner) -> None:
+    default_beams = min(captioner.model.generation_config.num_beams or 1, MOST_BEAMS)
+
+    def caption(photo: str | None, number: int, method: str, beams: int, temperature: float) -> dict[str, Any]:
+        """Caption a photo.
+
+        Returns `{"captions": [...]}`, the best first: `caption`, `probability`, `probability_a_word` and `words`,
+        a list of `word`, `probability` and, where the captioner has attention, `attention`: rows of weights.
+        """
+        if photo is None:
+            raise gr.Error("no photo: give one")
+        settings = _settings(number, method, beams, temperature)
+        try:
+            found = captioner.describe(photo, **settings)
+        except OSError as error:
+            raise gr.Error(str(error)) from error
+        return {"captions": [each.to_json() for each in found]}
+
+    def show(photo: str | None, number: int, method: str, beams: int, temperature: float) -> tuple[str, str, str]:
+        if photo is None:
+            return _note("Drop a photo, or take one: its caption appears here."), "", ""
+        settings = _settings(number, method, beams, temperature)
+        try:
+            found = captioner.describe(photo, **settings)
+            seen = captioner.seen(photo, MAP_SIDE) if captioner.has_attention else None
+        except OSError as error:
+            return _note(html.escape(str(error))), "", ""  # no caption of the photo before is to stay beside this one
+        return caption_html(found[0]), bars_html(found), "" if seen is None else maps_html(seen, found[0])
+
+    with gr.Row():
+        with gr.Column(scale=5, min_width=300):
+            photo = gr.Image(
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "webcam", "clipboard"],
+                label="Photo",
+                height=340,
+                elem_id="nic-photo",
+            )
+            _leave_to_the_captioner(photo)
+        with gr.Column(scale=6, min_width=300):
+            gr.Markdown("### Caption")
+            best = gr.HTML(_note("Drop a photo, or take one: its caption appears here."), elem_id="nic-best")
+            gr.Markdown("### Best captions")
+            bars = gr.HTML(elem_id="nic-bars")
+    # Below the captions, so that on a phone these come right after the photo.
+    with gr.Group(), gr.Row():
+        number = gr.Slider(1, MOST_CAPTIONS, 5, step=1, label="Captions", min_width=260)
+        method = gr.Radio([SEARCH, DRAW], value=SEARCH, label="Found by", min_width=260)
+        beams = gr.Slider(1, MOST_BEAMS, max(default_beams, 5), step=1, label="Beams", min_width=260)
+        temperature = gr.Slider(0.1, 2, 1, step=0.1, label="Temperature", min_width=260, visible=False)
+    with gr.Column(visible=captioner.has_attention):
+        gr.Markdown("### Where it looked for each word")
+        maps = gr.HTML(elem_id="nic-maps")
+    inputs = [photo, number, method, beams, temperature]
+    gr.on(
+        [component.change for component in inputs],
+        show,
+        inputs,
+        [best, bars, maps],
+        trigger_mode="always_last",
+        show_progress="minimal",
+        concurrency_id="photo",
+        concurrency_limit=4,
+        api_visibility="private",
+    )
+    method.change(
+        lambda chosen: (gr.update(visible=chosen == SEARCH), gr.update(visible=chosen == DRAW)),
+        method,
+        [beams, temperature],
+        api_visibility="private",
+        queue=False,
+    )
+    gr.Button(visible=False).click(
+        caption,
+        inputs,
+        gr.JSON(visible=False, label="captions"),
+        api_name="caption",
+        concurrency_id="photo",
+        concurrency_limit=4,
+    )
+
+
+def _folder_tab(captioner: AppCaptioner) -> None:
+    def caption_files(
+        photos: list[str] | None,
+        number: int,
+        kind: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it there
+    ) -> Iterator[tuple[str, str]]:
+        """Caption photos; returns a summary as HTML, and a file of captions.
+
+        In JSON lines each photo is `{"image_id", "caption"}`, with `captions` where there are several; in CSV the
+        columns are `image_id` and `caption`, or `caption_0`, `caption_1` and so on.
+        """
+        if not photos:
+            raise gr.Error("no photos: give some")
+        if len(photos) > MOST_PHOTOS:
+            raise gr.Error(f"{len(photos)} photos at once; {MOST_PHOTOS} at most (nic caption takes any number)")
+        if kind not in FORMATS or not 1 <= int(number) <= MOST_CAPTIONS:
+            raise gr.Error(f"a file is one of {', '.join(FORMATS)}, with 1 to {MOST_CAPTIONS} captions a photo")
+        beams = captioner.model.generation_config.num_beams or 1
+        generation = {} if beams >= number else {"num_beams": int(number)}
+        progress((0, len(photos)), "Captioning", unit="photos")
+
+        def tell(done: int) -> None:
+            progress((done, len(photos)), "Captioning", unit="photos")
+
+        with caption_file(captioner, photos, FORMATS[kind], num_captions=int(number), tell=tell, **generation) as (
+            file,
+            records,
+            broken,
+        ):
+            rows = [(each.image_id, each.error.removeprefix(f"{each.image_id}: ")) for each in broken]
+            rows += [(each.image_id, each.captions[0]) for each in records]
+            note = f"{len(records)} of {len(photos)} photos captioned."
+            yield table_html(rows, note), str(file)  # gradio takes a copy before it comes back here
+
+    photos = gr.File(
+        file_count="multiple", file_types=["image"], label="Photos", height=220, elem_id="nic-photos", type="filepath"
+    )
+    with gr.Row():
+        number = gr.Slider(1, MOST_CAPTIONS, 1, step=1, label="Captions a photo")
+        kind = gr.Radio(list(FORMATS), value="JSON lines", label="File")
+    start = gr.Button("Caption them", variant="primary", elem_id="nic-start")
+    output = gr.File(label="Captions to download", interactive=False, elem_id="nic-file", height=80)
+    summary = gr.HTML(elem_id="nic-summary")
+    start.click(
+        caption_files,
+        [photos, number, kind],
+        [summary, output],
+        api_name="caption_files",
+        concurrency_id="folder",
+        concurrency_limit=2,
+        show_progress_on=summary,
+    )
+
+
+def _settings(number: int, method: str, beams: int, temperature: float) -> dict[str, Any]:
+    """Arguments of `AppCaptioner.describe`, checked: an API takes what nobody can set on the page."""
+    if not (1 <= number <= MOST_CAPTIONS and 1 <= beams <= MOST_BEAMS and 0.05 <= temperature <= 5):
+        raise gr.Error(f"1 to {MOST_CAPTIONS} captions, 1 to {MOST_BEAMS} beams, and a temperature of 0.05 to 5")
+    if method not in (SEARCH, DRAW):
+        raise gr.Error(f"{method!r} is no way of captioning: {SEARCH!r} or {DRAW!r}")
+    if method == DRAW:
+        return {"num_captions": int(number), "temperature": float(temperature)}
+    return {"num_captions": int(number), "num_beams": int(beams)}
+
+
+def _leave_to_the_captioner(photo: gr.Image) -> None:
+    """Hand a sent file over as it is: gradio would open it first, and has no words for one that is broken."""
+    preprocess: Callable[..., Any] = photo.preprocess
+
+    def path_of(payload: Any) -> Any:
+        return payload.path if payload is not None and payload.path else preprocess(payload)
+
+    photo.preprocess = path_of  # type: ignore[method-assign]
+
+
+def _note(text: str) -> str:
+    return f'<p class="nic-note">{text}</p>'

@@ -1,0 +1,114 @@
+"""Serve the page, and leave nothing behind."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .captioner import AppCaptioner
+
+MISSING = 'the app needs gradio: pip install "nic_hf[app]"'
+
+
+def serve(
+    model: str | os.PathLike[str] | AppCaptioner,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    device: str | None = None,
+    max_upload: int = 20,
+    keep_seconds: int = 600,
+    open_browser: bool = False,
+) -> None:
+    """Serve the app until Ctrl-C or SIGTERM.
+
+    Uploads lie in a folder of their own, which is removed at the end; each file in it after `keep_seconds`.
+
+    Args:
+        model: a checkpoint, a Hub id, or a captioner that is loaded.
+        host: address to listen at; that of `GRADIO_SERVER_NAME`, else this machine only.
+        port: that of `GRADIO_SERVER_PORT`, else the first free one from 7860 on.
+        device: where the model computes; the GPU, where there is one, or the CPU.
+        max_upload: megabytes of the largest file that is taken.
+        keep_seconds: how long a file stays on disk.
+        open_browser: show the page.
+
+    Raises:
+        ImportError: gradio is not installed.
+        OSError, ValueError: there is no such captioner, or nothing can listen there.
+    """
+    check_gradio()
+    captioner = model if isinstance(model, AppCaptioner) else AppCaptioner.load(model, device)
+    with tempfile.TemporaryDirectory(prefix="nic_app_", ignore_cleanup_errors=True) as folder, _environment(folder):
+        from .page import CSS, THEME, build_page
+
+        page = build_page(captioner, keep_seconds)
+        try:
+            page.launch(
+                server_name=host,
+                server_port=port,
+                inbrowser=open_browser,
+                max_file_size=f"{max_upload}mb",
+                share=False,
+                ssr_mode=False,
+                enable_monitoring=False,
+                footer_links=["api", "settings"],
+                theme=THEME,
+                css=CSS,
+                prevent_thread_lock=True,
+                quiet=True,
+                _frontend=False,  # no request to itself, which fails behind proxies and on busy machines
+            )
+            print(f"Captions at {page.local_url}  (Ctrl-C ends)", flush=True)
+            _wait()
+        finally:
+            page.close(verbose=False)
+
+
+def check_gradio() -> None:
+    """Raise ImportError, saying what to install, where gradio is missing."""
+    try:
+        _silence()
+        import gradio  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ImportError(MISSING) from error
+
+
+def _silence() -> None:
+    """Gradio reads these as it is imported; nothing of a visitor goes to it, nor into the browser's own history."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_RUN_HISTORY"] = "False"
+
+
+@contextmanager
+def _environment(folder: str) -> Iterator[None]:
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def _wait() -> None:
+    """Return at Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+
+    def end(number: int, frame: Any) -> None:
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not ended.wait(0.5):  # Windows hands over a signal between waits only
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
