@@ -68,9 +68,9 @@ def config_page() -> str:
         rows.append((fields, kind, default or "", " ".join(meaning.split())))
     return (
         f"# Configuration\n\n{WRITTEN}\nThe fields of `NICConfig`, in `config.json` of every checkpoint, as"
-        " arguments of `NICConfig(...)`, and of\n`NICForConditionalGeneration.from_backbone_pretrained(backbone, ...)`."
-        " What training changes of them is among the\n[settings](settings.md).\n\n"
-        + _table(("field", "type", "default", "meaning"), rows)
+        " arguments of `NICConfig(...)`, and of\n"
+        "`NICForConditionalGeneration.from_backbone_pretrained(backbone, ...)`. What training changes of them is among"
+        " the\n[settings](settings.md).\n\n" + _table(("field", "type", "default", "meaning"), rows)
     )
 
 

@@ -134,7 +134,9 @@ def run_page(page: Path, work: Path, hub: HubServer, folder: Path, *options: str
 def blocks(page: Path, mark: str | None = None) -> int:
     """How many blocks to run a page has, or those with this mark."""
     text = page.read_text("utf-8")
-    return sum(mark is None or mark in marks(text, example.start) for example in Page(False).sybil.parse(page).examples())
+    return sum(
+        mark is None or mark in marks(text, example.start) for example in Page(False).sybil.parse(page).examples()
+    )
 
 
 RUNNABLE = [p for p in PAGES if blocks(p) > blocks(p, "skip-test") and name_of(p) not in MEASUREMENTS]
