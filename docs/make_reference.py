@@ -22,6 +22,7 @@ SMALL = (
 # How the tests run the examples of the help texts (tests/docs_page.py), by how they begin.
 MARKS = {
     "nic train --recipe self-critical": SMALL.replace(" --min_frequency 1", " --max_steps 2"),
+    "nic train --data": SMALL.replace(" -->", " --output_dir runs/again -->", 1),
     "nic train": SMALL,
     "nic demo": "<!-- skip-test: is tested by itself -->\n",
     "nic app": "<!-- skip-test: waits for visitors -->\n",

@@ -48,7 +48,7 @@ def evaluate(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="A training run, of a recipe the folder of a stage, whose checkpoints' scores are plotted against time."
+            help="A training run (of a recipe, a stage's folder), whose checkpoints' scores are plotted against time."
         ),
     ] = None,
     compare: Annotated[
