@@ -24,7 +24,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import yaml
 from sybil import Example, Lexeme, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
@@ -109,7 +108,12 @@ class Page:
             run_command(command, " ".join(notes.get("test-append", [])), exits)
 
     def yaml(self, example: Example) -> None:
-        yaml.safe_load(example.parsed)
+        """The YAML of these pages is recipes."""
+        from nic_hf.training.recipes import load_recipe, resolve
+
+        Path("recipe-of-the-page.yaml").write_text(example.parsed, encoding="utf-8")
+        recipe = load_recipe("recipe-of-the-page.yaml")
+        resolve(recipe, {"data": "flickr8k", "backbone": "google/mobilenet_v2_1.0_224"})
 
     def json(self, example: Example) -> None:
         json.loads(example.parsed)
