@@ -18,7 +18,7 @@ def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A command, without what the tests' own environment would add to Python's path."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=3000
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done
