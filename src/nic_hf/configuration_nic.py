@@ -74,6 +74,12 @@ class NICConfig(PreTrainedConfig):
             drawn to 1 in training. Implementations usually have 1.
         pad_token_id, bos_token_id, eos_token_id, unk_token_id (`int`, *optional*, default to 0, 1, 2, 3):
             Ids of `<pad>`, `<bos>`, `<eos>` and `<unk>`.
+        decoder_start_token_id (`int`, *optional*):
+            What each caption starts from; `bos_token_id` where it is not given.
+        use_cache (`bool`, *optional*, defaults to `True`):
+            Return the LSTM's state, from which the next word is one step.
+        is_encoder_decoder, tie_word_embeddings (`bool`, *optional*, default to `True`, `False`):
+            What the library wants to know of every model; a captioner is built for these values.
 
     Raises:
         ValueError: where a size is not positive, a rate is outside `[0, 1)`, a token id is outside the vocabulary, or

@@ -89,7 +89,7 @@ def caption(
 
         nic caption holiday/ --model runs/flickr8k --output captions.csv --contact-sheet sheet.png
 
-        find / -name '*.jpg' | nic caption - --model runs/flickr8k --output captions.jsonl
+        find . -name '*.jpg' | nic caption - --model runs/flickr8k --output captions.jsonl
 
         nic caption --data flickr8k --split test --model runs/flickr8k --output captions.json
 

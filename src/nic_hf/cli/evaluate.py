@@ -46,7 +46,10 @@ def evaluate(
         list[str] | None, typer.Option(help="NAME=DATA: another data set to caption too. May be given several times.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="A training run, whose checkpoints' scores are plotted against time.")
+        Path | None,
+        typer.Option(
+            help="A training run (of a recipe, a stage's folder), whose checkpoints' scores are plotted against time."
+        ),
     ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Another file of captions of the same photos, for a paired test.")
@@ -72,7 +75,7 @@ def evaluate(
 
         nic evaluate ours.jsonl --references refs.json --compare theirs.jsonl
 
-        nic evaluate runs/flickr8k --data flickr8k --suite show-and-tell --run runs/flickr8k
+        nic evaluate runs/flickr8k --data flickr8k --suite show-and-tell --run runs/flickr8k/1-frozen
     """
     try:
         if Path(source).is_file():
