@@ -110,7 +110,7 @@ def _photo_tab(captioner: AppCaptioner) -> None:
     with gr.Column(visible=captioner.has_attention):
         gr.Markdown("### Where it looked for each word")
         maps = gr.HTML(elem_id="nic-maps")
-    inputs = [photo, number, method, beams, temperature]
+    inputs: list[Any] = [photo, number, method, beams, temperature]
     gr.on(
         [component.change for component in inputs],
         show,
