@@ -78,7 +78,7 @@ def main():
     bars = axes.barh(list(costs), list(costs.values()), color=colours)
     axes.bar_label(bars, [f"${cost:,.2f}" for cost in costs.values()], padding=4)
     axes.set(xscale="log", xlabel=f"dollars a million captions, at ${args.dollars_an_hour} an hour")
-    axes.margins(x=0.15)
+    axes.set_xlim(right=3 * max(costs.values()))  # room for the labels
     figure.savefig(args.output / "cost.png", dpi=130)
     for name, cost in costs.items():
         print(f"{name:40} ${cost:8.2f} a million")

@@ -32,7 +32,7 @@ from .settings import resolve_settings
 
 # A batch is shared out among threads where each gets so many photos at least: it takes two thirds of the time that one
 # computation after the other takes, with all threads on each.
-_PHOTOS_A_THREAD = 4
+_PHOTOS_A_THREAD = 2
 _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
