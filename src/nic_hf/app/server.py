@@ -1,5 +1,6 @@
 """Serve the page, and leave nothing behind."""
 
+import importlib.util
 import os
 import signal
 import tempfile
@@ -70,13 +71,9 @@ def serve(
 
 def check_gradio() -> None:
     """Raise ImportError, saying what to install, where gradio is missing."""
-    try:
-        _silence()
-        import gradio  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise ImportError(MISSING) from error
+    _silence()
+    if importlib.util.find_spec("gradio") is None:  # not imported: that takes seconds
+        raise ImportError(MISSING)
 
 
 def _silence() -> None:
