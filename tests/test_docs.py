@@ -36,7 +36,7 @@ REASONS = {
     "needs an account": 4,
     "hours of work": 2,
     "takes data that tests do not have": 3,
-    "waits for visitors": 2,
+    "waits for visitors": 6,
     "is tested by itself": 8,
 }
 SETTINGS = (
