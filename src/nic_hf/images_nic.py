@@ -171,15 +171,28 @@ def _bounded(image: Image.Image) -> Image.Image:
         image = image.crop((left, top, left + keep[0], top + keep[1]))
     factor = math.ceil(math.sqrt(image.width * image.height / _KEPT_PIXELS))
     if factor > 1:
+        size = (-(-image.width // factor), -(-image.height // factor))
         try:
-            image = image.reduce(factor)
+            image = _reduced(image, factor, size)
         except ValueError:  # palettes, black and white, 16 bits: of these every so many pixels are taken
-            size = (-(-image.width // factor), -(-image.height // factor))
             image = image.resize(size, Image.Resampling.NEAREST)
     if image is not original:
         with suppress(*_DAMAGED_EXIF):  # of TIFF, what is cut out does not know which way up it was
             image.getexif()[_ORIENTATION] = original.getexif().get(_ORIENTATION, 1)
     return image
+
+
+def _reduced(image: Image.Image, factor: int, size: tuple[int, int]) -> Image.Image:
+    """`image.reduce(factor)` in strips, as Pillow first makes a copy of all that has transparency."""
+    strip = 64 * factor
+    parts = [
+        image.crop((0, top, image.width, min(top + strip, image.height))).reduce(factor)
+        for top in range(0, image.height, strip)
+    ]
+    reduced = image.resize((1, 1), Image.Resampling.NEAREST).resize(size)  # with the info of the image
+    for number, part in enumerate(parts):
+        reduced.paste(part, (0, 64 * number))
+    return reduced
 
 
 def _upright(image: Image.Image) -> Image.Image:

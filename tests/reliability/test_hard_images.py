@@ -113,6 +113,16 @@ def test_long_and_large_photos_are_bounded(tmp_path: Path, monkeypatch: pytest.M
         assert small.mode == "RGB" and small.size == (34, 20), mode
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "F"])
+def test_reducing_in_strips_is_reducing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = photo().resize((31, 500)).convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.radial_gradient("L").resize(image.size))
+    wanted = load_photo(image.reduce(3))
+    monkeypatch.setattr("nic_hf.images_nic._KEPT_PIXELS", 1800)
+    assert load_photo(image).tobytes() == wanted.tobytes()
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
 def test_a_bounded_photo_still_stands_upright(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nic_hf.images_nic._KEPT_PIXELS", 1600)
