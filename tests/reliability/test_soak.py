@@ -21,7 +21,7 @@ from nic_hf.memory import keep_freed_memory
 def check_flat(captioner: TorchCaptioner, captions: int, batch_size: int, size: tuple[int, int]) -> None:
     """Memory within 2 % after a tenth of the captions, files and threads the same."""
     keep_freed_memory()
-    threads = torch.get_num_threads()
+    torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     process, seen = psutil.Process(), []
     steps, photos = max(20, captions // batch_size), tiny_photos(batch_size, size=size)
@@ -31,12 +31,14 @@ def check_flat(captioner: TorchCaptioner, captions: int, batch_size: int, size: 
         if (step >= steps // 10 and step % max(1, steps // 20) == 0) or step == steps - 1:
             gc.collect()
             seen.append((process.memory_info().rss, len(process.open_files()), process.num_threads()))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(torch_threads)
     growth = max(rss for rss, *_ in seen) / seen[0][0] - 1
     mib = seen[0][0] / 2**20
     print(f"{steps * batch_size:,} captions: RSS {100 * growth:+.2f} % of {mib:.0f} MiB, files, threads {seen[0][1:]}")
     assert growth < 0.02
-    assert {rest for _, *files_threads in seen for rest in [tuple(files_threads)]} == {seen[0][1:]}
+    files, threads = [one[1] for one in seen], {one[2] for one in seen}
+    # The thread that gives memory back reads a file of /proc for an instant, once a second.
+    assert min(files[len(files) // 2 :]) <= files[0] and max(files) <= files[0] + 1 and len(threads) == 1
 
 
 def tiny_captioner() -> TorchCaptioner:
