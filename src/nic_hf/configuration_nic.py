@@ -101,6 +101,7 @@ class NICConfig(PreTrainedConfig):
     model_type = "nic"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 - annotating it would make it a field
     keys_to_ignore_at_inference = [  # noqa: RUF012
+        "cache",
         "past_key_values",
         "image_features",
         "decoder_hidden_states",

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.generation import GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
@@ -36,6 +37,13 @@ from .projection_nic import RARE, NICBagOfWords, NICImageProjection
 
 IGNORED_LABEL = -100
 NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
+# What `generate()` calls a model's state: Transformers 5.24 renamed it.
+CACHE_NAME = "cache" if hasattr(GenerateEncoderDecoderOutput, "cache") else "past_key_values"
+
+
+def cache_field(cache: Any) -> dict[str, Any]:
+    """A model's state as the keyword argument of a `ModelOutput`."""
+    return {CACHE_NAME: cache}
 
 
 class NICCache:
@@ -49,6 +57,7 @@ class NICCache:
 
     is_compileable = False
     is_croppable = False
+    is_linear = (True,)  # of each layer: whether its state stays as large as it is
 
     def __init__(self) -> None:
         self.hidden_state: torch.Tensor | None = None
@@ -99,7 +108,7 @@ class NICOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`): equation 10, the mean over the words of the batch; with `labels`.
         logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): scores of each next word.
-        past_key_values (`NICCache`): the LSTM's state, with `use_cache`.
+        cache (`NICCache`): the LSTM's state, with `use_cache`; `past_key_values` is another name for it.
         decoder_hidden_states (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, hidden_size)`):
             outputs of the last LSTM layer, with `output_hidden_states`.
         cross_attentions (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, num_regions)`):
@@ -113,7 +122,16 @@ class NICOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    past_key_values: NICCache | None = None
+    if CACHE_NAME == "cache":
+        cache: NICCache | None = None
+    else:
+        past_key_values: NICCache | None = None
+
+        @property
+        def cache(self) -> NICCache | None:  # type: ignore[misc]
+            """The LSTM's state, by the name that it has in Transformers 5.24 and later."""
+            return self.past_key_values
+
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     decoder_attentions: None = None
@@ -328,11 +346,12 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         decoder_input_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | torch.Tensor | tuple[torch.Tensor, ...] | None = None,
-        past_key_values: NICCache | None = None,
+        cache: NICCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        past_key_values: NICCache | None = None,
         **kwargs: Any,
     ) -> NICOutput:
         """Score captions of images.
@@ -347,17 +366,19 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
                 image features, in place of `pixel_values`. With attention `(batch_size, num_regions, feature_size)`;
                 several captions of each image, those of an image together, may then look at the same features.
-            past_key_values (`NICCache`): state to go on from; once it has read the image, no image is needed.
+            cache (`NICCache`): state to go on from; once it has read the image, no image is needed.
             use_cache: return the state after the last word. Defaults to the configuration's; `False` with labels.
             output_hidden_states: also return the LSTM's outputs.
             output_attentions: also return the weights of the regions, where there is attention.
             num_items_in_batch: number of words over which the sum of losses is averaged, where it is more than this
                 batch holds (gradient accumulation). Trainer passes it.
+            past_key_values: the name of `cache` before Transformers 5.24.
             **kwargs: ignored, so that `Trainer` and `generate()` may pass what other models need.
 
         Raises:
             ValueError: where the image or the words are missing, or one does not fit the other.
         """
+        cache = past_key_values if cache is None else cache
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("no words: give `labels` to train, or `decoder_input_ids` (`<bos>` first) to score")
@@ -369,8 +390,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         inputs_embeds = self.decoder.embed_tokens(decoder_input_ids)  # shape: (batch_size, sequence_length, embedding)
         image_features, image, state, regions, weights = None, None, None, None, None
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
-            state, regions = (past_key_values.hidden_state, past_key_values.cell_state), past_key_values.regions
+        if cache is not None and cache.get_seq_length() > 0:
+            state, regions = (cache.hidden_state, cache.cell_state), cache.regions
         else:
             # The image is the input at t = -1 (equation 7), one step before <bos>.
             image_features = self._image_features(pixel_values, encoder_outputs)
@@ -387,7 +408,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if self.config.attention is None:
             hidden_states, state = self.decoder(inputs_embeds, state)
         elif regions is None:
-            raise ValueError("`past_key_values` holds no regions to look at: it is of a model without attention")
+            raise ValueError("`cache` holds no regions to look at: it is of a model without attention")
         else:
             hidden_states, state, weights = self.decoder(inputs_embeds, state, regions)
         if image_features is not None:
@@ -395,13 +416,13 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits = self.lm_head(hidden_states)  # shape: (batch_size, sequence_length, vocab_size)
 
         if use_cache:
-            past_key_values = NICCache() if past_key_values is None else past_key_values
-            past_key_values.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1])
-            past_key_values.regions = regions
+            cache = NICCache() if cache is None else cache
+            cache.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1])
+            cache.regions = regions
         return NICOutput(
             loss=None if labels is None else self._loss(logits, labels, num_items_in_batch, weights, image),
             logits=logits,
-            past_key_values=past_key_values if use_cache else None,
+            **cache_field(cache if use_cache else None),
             decoder_hidden_states=(hidden_states,) if output_hidden_states else None,
             cross_attentions=(weights,) if output_attentions and weights is not None else None,
             image_features=image_features,
@@ -474,19 +495,21 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         input_ids: torch.Tensor,
-        past_key_values: NICCache | None = None,
+        cache: NICCache | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        past_key_values: NICCache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The words that the LSTM has not read, and the image where it has not seen that."""
-        num_read = 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = past_key_values if cache is None else cache
+        num_read = 0 if cache is None else cache.get_seq_length()
         return {
             "decoder_input_ids": input_ids[:, num_read:],
             "encoder_outputs": encoder_outputs if num_read == 0 else None,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "use_cache": use_cache,
             "output_hidden_states": output_hidden_states,
             "output_attentions": output_attentions,
@@ -518,8 +541,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = NICCache()
+        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
+            model_kwargs[CACHE_NAME] = NICCache()
 
 
 def default_generation_config(config: NICConfig) -> GenerationConfig:

@@ -175,7 +175,7 @@ def test_a_model_without_attention_has_the_weights_it_had() -> None:
 def test_a_model_without_attention_has_none_to_show() -> None:
     result = tiny_model()(pixel_values=tiny_pixels(3), decoder_input_ids=WORDS, output_attentions=True)
     assert result.cross_attentions is None
-    assert result.past_key_values.regions is None
+    assert result.cache.regions is None
 
 
 # The equations
@@ -261,7 +261,7 @@ def test_a_caption_read_in_pieces_is_read_the_same(cuts: tuple[int, ...], layers
             model(
                 encoder_outputs=regions_of(3) if number == 0 else None,
                 decoder_input_ids=words,
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
                 output_attentions=True,
             )
@@ -270,8 +270,8 @@ def test_a_caption_read_in_pieces_is_read_the_same(cuts: tuple[int, ...], layers
     torch.testing.assert_close(
         torch.cat([piece.cross_attentions[0] for piece in pieces], dim=1), whole.cross_attentions[0]
     )
-    torch.testing.assert_close(cache.hidden_state, whole.past_key_values.hidden_state)
-    torch.testing.assert_close(cache.cell_state, whole.past_key_values.cell_state)
+    torch.testing.assert_close(cache.hidden_state, whole.cache.hidden_state)
+    torch.testing.assert_close(cache.cell_state, whole.cache.cell_state)
     assert cache.get_seq_length() == 5
 
 
@@ -599,9 +599,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="3 captions do not fit 2 photos"):
         model(encoder_outputs=regions_of(2), decoder_input_ids=WORDS)
     with torch.no_grad():
-        cache = tiny_model()(pixel_values=tiny_pixels(3), decoder_input_ids=WORDS).past_key_values
+        cache = tiny_model()(pixel_values=tiny_pixels(3), decoder_input_ids=WORDS).cache
     with pytest.raises(ValueError, match="holds no regions"):
-        model(decoder_input_ids=WORDS[:, :1], past_key_values=cache)
+        model(decoder_input_ids=WORDS[:, :1], cache=cache)
 
 
 @torch.no_grad()
@@ -611,13 +611,13 @@ def test_a_cache_reorders_repeats_selects_and_forgets() -> None:
 
     def check(cache: NICCache, rows: list[int]) -> None:
         """`rows`: the caption that each row of the cache has read."""
-        found = model(decoder_input_ids=torch.full((len(rows), 1), 9), past_key_values=copy.copy(cache)).logits
+        found = model(decoder_input_ids=torch.full((len(rows), 1), 9), cache=copy.copy(cache)).logits
         for row, caption in enumerate(rows):
             words = torch.cat([WORDS[caption : caption + 1], torch.tensor([[9]])], dim=1)
             alone = model(encoder_outputs=regions[caption : caption + 1], decoder_input_ids=words).logits[:, -1]
             torch.testing.assert_close(found[row], alone)
 
-    cache = model(encoder_outputs=regions, decoder_input_ids=WORDS).past_key_values
+    cache = model(encoder_outputs=regions, decoder_input_ids=WORDS).cache
     check(cache, [0, 1, 2])
     kept = cache.regions
     cache.batch_repeat_interleave(2)

@@ -66,9 +66,9 @@ def test_the_loss_of_a_half_precision_model_is_taken_in_full_precision() -> None
 
 def test_scoring_captions_needs_no_cache_and_scoring_prefixes_gives_one() -> None:
     model = tiny_model()
-    assert model(encoder_outputs=tiny_features(), labels=tiny_labels(LENGTHS)).past_key_values is None
+    assert model(encoder_outputs=tiny_features(), labels=tiny_labels(LENGTHS)).cache is None
     words = torch.ones(4, 2, dtype=torch.long)
-    assert model(encoder_outputs=tiny_features(), decoder_input_ids=words).past_key_values.get_seq_length() == 2
+    assert model(encoder_outputs=tiny_features(), decoder_input_ids=words).cache.get_seq_length() == 2
 
 
 def test_what_a_dataset_carries_beside_the_models_inputs_is_ignored() -> None:

@@ -1,5 +1,7 @@
 """The decoder against the equations of the paper and against plain PyTorch."""
 
+import copy
+
 import pytest
 import torch
 from tiny import tiny_features, tiny_labels, tiny_model
@@ -66,10 +68,10 @@ def test_one_word_at_a_time_gives_what_an_unrolled_lstm_gives(layers: int) -> No
         result = model(
             encoder_outputs=tiny_features(3) if position == 0 else None,
             decoder_input_ids=WORDS[:, position : position + 1],
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
-        assert result.past_key_values is cache
+        assert result.cache is cache
         assert cache.get_seq_length() == position + 1
         steps.append(result.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), expected)
@@ -83,9 +85,13 @@ def test_a_caption_may_be_read_in_pieces(cut: int) -> None:
     model = model_of(2)
     whole = model(encoder_outputs=tiny_features(3), decoder_input_ids=WORDS).logits
     first = model(encoder_outputs=tiny_features(3), decoder_input_ids=WORDS[:, :cut])
-    second = model(decoder_input_ids=WORDS[:, cut:], past_key_values=first.past_key_values)
+    second = model(decoder_input_ids=WORDS[:, cut:], cache=copy.copy(first.cache))
     torch.testing.assert_close(torch.cat([first.logits, second.logits], dim=1), whole)
     assert second.image_features is None
+    # The name that the state had before Transformers 5.24, and has in everybody's code.
+    same = model(decoder_input_ids=WORDS[:, cut:], past_key_values=first.past_key_values)
+    assert torch.equal(same.logits, second.logits)
+    assert same["past_key_values"] is first.cache
 
 
 @torch.no_grad()

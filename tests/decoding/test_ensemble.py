@@ -246,7 +246,7 @@ def test_a_cache_does_to_all_members_what_it_is_told() -> None:
     members = three_members()
     ensemble = NICEnsemble(members)
     with torch.no_grad():
-        cache = ensemble(pixel_values=tiny_pixels(3), decoder_input_ids=torch.tensor([[1, 5]] * 3)).past_key_values
+        cache = ensemble(pixel_values=tiny_pixels(3), decoder_input_ids=torch.tensor([[1, 5]] * 3)).cache
     assert isinstance(cache, NICEnsembleCache)
     assert (cache.get_seq_length(), cache.get_max_cache_shape()) == (2, -1)
     before = [state.hidden_state for state in cache.members]

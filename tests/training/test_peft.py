@@ -38,7 +38,7 @@ def test_an_adapter_acts_wherever_the_lstm_runs_and_merges_into_the_same(attenti
     words = [adapted.generate(pixel_values=INPUTS["pixel_values"], max_new_tokens=6, **how) for how in decode]
     # One word at a time, from the state after the words before.
     state = adapted(pixel_values=INPUTS["pixel_values"], decoder_input_ids=words[0][:, :1], use_cache=True)
-    second = adapted(decoder_input_ids=words[0][:, 1:2], past_key_values=state.past_key_values).logits[:, -1]
+    second = adapted(decoder_input_ids=words[0][:, 1:2], cache=state.cache).logits[:, -1]
     whole = adapted(pixel_values=INPUTS["pixel_values"], decoder_input_ids=words[0][:, :2]).logits[:, -1]
     torch.testing.assert_close(second, whole, atol=1e-5, rtol=1e-5)
     merged = adapted.merge_and_unload()

@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
+from ..modeling_nic import CACHE_NAME, cache_field
 from .diverse_beam import NEVER
 from .similarity import Caption, CaptionSimilarity
 
@@ -110,7 +111,7 @@ class ConsensusDecoding:
             scores=found.scores if generation_config.output_scores else None,
             logits=found.logits,
             beam_indices=found.beam_indices[rows, : longest - prompt_length],
-            past_key_values=found.past_key_values,
+            **cache_field(found[CACHE_NAME]),
         )
 
     def rank(self, captions: Sequence[Caption], log_probs: np.ndarray) -> list[int]:

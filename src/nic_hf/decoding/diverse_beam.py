@@ -12,6 +12,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
+from ..modeling_nic import CACHE_NAME, cache_field
+
 # What Transformers adds to the score of a caption that is none: a beam that is a copy, ended, or shut out.
 NEVER = -1.0e9
 
@@ -229,8 +231,8 @@ def diverse_beam_search(
             cost = cost + penalty * is_open * group.chosen(length, cost.shape[1])
 
         running = _Beams.join([group.running for group in parts])
-        if model_kwargs.get("past_key_values") is not None:
-            model_kwargs["past_key_values"].reorder_cache(running.rows[..., length - prompt_length].flatten())
+        if model_kwargs.get(CACHE_NAME) is not None:
+            model_kwargs[CACHE_NAME].reorder_cache(running.rows[..., length - prompt_length].flatten())
         length += 1
         input_ids = running.ids[..., :length].flatten(0, 1)
         if not any(bool(group.is_open().any()) for group in parts) or all(group.all_hit for group in parts):
@@ -248,7 +250,7 @@ def diverse_beam_search(
         scores=all_scores,
         logits=all_logits,
         beam_indices=rows,
-        past_key_values=model_kwargs.get("past_key_values"),
+        **cache_field(model_kwargs.get(CACHE_NAME)),
     )
 
 

@@ -16,7 +16,15 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..backbone_nic import NICEncoder
 from ..configuration_nic import NICConfig
-from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICCache, NICForConditionalGeneration, NICOutput
+from ..modeling_nic import (
+    CACHE_NAME,
+    IGNORED_LABEL,
+    NO_IMAGE,
+    NICCache,
+    NICForConditionalGeneration,
+    NICOutput,
+    cache_field,
+)
 from .members import Member, load_members
 
 
@@ -29,6 +37,7 @@ class NICEnsembleCache:
 
     is_compileable = False
     is_croppable = False
+    is_linear = NICCache.is_linear
 
     def __init__(self, num_members: int) -> None:
         self.members = [NICCache() for _ in range(num_members)]
@@ -184,9 +193,10 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
         decoder_input_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | torch.Tensor | tuple[torch.Tensor, ...] | None = None,
-        past_key_values: NICEnsembleCache | None = None,
+        cache: NICEnsembleCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        past_key_values: NICEnsembleCache | None = None,
         **kwargs: Any,
     ) -> NICOutput:
         """Score each next word.
@@ -198,9 +208,10 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
                 [`NICForConditionalGeneration`] takes them.
             encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
                 features of each distinct backbone side by side, in place of `pixel_values`.
-            past_key_values (`NICEnsembleCache`): states to go on from.
+            cache (`NICEnsembleCache`): states to go on from.
             use_cache: return the states after the last word.
             output_hidden_states: also return the outputs of the LSTMs, a tensor a member.
+            past_key_values: the name of `cache` before Transformers 5.24.
             **kwargs: ignored.
 
         Returns:
@@ -210,21 +221,22 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: where the image or the words are missing, or features have another size.
         """
+        cache = past_key_values if cache is None else cache
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None
-        if use_cache and past_key_values is None:
-            past_key_values = NICEnsembleCache(len(self.members))
+        if use_cache and cache is None:
+            cache = NICEnsembleCache(len(self.members))
         features = None
-        if past_key_values is None or past_key_values.get_seq_length() == 0:
+        if cache is None or cache.get_seq_length() == 0:
             features = self._image_features(pixel_values, encoder_outputs)
 
         outputs = [
             member(
                 decoder_input_ids=decoder_input_ids,
                 encoder_outputs=None if features is None else features[..., self.encoder.slices[number]],
-                past_key_values=None if past_key_values is None else past_key_values.members[number],
+                cache=None if cache is None else cache.members[number],
                 use_cache=use_cache,
                 output_hidden_states=output_hidden_states,
             )
@@ -241,7 +253,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
         return NICOutput(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values if use_cache else None,  # type: ignore[arg-type]
+            **cache_field(cache if use_cache else None),
             decoder_hidden_states=tuple(output.decoder_hidden_states[0] for output in outputs)
             if output_hidden_states
             else None,
@@ -267,8 +279,8 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = NICEnsembleCache(len(self.members))
+        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
+            model_kwargs[CACHE_NAME] = NICEnsembleCache(len(self.members))
 
 
 def find_same_encoder(encoder: NICEncoder, others: Sequence[nn.Module]) -> int | None:
