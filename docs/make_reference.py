@@ -44,15 +44,20 @@ def cli_page() -> str:
     command = get_command(app)
     text = get_docs_for_click(obj=command, ctx=command.make_context("nic", [], resilient_parsing=True), name="nic")
     text = re.sub(r"```console\n\$ (.*?)\n```", r"```text\n\1\n```", text)
-    text = re.sub(r"(?:^    nic .*\n(?:    .*\n)*|^    .* \| nic .*\n)", _example, text, flags=re.MULTILINE)
+    text = text.replace("\b\n", "")  # tells help texts not to fill a paragraph
+    text = re.sub(r"^(Examples?:)\n((?:  .*\n)+)", _examples, text, flags=re.MULTILINE)
     text = text.replace("# `nic`\n", f"# Command line\n\n{WRITTEN}", 1)
     return text.rstrip() + "\n"
 
 
-def _example(found: re.Match) -> str:
-    command = " ".join(found[0].split())
-    marks = next((marks for start, marks in MARKS.items() if command.startswith(start)), "")
-    return f"{marks}```bash\n{command}\n```\n"
+def _examples(found: re.Match) -> str:
+    """The commands of a help text, which end where a line has no backslash, as a block each."""
+    blocks = [found[1]]
+    for command in re.findall(r"(?:.*\\\n)*.*\n", textwrap.dedent(found[2])):
+        words = " ".join(command.replace("\\\n", " ").split())
+        marks = next((marks for start, marks in MARKS.items() if words.startswith(start)), "")
+        blocks.append(f"{marks}```bash\n{command}```")
+    return "\n\n".join(blocks) + "\n"
 
 
 def config_page() -> str:

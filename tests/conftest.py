@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Read when huggingface_hub is imported. No test needs a network; one that names a repository which is not there would
+# wait half a minute for it. Tests with a Hub server of their own take it back in the processes that they start.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-scale", type=float, default=1.0, help="share of the full size of tests marked soak")

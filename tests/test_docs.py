@@ -126,7 +126,7 @@ def run_page(page: Path, work: Path, hub: HubServer, folder: Path, *options: str
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed: the pages' commands are typed into it")
     shutil.copytree(work, folder / "work")
-    more = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    more = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, str(ROOT / "tests" / "docs_page.py"), str(page), *options]
     done = subprocess.run(
         command, cwd=folder / "work", env=environment(folder, **more), capture_output=True, text=True, timeout=1200

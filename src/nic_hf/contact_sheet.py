@@ -98,6 +98,23 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
     return [*lines, line] if line else lines
 
 
+def check_picture_path(path: str | os.PathLike) -> None:
+    """Refuse a path that no picture can be written to, before hours are spent on what it is to show.
+
+    Raises:
+        ValueError: the name does not end in `.png`, or a folder has it.
+        OSError: something else than a folder is where its folder should be.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: the picture is a PNG file, so its name has to end in .png")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OSError(f"{path} cannot be written: {existing} is no folder that can be written to")
+
+
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
     """Write a PNG whole or not at all.
 

@@ -25,6 +25,7 @@ from .modeling_nic import NICForConditionalGeneration
 from .processing_nic import NICProcessor, build_image_processor, load_image_processor, squeeze_to
 from .tokenization import train_tokenizer
 from .training import CaptioningTrainer, CaptioningTrainingArguments
+from .training.progress import show_progress
 
 NUM_SCENES = {"train": 15000, "validation": 200, "test": 300}
 SHEET_PHOTOS = 20
@@ -111,6 +112,7 @@ def run_demo(
         eval_dataset=CaptionDataset(task.photos["validation"], task.processor.tokenizer),
         processing_class=task.processor,
     )
+    show_progress(trainer)
     trainer.train()
     checkpoint = output / "checkpoint"
     trainer.save_model(str(checkpoint))

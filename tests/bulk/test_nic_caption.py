@@ -138,6 +138,10 @@ def test_text_files_beside_the_photos(checkpoint: str, paths: list[Path], expect
         (["PHOTOS", "--num-captions", "2", "--output", "a.json"], "one caption a photo"),
         (["--data", "./nowhere/data"], "nowhere/data: no such file"),
         (["PHOTOS", "--model", "./nowhere/model"], "nowhere/model: no such folder"),
+        (["PHOTOS", "--device", "nonsense"], "cannot compute on 'nonsense': "),
+        (["PHOTOS", "--contact-sheet", "sheet.jpg"], "sheet.jpg: the picture is a PNG file"),
+        (["PHOTOS", "--contact-sheet", "."], "the picture is a PNG file"),
+        (["PHOTOS", "--contact-sheet", f"{__file__}/sheet.png"], "test_nic_caption.py is no folder"),
     ],
 )
 def test_bad_input_is_one_clear_line(

@@ -1,8 +1,11 @@
 """`nic train`, in processes of its own, on real photos with a real backbone."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,7 +58,10 @@ def finetuned(test_data: Path, subset: Path, tmp_path_factory: pytest.TempPathFa
     backbone = real_backbone(test_data)
     done = nic_train(subset, backbone, output, "--recipe", "finetune", "--backbone", str(backbone), *flags())
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "CIDEr-D" in done.stdout
+    # Standard output is the result alone; standard error, which is no terminal here, has lines and no bars.
+    assert re.fullmatch(r".*run: BLEU-4 [\d.]+, CIDEr-D [\d.]+ on the dev split\n", done.stdout), done.stdout
+    assert not re.search(r"\r|it/s|photo/s|\d%\|", done.stderr), done.stderr
+    assert re.search(r"^step 2 of 4, epoch 1.00: eval_loss [\d.]+, .*; \d\d:\d\d left$", done.stderr, re.MULTILINE)
     return output
 
 
@@ -163,4 +169,43 @@ def test_help_and_show() -> None:
 def test_bad_input_is_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", "--output_dir", str(tmp_path / "run"), *arguments])
     assert done.exit_code == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and done.stderr.startswith("nic train: ") and done.stderr.count("\n") == 1
+
+
+def test_a_mistake_does_not_take_the_folder(subset: Path, test_data: Path, tmp_path: Path) -> None:
+    """The same command with the right backbone begins, without --resume and with nothing to clear away first."""
+    command = ["train", "--output_dir", str(tmp_path / "run"), "--data", str(subset), *flags()]
+    for _ in range(2):
+        done = CliRunner().invoke(app, [*command, "--backbone", str(tmp_path / "nowhere")])
+        assert done.exit_code == 2 and "nowhere: no such folder" in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
+def test_ctrl_c_is_a_line_and_the_run_can_go_on(subset: Path, test_data: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(subset), "--backbone", str(real_backbone(test_data)), *flags()]
+    arguments += [
+        "--num_train_epochs",
+        "500",
+        "--eval_strategy",
+        "no",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "5",
+    ]
+    command = [sys.executable, "-m", "nic_hf", "train", "--output_dir", str(tmp_path / "run"), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
+    process = subprocess.Popen(
+        [*command, "--load_best_model_at_end", "false"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/1-frozen/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    last = "nic train: stopped; with --resume the same command goes on from the last checkpoint"
+    assert err.splitlines()[-1] == last and "Traceback" not in err
+    newest = max(tmp_path.glob("run/1-frozen/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    NICForConditionalGeneration.from_pretrained(newest)

@@ -65,6 +65,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
         environment = {
             **{name: value for name, value in os.environ.items() if name != "HF_TOKEN"},
             "HF_ENDPOINT": hub.url,
+            "HF_HUB_OFFLINE": "0",
             "HF_HOME": str(folder / "home"),
             "HF_HUB_DISABLE_XET": "1",
             "OMP_NUM_THREADS": "1",

@@ -75,6 +75,9 @@ class TorchCaptioner:
         processor: its [`NICProcessor`].
         name: where they come from.
         device: where to compute; the GPU, where there is one, or the CPU.
+
+    Raises:
+        ValueError: there is no such device.
     """
 
     def __init__(self, model: Any, processor: Any, name: str = "", device: str | None = None) -> None:
@@ -84,6 +87,10 @@ class TorchCaptioner:
         self.photo_size = photo_size(processor.image_processor.to_dict())
         self._digest = _digest_of_model(model, processor)
         device = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:  # what torch raises depends on the device that is missing
+            raise ValueError(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
         self.model = copy.deepcopy(model).to(device).optimize_for_inference()
 
     def prepare(self, photo: Image.Image) -> np.ndarray:

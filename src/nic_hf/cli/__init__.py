@@ -3,8 +3,11 @@
 Commands import what they need when they run: `nic --help` should not wait for torch.
 """
 
+from typing import Annotated
+
 import typer
 
+from .._version import __version__
 from ..memory import keep_freed_memory
 from .app import app as app_command
 from .caption import caption
@@ -13,28 +16,51 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
 from .hub import card, push
+from .terminal import keep_bars_off_files
 from .train import SETTINGS, train
 
 app = typer.Typer(
     name="nic",
-    help="Show and Tell: train small image captioners, and caption photos with them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich takes longer to import than all else that help needs
 )
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nic_hf {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _before_each_command() -> None:
+def _before_each_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Show and Tell: train small image captioners, and caption photos with them.
+
+    \b
+    Examples:
+      nic demo                                     # see what it does, in minutes
+      nic train --data flickr8k \\
+          --backbone google/mobilenet_v2_1.0_224 \\
+          --output_dir runs/flickr8k
+      nic caption photo.jpg --model runs/flickr8k
+
+    nic COMMAND --help has examples of each command.
+    """
     keep_freed_memory()
+    keep_bars_off_files()
 
 
-app.command("app")(app_command)
-app.command()(caption)
 app.command()(demo)
-app.command()(doctor)
+app.command(context_settings=SETTINGS)(train)
+app.command()(caption)
 app.command()(evaluate)
+app.command()(doctor)
+app.command("app")(app_command)
 app.command()(card)
 app.command()(push)
 app.add_typer(export)
-app.command(context_settings=SETTINGS)(train)

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from .terminal import reported, silence_transformers
+
 
 def app(
-    model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.")],
+    model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.", metavar="MODEL")],
     host: Annotated[
         str | None, typer.Option(help="Address to listen at; 0.0.0.0 lets others in.", show_default="127.0.0.1")
     ] = None,
@@ -23,21 +25,14 @@ def app(
 
     Exit code: 0, 2 where nothing could be done.
 
+    \b
     Examples:
-
-        nic app runs/flickr8k --open
-
-        nic app me/flickr8k-captioner --host 0.0.0.0 --port 8000
+      nic app runs/flickr8k --open
+      nic app me/flickr8k-captioner --host 0.0.0.0 --port 8000
     """
-    try:
+    with reported("app"):
         from ..app import check_gradio, serve
 
         check_gradio()  # before a model is loaded
-        import transformers
-
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+        silence_transformers()
         serve(model, host=host, port=port, device=device, max_upload=max_upload, open_browser=open_browser)
-    except (ImportError, OSError, ValueError) as error:
-        typer.echo(f"nic app: {error}", err=True)
-        raise typer.Exit(2) from error

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .terminal import INTERRUPTED, fail, reported, silence_transformers
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,7 +33,7 @@ def caption(
         list[str] | None,
         typer.Argument(
             help="Photos, folders, patterns, http addresses, tar files; - for paths on standard input.",
-            metavar="[PATH]...",
+            metavar="PATH",
             show_default=False,
         ),
     ] = None,
@@ -83,23 +85,27 @@ def caption(
     Exit code: 0, 1 where photos could not be read, 2 where nothing could be done, 130 after Ctrl-C, which keeps what
     is captioned.
 
+    \b
     Examples:
-
-        nic caption photo.jpg --model runs/flickr8k
-
-        nic caption holiday/ --model runs/flickr8k --output captions.csv --contact-sheet sheet.png
-
-        find . -name '*.jpg' | nic caption - --model runs/flickr8k --output captions.jsonl
-
-        nic caption --data flickr8k --split test --model runs/flickr8k --output captions.json
+      nic caption photo.jpg --model runs/flickr8k
+      nic caption holiday/ --model runs/flickr8k \\
+          --output captions.csv --contact-sheet sheet.png
+      find . -name '*.jpg' | nic caption - --model runs/flickr8k \\
+          --output captions.jsonl
+      nic caption --data flickr8k --split test --model runs/flickr8k \\
+          --output captions.json
 
     Many processes, one file in the end: torchrun --nproc_per_node 4 -m nic_hf caption ... --output captions.jsonl
     """
-    try:
+    with reported("caption", "stopped; nothing is captioned yet"):
         if not model:
             raise ValueError("no captioner: give --model, a folder or a Hub id")
         if output is not None and sidecar:
             raise ValueError("--output and --sidecar: give one of them")
+        if contact_sheet is not None:
+            from ..contact_sheet import check_picture_path
+
+            check_picture_path(contact_sheet)
         generation = _generation(num_captions, num_beams, sample, temperature, seed, max_new_tokens)
         run = _prepare(
             model,
@@ -115,30 +121,33 @@ def caption(
             sheet=contact_sheet_photos if contact_sheet is not None else 0,
             **generation,
         )
-    except (ImportError, OSError, ValueError) as error:
-        _fail(error, 2)
-    from ..bulk import BrokenPhotoError
-
-    interrupted: list[int] = []
-    try:
-        with _graceful(run, interrupted):
-            summary = run.run()
-            if contact_sheet is not None and run.processes.rank == 0:
-                run.draw_sheet(contact_sheet)
-    except BrokenPipeError:
-        # Python would try to print what is left at its end, and complain.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail("nobody reads the captions any more", 1)
-    except BrokenPhotoError as error:
-        _fail(error, 1)
-    except (ImportError, OSError, ValueError) as error:
-        _fail(error, 2)
+    summary, interrupted = _run(run, contact_sheet)
     if run.processes.rank == 0:
         _report(summary, output, sidecar, as_json)
     if interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
     raise typer.Exit(1 if summary.broken else 0)
+
+
+def _run(run: "CaptionRun", contact_sheet: Path | None) -> "tuple[CaptionSummary, bool]":
+    """Caption, and say whether Ctrl-C ended it."""
+    from ..bulk import BrokenPhotoError
+
+    interrupted: list[int] = []
+    with reported("caption", "stopped; the same command goes on"):
+        try:
+            with _graceful(run, interrupted):
+                summary = run.run()
+                if contact_sheet is not None and run.processes.rank == 0:
+                    run.draw_sheet(contact_sheet)
+        except BrokenPipeError:
+            # Python would try to print what is left at its end, and complain.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            fail("caption", "nobody reads the captions any more", 1)
+        except BrokenPhotoError as error:
+            fail("caption", error, 1)
+    return summary, bool(interrupted)
 
 
 def _generation(
@@ -222,10 +231,7 @@ def _quieten(is_onnx: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # read when Datasets is imported
     if not is_onnx:
-        import transformers
-
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+        silence_transformers()
     if "datasets" in sys.modules:
         sys.modules["datasets"].disable_progress_bars()
 
@@ -276,8 +282,3 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
         line += f"; {len(summary.broken):,} could not be read" if summary.broken else ""
         line += "" if summary.finished else "; stopped: the same command goes on"
         typer.echo(line if output is None else f"{output}: {line}", err=True)
-
-
-def _fail(error: Any, code: int) -> None:
-    typer.echo(f"nic caption: {error}", err=True)
-    raise typer.Exit(code)

@@ -1,17 +1,18 @@
 """`nic doctor`."""
 
-import json
 import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .terminal import print_json, reported, silence_transformers
 
 if TYPE_CHECKING:
     from ..doctor import Finding
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.")],
+    model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.", metavar="MODEL")],
     data: Annotated[
         str | None, typer.Option(help="Captioned photos such as those it was trained on, for a closer look.")
     ] = None,
@@ -25,29 +26,24 @@ def doctor(
     """Find out what is wrong with a captioner, and what to do.
 
     It looks at versions, files, vocabulary, preprocessing, a frozen backbone that moved, a photo that does not count,
-    and one caption for all photos. Exit code: 0, 1 where something is wrong, 2 where there is no such captioner.
+    and one caption for all photos.
 
+    Exit code: 0, 1 where something is wrong, 2 where there is no such captioner.
+
+    \b
     Examples:
-
-        nic doctor runs/flickr8k
-
-        nic doctor runs/flickr8k --data flickr8k --split dev --backbone google/mobilenet_v2_1.0_224
+      nic doctor runs/flickr8k
+      nic doctor runs/flickr8k --data flickr8k --split dev \\
+          --backbone google/mobilenet_v2_1.0_224
     """
-    import transformers
-
     from ..doctor import Status, examine
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
+    silence_transformers()
+    with reported("doctor"):
         findings = examine(model, data=data, split=split, backbone=backbone, max_photos=max_photos)
-    except (ImportError, OSError, ValueError) as error:
-        typer.echo(f"nic doctor: {error}", err=True)
-        raise typer.Exit(2) from error
     problems = [finding for finding in findings if finding.status == Status.PROBLEM]
     if as_json:
-        document = {"model": model, "ok": not problems, "findings": [finding.to_json() for finding in findings]}
-        typer.echo(json.dumps(document, indent=1))
+        print_json({"model": model, "ok": not problems, "findings": [finding.to_json() for finding in findings]})
     else:
         for finding in findings:
             typer.echo(_lines(finding))

@@ -1,11 +1,12 @@
 """`nic evaluate`."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from .terminal import print_json, reported
 
 
 class Suite(StrEnum):
@@ -17,7 +18,10 @@ class Suite(StrEnum):
 
 def evaluate(
     source: Annotated[
-        str, typer.Argument(help="A captioner (folder or Hub id), or a file of captions: JSON lines or COCO results.")
+        str,
+        typer.Argument(
+            help="A captioner (folder or Hub id), or a file of captions: JSON lines or COCO results.", metavar="SOURCE"
+        ),
     ],
     data: Annotated[
         str | None, typer.Option(help="Captioned photos to evaluate a captioner on, such as a Flickr8k folder.")
@@ -69,20 +73,21 @@ def evaluate(
     Scores are those of pycocoevalcap 1.2, without Java: BLEU, ROUGE-L and CIDEr-D, with 95 % bootstrap intervals.
     METEOR is added where Java is there.
 
+    Exit code: 0, 2 where nothing could be scored, 130 after Ctrl-C: the same command goes on.
+
+    \b
     Examples:
-
-        nic evaluate predictions.jsonl --references captions_val2014.json
-
-        nic evaluate ours.jsonl --references refs.json --compare theirs.jsonl
-
-        nic evaluate runs/flickr8k --data flickr8k --suite show-and-tell --run runs/flickr8k/1-frozen
+      nic evaluate predictions.jsonl --references captions_val2014.json
+      nic evaluate ours.jsonl --references refs.json --compare theirs.jsonl
+      nic evaluate runs/flickr8k --data flickr8k \\
+          --suite show-and-tell --run runs/flickr8k/1-frozen
     """
-    try:
+    with reported("evaluate", "stopped; the same command goes on"):
         if Path(source).is_file():
             if references is None:
                 raise ValueError(f"{source} is a file of captions: give --references too")
             result = _file(source, references, metrics, compare, per_image, allow_partial)
-            typer.echo(json.dumps(result, indent=1) if as_json else _lines(result))
+            print_json(result) if as_json else typer.echo(_lines(result))
             return
         if data is None:
             raise ValueError(f"{source} is no file, so it is taken for a captioner: give --data, the photos")
@@ -107,11 +112,8 @@ def evaluate(
         )
         beam = next((part for name, part in results.items() if name == "beam 3"), next(iter(results.values())))
         scores = {name: beam[name] for name in ("num_beams", "scores", "intervals")}
-        typer.echo(json.dumps(scores, indent=1) if as_json else _lines(scores))
+        print_json(scores) if as_json else typer.echo(_lines(scores))
         typer.echo(f"Report: {output / 'report.html'} (and report.md, evaluation.json)", err=as_json)
-    except (OSError, ValueError) as error:
-        typer.echo(f"nic evaluate: {error}", err=True)
-        raise typer.Exit(2) from error
 
 
 def _file(

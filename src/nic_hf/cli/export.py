@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .terminal import print_json, reported
+
 export = typer.Typer(name="export", help="Write a captioner in another form, such as ONNX.", no_args_is_help=True)
 
 
@@ -15,8 +17,8 @@ def _forms() -> None:
 
 @export.command()
 def onnx(
-    checkpoint: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    checkpoint: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.", metavar="CHECKPOINT")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
     int8: Annotated[bool, typer.Option("--int8", help="Weights as 8-bit integers: a quarter of the size.")] = False,
     calibration: Annotated[
         str | None,
@@ -24,6 +26,7 @@ def onnx(
     ] = None,
     calibration_split: Annotated[str, typer.Option(help="Split of theirs to take photos from.")] = "train",
     calibration_number: Annotated[int, typer.Option(help="How many photos.", min=1)] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write ONNX files that caption without torch and Transformers, checked against PyTorch.
 
@@ -33,13 +36,15 @@ def onnx(
     --int8 with --calibration computes in 8 bits with fixed ranges; without it ranges are found in each batch, and
     convolutions are computed in float32.
 
+    Exit code: 0, 2 where nothing could be exported, 130 after Ctrl-C; an earlier export is then as it was.
+
+    \b
     Examples:
-
-        nic export onnx runs/flickr8k captioner-onnx
-
-        nic export onnx runs/flickr8k captioner-int8 --int8 --calibration path/to/flickr8k
+      nic export onnx runs/flickr8k captioner-onnx
+      nic export onnx runs/flickr8k captioner-int8 --int8 \\
+          --calibration path/to/flickr8k
     """
-    try:
+    with reported("export onnx", "stopped; nothing was written"):
         from ..export import calibration_photos, export_onnx
 
         if calibration is not None and not int8:
@@ -48,12 +53,12 @@ def onnx(
         if calibration is not None:
             photos = calibration_photos(calibration, calibration_split, calibration_number)
         captioner = export_onnx(checkpoint, out, int8=int8, calibration_photos=photos)
-    except (ImportError, OSError, ValueError) as error:
-        typer.echo(f"nic export onnx: {error}", err=True)
-        raise typer.Exit(2) from error
-    megabytes = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    size = sum(file.stat().st_size for file in out.iterdir())
     facts = captioner.manifest
-    line = f"{out}: {facts['precision']}, opset {facts['opset']}, {megabytes:.1f} MB"
+    if as_json:
+        print_json({"folder": str(out), "bytes": size, **{name: facts[name] for name in facts if name != "files"}})
+        return
+    line = f"{out}: {facts['precision']}, opset {facts['opset']}, {size / 1e6:.1f} MB"
     if "next_words_as_float32" in facts:
         line += f"; {facts['next_words_as_float32']:.1%} of next words as in float32"
     typer.echo(line)

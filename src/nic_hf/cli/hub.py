@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-CAPTIONER = typer.Argument(help="Folder of the captioner: of a run, or a checkpoint of one.")
+from .terminal import print_json, reported
+
+CAPTIONER = typer.Argument(help="Folder of the captioner: of a run, or a checkpoint of one.", metavar="CAPTIONER")
 
 
 def card(
@@ -30,13 +32,16 @@ def card(
 
     Training writes one; this adds what training cannot know: test scores, licences, captions of other photos.
 
+    Exit code: 0, 2 where no card could be written.
+
+    \b
     Example:
-
-        nic card runs/flickr8k --evaluation evaluation/evaluation.json --license apache-2.0
+      nic card runs/flickr8k --license apache-2.0 \\
+          --evaluation evaluation/evaluation.json
     """
-    from ..training.model_card import CardFacts, write_model_card
+    with reported("card"):
+        from ..training.model_card import CardFacts, write_model_card
 
-    try:
         facts = CardFacts(
             name=name,
             note=note,
@@ -51,38 +56,40 @@ def card(
             examples=_captions(captioner, photo or []),
         )
         typer.echo(write_model_card(captioner, facts, output=output, evaluation=evaluation))
-    except (OSError, ValueError) as error:
-        typer.echo(f"nic card: {error}", err=True)
-        raise typer.Exit(2) from error
 
 
 def push(
     captioner: Annotated[Path, CAPTIONER],
-    repo: Annotated[str, typer.Argument(help="Repository on the Hub: owner/name; made where it is not there.")],
+    repo: Annotated[
+        str, typer.Argument(help="Repository on the Hub: owner/name; made where it is not there.", metavar="REPO")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
     message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload captioner",
     onnx: Annotated[bool, typer.Option("--onnx", help="Push the exported ONNX files too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the commit as JSON.")] = False,
 ) -> None:
     """Push a captioner to the Hugging Face Hub.
 
     Weights, code, tokenizer, processor, generation config, recipe and model card, in one commit. Sample captions and
     logs, which show photos of the training data, stay here. The token is that of `hf auth login`, or HF_TOKEN.
 
+    Exit code: 0, 2 where nothing was pushed, 130 after Ctrl-C; the repository is then as it was.
+
+    \b
     Example:
-
-        nic push runs/flickr8k me/flickr8k-captioner --private
+      nic push runs/flickr8k me/flickr8k-captioner --private
     """
-    from ..training.publishing import push_captioner
+    with reported("push", "stopped; the repository is as it was"):
+        from ..training.publishing import push_captioner
 
-    try:
         commit = push_captioner(
             captioner, repo, private=private or None, revision=revision, message=message, onnx=onnx
         )
-    except (OSError, ValueError) as error:
-        typer.echo(f"nic push: {error}", err=True)
-        raise typer.Exit(2) from error
-    typer.echo(commit.commit_url)
+    if as_json:
+        print_json({"repo": repo, "revision": revision or "main", "commit": commit.oid, "url": commit.commit_url})
+    else:
+        typer.echo(commit.commit_url)
 
 
 def _captions(captioner: Path, photos: list[Path]) -> dict[str, str]:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .terminal import print_json, reported
+
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -27,6 +29,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print all settings of the recipe, and train nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores on the dev split as JSON.")] = False,
 ) -> None:
     """Train a captioner by a recipe.
 
@@ -34,21 +37,24 @@ def train(
     one. --show lists them all. The recipe with its settings is saved in recipe.yaml beside each checkpoint, and
     --recipe runs/flickr8k/recipe.yaml trains the same again.
 
+    Exit code: 0, 2 where nothing could be trained, 130 after Ctrl-C: with --resume the same command goes on.
+
+    \b
     Examples:
-
-        nic train --data flickr8k --backbone google/mobilenet_v2_1.0_224 --output_dir runs/flickr8k
-
-        nic train --recipe finetune --data flickr8k --backbone google/mobilenet_v2_1.0_224
-        --finetune.num_train_epochs 4
-
-        nic train --recipe self-critical --from_checkpoint runs/flickr8k --data flickr8k --output_dir runs/better
+      nic train --data flickr8k \\
+          --backbone google/mobilenet_v2_1.0_224 --output_dir runs/flickr8k
+      nic train --recipe finetune --data flickr8k \\
+          --backbone google/mobilenet_v2_1.0_224 \\
+          --finetune.num_train_epochs 4
+      nic train --recipe self-critical --data flickr8k \\
+          --from_checkpoint runs/flickr8k --output_dir runs/better
 
     Two processes or GPUs: torchrun --nproc_per_node 2 -m nic_hf train ...
     """
-    from ..training.recipes import load_recipe, resolve
-    from ..training.run import run_recipe
+    with reported("train", "stopped; with --resume the same command goes on from the last checkpoint"):
+        from ..training.recipes import load_recipe, resolve
+        from ..training.run import run_recipe
 
-    try:
         changes = _changes(context.args)
         changes.update({name: value for name, value in (("data", data), ("backbone", backbone)) if value is not None})
         settings = load_recipe(recipe)
@@ -64,10 +70,11 @@ def train(
             return
         logging.basicConfig(level=logging.INFO if stages[0].args.should_log else logging.WARNING, format="%(message)s")
         metrics = run_recipe(stages, output_dir, from_checkpoint, resume)
-    except (OSError, ValueError) as error:
-        typer.echo(f"nic train: {error}", err=True)
-        raise typer.Exit(2) from error
-    if stages[0].args.should_log:
+    if not stages[0].args.should_log:
+        return
+    if as_json:
+        print_json({"output_dir": output_dir, "metrics": metrics})
+    else:
         typer.echo(
             f"{output_dir}: BLEU-4 {metrics['eval_bleu_4']:.3f}, CIDEr-D {metrics['eval_cider']:.3f} on the dev split"
         )

@@ -1,6 +1,7 @@
 """What users otherwise ask in issues: what is wrong with this captioner, and what to do."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from .findings import Finding, Status
 
@@ -32,11 +33,14 @@ def examine(
         OSError, ValueError: there is no such captioner or data.
     """
     from ..checkpoint_nic import check_path
+    from ..configuration_nic import NICConfig
     from .behaviour import Sample, check_behaviour, drawn_photos
     from .checkpoint import check_backbone_drift, check_preprocessing, load_checkpoint
     from .installation import check_installation
 
     check_path(name)
+    if not Path(name).exists():
+        NICConfig.get_config_dict(name)  # once, and not again by each check: without a network it takes a minute
     findings = check_installation()
     model, processor, found = load_checkpoint(name)
     findings += found

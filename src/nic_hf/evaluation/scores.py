@@ -96,7 +96,7 @@ def score_captions(
         >>> round(scores["rouge_l"], 4)
         0.8356
     """
-    _check_metrics(metrics)
+    check_metrics(metrics)
     java_metrics = _available_java_metrics(metrics)
     ids, predicted, referred = tokenized_captions(predictions, references, allow_partial, tokenize)
     statistics = _statistics(ids, predicted, referred, metrics, document_frequencies)
@@ -139,7 +139,7 @@ def caption_statistics(
         EvaluationDataError: as `score_captions`.
         ValueError: a metric other than `"bleu"`, `"rouge_l"` and `"cider"`.
     """
-    _check_metrics(metrics, DEFAULT_METRICS)
+    check_metrics(metrics, DEFAULT_METRICS)
     ids, predicted, referred = tokenized_captions(predictions, references, allow_partial, tokenize)
     return _statistics(ids, predicted, referred, metrics, document_frequencies)
 
@@ -203,7 +203,8 @@ def _statistics(
     return CaptionStatistics(ids, bleu, columns)
 
 
-def _check_metrics(metrics: Sequence[str], known: Sequence[str] = METRICS) -> None:
+def check_metrics(metrics: Sequence[str], known: Sequence[str] = METRICS) -> None:
+    """Raise ValueError for names that are no metrics, or none at all."""
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
         raise ValueError(f"metrics must be a list of names, not {metrics!r}")
     unknown = [name for name in metrics if name not in known]

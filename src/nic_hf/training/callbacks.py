@@ -1,6 +1,7 @@
 """Watch a captioner learn: the same few photos, captioned again after each evaluation."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,4 +48,4 @@ class SampleCaptionsCallback(TrainerCallback):
         with (folder / "captions.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "captions": captions}, ensure_ascii=False) + "\n")
         for image_id, caption in captions.items():
-            tqdm.write(f"  {image_id}: {caption}")  # print() would break Trainer's progress bar
+            tqdm.write(f"  {image_id}: {caption}", file=sys.stderr)  # print() would break Trainer's progress bar

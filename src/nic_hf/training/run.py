@@ -18,6 +18,7 @@ from .callbacks import SampleCaptionsCallback
 from .checkpoints import RECIPE_FILE
 from .model_card import CardFacts, write_model_card
 from .preparation import caption_datasets, load_splits, new_captioner, trained_captioner
+from .progress import show_progress
 from .publishing import push_captioner
 from .recipes import Stage, as_recipe, save_recipe
 from .self_critical import SelfCriticalTrainer
@@ -56,7 +57,7 @@ def run_recipe(
     stages[0].args.output_dir = str(folder)
     stages[0].args.check_paths()
     folders = [folder / f"{number}-{stage.name}" for number, stage in enumerate(stages, start=1)]
-    if not resume and any(path.exists() for path in folders):
+    if not resume and any(path.is_dir() and any(path.iterdir()) for path in folders):
         raise ValueError(f"{folder} holds a run already; --resume goes on with it, another --output_dir begins anew")
     finished = [_finished(path, stage) for path, stage in zip(folders, stages, strict=True)]
     save_recipe(stages, folder)
@@ -114,13 +115,13 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
             _SaveRecipe(stages),
         ],
     )
+    show_progress(trainer)
     trainer.recipe = as_recipe(stages)
     trainer.card_facts = CardFacts(name=folder.resolve().parent.name)
     result = trainer.train(resume_from_checkpoint="last" if resume else None)
     trainer.save_model()
     trainer.save_state()
     metrics = {**result.metrics, **trainer.evaluate()}
-    trainer.log_metrics("eval", metrics)
     if "predict" in photos and stage is stages[-1]:
         captions = trainer.caption(photos["predict"])
         if trainer.is_world_process_zero():

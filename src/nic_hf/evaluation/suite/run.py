@@ -17,7 +17,7 @@ from ...data.problems import OnError
 from ...modeling_nic import NICForConditionalGeneration
 from ...processing_nic import NICProcessor
 from ...writing import write_text
-from ..scores import default_metrics
+from ..scores import check_metrics, default_metrics
 from . import parts
 from .pages import write_report
 from .published import NEIGHBOUR_WORDS
@@ -77,14 +77,16 @@ def evaluate_captioner(
 
     Raises:
         OSError: no such checkpoint, `output` cannot be written, or a photo cannot be read.
-        ValueError: an unknown part, a beam size below 1, data that cannot be read (`CaptionDataError`), or a split
-            without photos.
+        ValueError: an unknown part or metric, a beam size below 1, data that cannot be read (`CaptionDataError`), or a
+            split without photos.
     """
     unknown = [name for name in include if name not in PARTS]
     if unknown:
         raise ValueError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
     if not beams or min(beams) < 1:
         raise ValueError(f"beam sizes must be 1 or more, not {list(beams)}")
+    metrics = default_metrics() if metrics is None else list(metrics)
+    check_metrics(metrics)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     store = PartStore(folder / "evaluation.json")
@@ -94,7 +96,6 @@ def evaluate_captioner(
     model = NICForConditionalGeneration.from_pretrained(checkpoint).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     processor = NICProcessor.from_pretrained(checkpoint)
-    metrics = default_metrics() if metrics is None else list(metrics)
 
     training = None
     if train_split is not None:

@@ -1,0 +1,84 @@
+"""How training shows itself: a bar on terminals, and lines on standard error that read well in files too."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+
+# What Trainer logs of itself and nobody reads while it trains.
+_LEFT_OUT = ("epoch", "total_flos", "train_loss")
+_LEFT_OUT_ENDINGS = ("_runtime", "_per_second", "_seconds")
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Let a trainer report by [`TrainingProgress`] in place of its own bar and its dictionaries on standard output."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(TrainingProgress)
+
+
+class TrainingProgress(ProgressCallback):
+    """Trainer's bar, with what is logged as a line on standard error.
+
+    Standard output is left to results. Where no bar is shown the lines say how long it will take yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = 0.0
+        self._first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show the bar, where there are to be bars."""
+        self._begun, self._first_step = time.monotonic(), state.global_step
+        super().on_train_begin(args, state, control, **kwargs)
+        if args.disable_tqdm and self.training_bar is not None:
+            self.training_bar.disable = True
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Move the bar of an evaluation on."""
+        if not args.disable_tqdm:
+            super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write what is logged as a line."""
+        shown = {name: value for name, value in (logs or {}).items() if not _is_left_out(name)}
+        if not shown or not state.is_world_process_zero:
+            return
+        values = ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
+        line = f"step {state.global_step:,} of {state.max_steps:,}, epoch {state.epoch or 0:.2f}: {values}"
+        if self.training_bar is None or self.training_bar.disable:
+            line += self._time_left(state)
+        tqdm.write(line, file=sys.stderr)  # print() would break the bar
+
+    def _time_left(self, state: TrainerState) -> str:
+        done, left = state.global_step - self._first_step, state.max_steps - state.global_step
+        if done < 1 or left < 1:
+            return ""
+        return f"; {tqdm.format_interval((time.monotonic() - self._begun) / done * left)} left"
+
+
+def _is_left_out(name: str) -> bool:
+    return name in _LEFT_OUT or name.endswith(_LEFT_OUT_ENDINGS)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
