@@ -184,7 +184,7 @@ def region_features(
     last = _last_hidden_state(backbone_outputs)
     others = layer_outputs(backbone_outputs, layers)
     if last.ndim == 4:  # shape: (batch_size, channels, height, width)
-        maps = [last, *(F.adaptive_avg_pool2d(output, last.shape[-2:]) for output in others)]
+        maps = [last, *(F.adaptive_avg_pool2d(output, (last.shape[2], last.shape[3])) for output in others)]
         return torch.cat([each.flatten(2) for each in maps], dim=1).transpose(1, 2)
     if any(output.shape[:2] != last.shape[:2] for output in others):
         raise ValueError("`feature_layers` with attention needs layers with the same patches as the last, or a CNN's")

@@ -255,7 +255,8 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
             use_cache = self.config.use_cache and labels is None
         if use_cache and past_key_values is None:
             past_key_values = NICEnsembleCache(len(self.readers))
-        features, each_features = None, [None] * len(self.readers)
+        features: torch.Tensor | None = None
+        each_features: Sequence[torch.Tensor | None] = [None] * len(self.readers)
         if past_key_values is None or past_key_values.get_seq_length() == 0:
             features = self._image_features(pixel_values, encoder_outputs)
             each_features = self.encoder.split(features)
