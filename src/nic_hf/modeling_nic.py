@@ -430,8 +430,12 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """The words that the LSTM has not read, and the image where it has not seen that."""
         num_read = 0 if past_key_values is None else past_key_values.get_seq_length()
+        words = input_ids[:, num_read:]
+        if isinstance(past_key_values, NICStaticCache):
+            # A slice's strides tell how many words came before it, and a compiled step would be made for each number.
+            words = words.clone(memory_format=torch.contiguous_format)
         return {
-            "decoder_input_ids": input_ids[:, num_read:],
+            "decoder_input_ids": words,
             "encoder_outputs": encoder_outputs if num_read == 0 else None,
             "past_key_values": past_key_values,
             "use_cache": use_cache,
@@ -492,7 +496,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if isinstance(outputs.past_key_values, NICStaticCache):
             outputs.past_key_values.count(outputs.logits.shape[1])
-        return super()._update_model_kwargs_for_generation(outputs, *args, **kwargs)  # type: ignore[misc]
+        return super()._update_model_kwargs_for_generation(outputs, *args, **kwargs)
 
     def get_compiled_call(self, compile_config: Any) -> Callable[..., Any]:
         """What `generate(cache_implementation="static")` runs for each word after the first: a compiled `forward`."""
