@@ -15,8 +15,9 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..backbone_nic import NICEncoder
+from ..cache_nic import NICCache
 from ..configuration_nic import NICConfig
-from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICCache, NICForConditionalGeneration, NICOutput
+from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICForConditionalGeneration, NICOutput
 from .members import Member, load_members
 
 
