@@ -195,6 +195,9 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model, info = loaded
         check_all_weights_loaded(pretrained_model_name_or_path, info, allow_mismatched_sizes)
         own_weights(model)
+        for module in model.modules():
+            if isinstance(module, nn.LSTM):
+                module.flatten_parameters()  # cuDNN wants them side by side; on a CPU it does nothing
         model._freeze()  # loading made every weight trainable
         return (model, info) if wants_info else model
 
