@@ -12,7 +12,7 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
-from ..modeling_nic import CACHE_NAME, cache_field
+from ..cache_nic import CACHE_NAME, cache_field
 from .diverse_beam import NEVER
 from .similarity import Caption, CaptionSimilarity
 

@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
-from ..modeling_nic import CACHE_NAME, cache_field
+from ..cache_nic import CACHE_NAME, cache_field
 
 # What Transformers adds to the score of a caption that is none: a beam that is a copy, ended, or shut out.
 NEVER = -1.0e9
