@@ -8,13 +8,15 @@ OUT ?= demo
 SOAK_SCALE ?= 1
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test test-slow soak lint bench clean
+.PHONY: help demo test test-slow test-oldest test-newest soak lint bench clean
 
 help:
 	@echo "make demo                     train on rendered scenes in two to three minutes, caption unseen ones"
 	@echo "make demo DATA=... BACKBONE=... the same on your photos (a Flickr8k folder, a COCO JSON, ...)"
 	@echo "make test                     lint, types, import contracts and all tests but the slow ones"
 	@echo "make test-slow                the long training runs too"
+	@echo "make test-oldest              the core, the pipeline, decoding and the Hub on the oldest Transformers supported"
+	@echo "make test-newest              the same on the newest there is; TESTS=... for other tests"
 	@echo "make soak SOAK_SCALE=1        kills, load and endurance, for hours; SOAK_SCALE=0.1 is a tenth of it"
 	@echo "make bench                    speed of training against a plain PyTorch loop (needs DATA and BACKBONE)"
 	@echo "make clean                    remove the virtual environment and what the demo made"
@@ -43,6 +45,9 @@ test: lint
 test-slow: lint
 	$(SCRIPTS)/python -m pytest -m "not soak" $(PYTEST_ARGS)
 
+test-oldest test-newest: test-%: $(STAMP)
+	$(SCRIPTS)/python tests/with_transformers.py $* $(TESTS)
+
 soak: $(STAMP)
 	$(SCRIPTS)/python -m pytest -m soak -s --soak-scale $(SOAK_SCALE)
 
@@ -50,4 +55,4 @@ bench: $(STAMP)
 	$(SCRIPTS)/python benchmarks/training_step.py --data "$(DATA)" --backbone "$(BACKBONE)"
 
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) .venv-transformers-* $(OUT)

@@ -30,13 +30,14 @@ STYLE = """
 .nic-maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .6rem }
 .nic-maps figure { margin: 0 } .nic-maps img { width: 100%; border-radius: .4rem; display: block }
 .nic-maps figcaption { text-align: center; padding-top: .1rem; overflow-wrap: anywhere }
-.nic-table { width: 100%; border-collapse: collapse } .nic-table td { padding: .25rem .4rem !important;
+.nic-table { width: 100%; border-collapse: collapse; border: 0 !important } .nic-table td { padding: .25rem .4rem !important;
   vertical-align: top; border: 0 solid rgb(128 128 128 / .3) !important; border-top-width: 1px !important;
   overflow-wrap: anywhere }
 .nic-table td:first-child { width: 35%; opacity: .8 }
 @media (max-width: 40rem) { .nic-line { flex-wrap: wrap; gap: 0 .6rem } .nic-line small { flex-basis: 100% } }
 #nic-best, #nic-bars, #nic-maps, #nic-summary { padding: 0 !important }
 :is(#nic-best, #nic-bars, #nic-maps, #nic-summary) .html-container { padding: 0 !important }
+.nic-title { font-size: 1.1rem; font-weight: 600; margin: .6rem 0 .8rem }
 .nic-note { opacity: .75; font-size: .9rem; margin: .2rem 0 }
 """
 
@@ -69,6 +70,11 @@ def caption_html(caption: ScoredCaption) -> str:
 def _ground(probability: float) -> str:
     hue = 25 + 140 * probability
     return f"hsl({hue:.0f} 70% 48% / .42)"
+
+
+def titled(title: str, content: str) -> str:
+    """The content below a heading; nothing where there is no content."""
+    return f'<h3 class="nic-title">{html.escape(title)}</h3>{content}' if content else ""
 
 
 def bars_html(captions: Sequence[ScoredCaption]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from .captioner import AppCaptioner
-from .drawing import MAP_SIDE, STYLE, bars_html, caption_html, maps_html, table_html
+from .drawing import MAP_SIDE, STYLE, bars_html, caption_html, maps_html, table_html, titled
 from .folder import caption_file
 
 MOST_CAPTIONS, MOST_BEAMS, MOST_PHOTOS = 10, 20, 500
@@ -21,7 +21,7 @@ THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-CSS = STYLE + ".gradio-container { max-width: 72rem !important; margin: 0 auto !important }"
+CSS = STYLE + ".gradio-container { width: 100%; max-width: 72rem !important; margin: 0 auto !important }"
 
 
 def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
@@ -83,7 +83,8 @@ def _photo_tab(captioner: AppCaptioner) -> None:
             seen = captioner.seen(photo, MAP_SIDE) if captioner.has_attention else None
         except OSError as error:
             return _note(html.escape(str(error))), "", ""  # no caption of the photo before is to stay beside this one
-        return caption_html(found[0]), bars_html(found), "" if seen is None else maps_html(seen, found[0])
+        maps = "" if seen is None else titled("Where it looked for each word", maps_html(seen, found[0]))
+        return caption_html(found[0]), titled("Best captions", bars_html(found)), maps
 
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
@@ -99,7 +100,6 @@ def _photo_tab(captioner: AppCaptioner) -> None:
         with gr.Column(scale=6, min_width=300):
             gr.Markdown("### Caption")
             best = gr.HTML(_note("Drop a photo, or take one: its caption appears here."), elem_id="nic-best")
-            gr.Markdown("### Best captions")
             bars = gr.HTML(elem_id="nic-bars")
     # Below the captions, so that on a phone these come right after the photo.
     with gr.Group(), gr.Row():
@@ -107,9 +107,7 @@ def _photo_tab(captioner: AppCaptioner) -> None:
         method = gr.Radio([SEARCH, DRAW], value=SEARCH, label="Found by", min_width=260)
         beams = gr.Slider(1, MOST_BEAMS, max(default_beams, 5), step=1, label="Beams", min_width=260)
         temperature = gr.Slider(0.1, 2, 1, step=0.1, label="Temperature", min_width=260, visible=False)
-    with gr.Column(visible=captioner.has_attention):
-        gr.Markdown("### Where it looked for each word")
-        maps = gr.HTML(elem_id="nic-maps")
+    maps = gr.HTML(elem_id="nic-maps", visible=captioner.has_attention)
     inputs: list[Any] = [photo, number, method, beams, temperature]
     gr.on(
         [component.change for component in inputs],
