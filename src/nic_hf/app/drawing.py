@@ -30,7 +30,8 @@ STYLE = """
 .nic-maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .6rem }
 .nic-maps figure { margin: 0 } .nic-maps img { width: 100%; border-radius: .4rem; display: block }
 .nic-maps figcaption { text-align: center; padding-top: .1rem; overflow-wrap: anywhere }
-.nic-table { width: 100%; border-collapse: collapse; border: 0 !important } .nic-table td { padding: .25rem .4rem !important;
+.nic-table { width: 100%; border-collapse: collapse }
+.nic-table, .nic-table :is(tbody, tr) { border: 0 !important } .nic-table td { padding: .25rem .4rem !important;
   vertical-align: top; border: 0 solid rgb(128 128 128 / .3) !important; border-top-width: 1px !important;
   overflow-wrap: anywhere }
 .nic-table td:first-child { width: 35%; opacity: .8 }

@@ -49,7 +49,11 @@ def _before_each_command(
           --output_dir runs/flickr8k
       nic caption photo.jpg --model runs/flickr8k
 
-    nic COMMAND --help has examples of each command.
+    nic COMMAND --help has examples of each command. Results go to standard output (with --json for programs), bars
+    and remarks to standard error, bars on terminals only.
+
+    Exit code: 0, 1 where some of the work could not be done, 2 where none could, 130 after Ctrl-C, which leaves whole
+    files.
     """
     keep_freed_memory()
     keep_bars_off_files()
