@@ -35,7 +35,7 @@ def test_each_evaluation_writes_a_picture_and_a_line(
     assert [line["step"] for line in lines] == [2, 4]
     assert lines[1]["captions"] == generate_captions(trainer.model, photos, progress=False, max_new_tokens=6)
     assert list(lines[1]["captions"]) == photos.image_ids()
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert all(f"{image_id}: {caption}" in printed for image_id, caption in lines[1]["captions"].items())
 
     with Image.open(folder / "step-00000004.png") as sheet:
