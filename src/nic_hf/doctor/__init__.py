@@ -40,7 +40,10 @@ def examine(
 
     check_path(name)
     if not Path(name).exists():
-        NICConfig.get_config_dict(name)  # once, and not again by each check: without a network it takes a minute
+        try:  # once, and not again by each check: without a network it takes a minute
+            NICConfig.get_config_dict(name)
+        except OSError as error:
+            raise OSError(f"{name}: no such captioner: {error}") from error
     findings = check_installation()
     model, processor, found = load_checkpoint(name)
     findings += found
