@@ -61,7 +61,8 @@ def finetuned(test_data: Path, subset: Path, tmp_path_factory: pytest.TempPathFa
     # Standard output is the result alone; standard error, which is no terminal here, has lines and no bars.
     assert re.fullmatch(r".*run: BLEU-4 [\d.]+, CIDEr-D [\d.]+ on the dev split\n", done.stdout), done.stdout
     assert not re.search(r"\r|it/s|photo/s|\d%\|", done.stderr), done.stderr
-    assert re.search(
+    line = r"^step [\d,]+ of [\d,]+, epoch 1.00: eval_loss [\d.]+, .*; \d\d:\d\d left$"
+    assert re.search(line, done.stderr, re.MULTILINE), done.stderr
         r"^step [\d,]+ of [\d,]+, epoch 1.00: eval_loss [\d.]+, .*; \d\d:\d\d left$", done.stderr, re.MULTILINE
     )
     return output
