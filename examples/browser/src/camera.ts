@@ -1,7 +1,8 @@
 /** The camera: its pictures, one after the other, as fast as they are taken care of. */
 
 const REASONS: Record<string, string> = {
-  NotAllowedError: "The browser does not let this page use the camera: allow it in the page's settings, then try again.",
+  NotAllowedError:
+    "The browser does not let this page use the camera: allow it in the page's settings, then try again.",
   NotFoundError: "There is no camera on this machine. Choose a photo instead.",
   NotReadableError: "The camera is used by another program, or does not answer.",
 };

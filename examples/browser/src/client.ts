@@ -20,7 +20,9 @@ export class CaptionerClient {
   constructor() {
     this.worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.hear(data);
     this.worker.onerror = (event) => {
-      const error = new Error(`this browser cannot run the captioner: ${event.message || "its worker does not start"}`);
+      const error = new Error(
+        `this browser cannot run the captioner: ${event.message || "its worker does not start"}`,
+      );
       this.loading?.reject(error);
       for (const { reject } of this.photos.values()) reject(error);
       this.photos.clear();

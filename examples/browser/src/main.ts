@@ -3,7 +3,16 @@
 import { Camera } from "./camera";
 import { CaptionerClient } from "./client";
 import { message } from "./model_files";
-import { clearCaption, elements, showError, showProgress, showReady, showResult, showStage, showWaiting } from "./view";
+import {
+  clearCaption,
+  elements,
+  showError,
+  showProgress,
+  showReady,
+  showResult,
+  showStage,
+  showWaiting,
+} from "./view";
 
 const client = new CaptionerClient();
 let photo: File | undefined;
@@ -12,7 +21,7 @@ let failure: string | undefined;
 
 const camera = new Camera(elements.video, captionPicture, (reason) => {
   stopCamera();
-  showError(reason);
+  showError(failure ?? reason);
 });
 
 async function load(): Promise<void> {
@@ -44,7 +53,7 @@ async function captionFile(file: File): Promise<void> {
     const result = await client.caption(file, settings());
     if (request === newest) showResult(result);
   } catch (error) {
-    if (request !== newest) return;
+    if (request !== newest || failure !== undefined) return; // why there is no captioner is said already
     photo = undefined;
     showStage("hint");
     showError(`${file.name}: ${message(error)}`);

@@ -37,11 +37,7 @@ export type Progress = (loaded: number, total?: number) => void;
  * @param more URL of another file that is needed, whose bytes count for progress.
  * @throws Error where there is no captioner, files are missing, or they are not those that were exported together.
  */
-export async function fetchModel(
-  folder: string,
-  more: string,
-  progress: Progress,
-): Promise<[ModelFiles, Uint8Array]> {
+export async function fetchModel(folder: string, more: string, progress: Progress): Promise<[ModelFiles, Uint8Array]> {
   const manifest = await fetchManifest(folder);
   const names = [...SETTINGS, ...GRAPHS];
   const counts = names.map(() => ({ loaded: 0, total: 0 as number | undefined })).concat({ loaded: 0, total: 0 });
@@ -86,7 +82,9 @@ async function fetchManifest(folder: string): Promise<Manifest> {
     );
   }
   if (manifest.format !== FORMAT) {
-    throw new Error(`${folder + MANIFEST}: format ${manifest.format} is not known to this page, which reads ${FORMAT}`);
+    throw new Error(
+      `${folder + MANIFEST}: format ${manifest.format} is not known to this page, which reads ${FORMAT}`,
+    );
   }
   return manifest as unknown as Manifest;
 }
@@ -106,7 +104,7 @@ async function fetchBytes(url: string, progress: Progress = () => {}): Promise<U
   let loaded = 0;
   progress(0, total);
   try {
-    for (const reader = response.body.getReader(); ; ) {
+    for (const reader = response.body.getReader(); ;) {
       const { done, value } = await reader.read();
       if (done) break;
       parts.push(value);

@@ -92,7 +92,10 @@ export class PhotoPreprocessor {
 
 function sizeOf(name: string, settings: Settings): Size {
   const size = Object.entries((settings[name] ?? {}) as Record<string, number>).filter(([, value]) => value);
-  const sides = size.map(([side]) => side).sort().join();
+  const sides = size
+    .map(([side]) => side)
+    .sort()
+    .join();
   if (sides !== "height,width" && sides !== "shortest_edge") {
     throw new Error(
       `the image processor's ${name} must have height and width, or shortest_edge, got ${JSON.stringify(settings[name])}`,

@@ -42,7 +42,9 @@ const FILTERS: Record<number, Filter> = {
 export function resize(image: Pixels, width: number, height: number, resample: number): Pixels {
   const filter = FILTERS[resample];
   if (filter === undefined) {
-    throw new Error(`photos cannot be resized with resample=${resample}; known are ${Object.keys(FILTERS).join(", ")}`);
+    throw new Error(
+      `photos cannot be resized with resample=${resample}; known are ${Object.keys(FILTERS).join(", ")}`,
+    );
   }
   if (Math.min(width, height, image.width, image.height) < 1) {
     throw new Error(`cannot resize ${image.width} x ${image.height} pixels to ${width} x ${height}`);

@@ -108,5 +108,6 @@ function noRepeatedNgram(size: number): Processor {
 
 function checkIds(name: string, ids: readonly number[], vocabSize: number): void {
   const wrong = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
-  if (wrong !== undefined) throw new Error(`${name} has ${wrong}, which is no id of the vocabulary, 0 to ${vocabSize - 1}`);
+  if (wrong !== undefined)
+    throw new Error(`${name} has ${wrong}, which is no id of the vocabulary, 0 to ${vocabSize - 1}`);
 }

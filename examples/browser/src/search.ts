@@ -98,7 +98,10 @@ async function beams(
     const words = candidates[0].ids.length - 1;
 
     // The best that go on.
-    const chosen = top(candidates.map(({ score, ends }) => (ends ? fround(score + NEVER) : score)), number);
+    const chosen = top(
+      candidates.map(({ score, ends }) => (ends ? fround(score + NEVER) : score)),
+      number,
+    );
     running = chosen.map((i) => {
       const { ids, score, ends } = candidates[i];
       return { ids, score: ends ? fround(score + NEVER) : score };
@@ -114,7 +117,10 @@ async function beams(
       return { ids, score: final, isFinished: endsWell };
     });
     const all: Finished[] = [...finished, ...found];
-    finished = top(all.map(({ score }) => score), number).map((i) => all[i]);
+    finished = top(
+      all.map(({ score }) => score),
+      number,
+    ).map((i) => all[i]);
 
     // Can a beam that goes on still get better than the worst that has ended?
     const counted = early === "never" && penalty > 0 ? most - 1 : words;

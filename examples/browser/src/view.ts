@@ -22,6 +22,7 @@ export const elements = {
   error: find<HTMLParagraphElement>("error"),
   caption: find<HTMLOutputElement>("caption"),
   best: find<HTMLOListElement>("best"),
+  meaning: find<HTMLParagraphElement>("meaning"),
   times: find<HTMLParagraphElement>("times"),
   facts: find<HTMLElement>("facts"),
 };
@@ -73,7 +74,9 @@ export function showResult({ captions, times }: Result, more = ""): void {
   elements.error.hidden = true;
   elements.caption.classList.remove("waiting");
   elements.caption.textContent = captions[0].text || "(no word)";
-  elements.best.replaceChildren(...captions.filter(({ probability }) => probability !== undefined).map(line));
+  const rated = captions.filter(({ probability }) => probability !== undefined);
+  elements.best.replaceChildren(...rated.map(line));
+  elements.meaning.hidden = rated.length === 0;
   const parts = `photo ${times.photo.toFixed(0)}, encoder ${times.encoder.toFixed(0)}, words ${times.search.toFixed(0)}`;
   elements.times.textContent = `${times.total.toFixed(0)} ms: ${parts}${more}`;
 }
@@ -84,6 +87,7 @@ export function clearCaption(): void {
   elements.caption.textContent = "";
   elements.times.textContent = "";
   elements.best.replaceChildren();
+  elements.meaning.hidden = true;
 }
 
 /** Show a photo, the camera's picture, or neither. */

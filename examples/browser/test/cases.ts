@@ -41,7 +41,9 @@ export function floatsOf(data: string): Float32Array {
 }
 
 export function digestOf(data: Uint8Array | Uint8ClampedArray | Float32Array): string {
-  return createHash("sha256").update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex");
+  return createHash("sha256")
+    .update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    .digest("hex");
 }
 
 /** The image as a canvas gives it, with a fourth channel. */

@@ -69,15 +69,18 @@ async function everyCaption(scores: Float32Array, lengthPenalty: number): Promis
 }
 
 describe("generate", () => {
-  it.each([1, 2, 3, 4, 5])("finds the best captions of all, with as many beams as there are words (%i)", async (seed) => {
-    const every = await everyCaption(table(seed), 1);
-    const beams = VOCABULARY ** LENGTH;
-    const settings = resolveSettings(IDS, { max_new_tokens: LENGTH, num_beams: beams, num_return_sequences: 5 });
-    const found = await generate(new TableReader(VOCABULARY, STATES, table(seed)), settings);
-    const best = [...every].sort((a, b) => b[1] - a[1]).slice(0, 5);
-    expect(found.map(({ ids }) => ids.join())).toEqual(best.map(([ids]) => ids));
-    found.forEach(({ score }, i) => expect(score).toBeCloseTo(best[i][1], 5));
-  });
+  it.each([1, 2, 3, 4, 5])(
+    "finds the best captions of all, with as many beams as there are words (%i)",
+    async (seed) => {
+      const every = await everyCaption(table(seed), 1);
+      const beams = VOCABULARY ** LENGTH;
+      const settings = resolveSettings(IDS, { max_new_tokens: LENGTH, num_beams: beams, num_return_sequences: 5 });
+      const found = await generate(new TableReader(VOCABULARY, STATES, table(seed)), settings);
+      const best = [...every].sort((a, b) => b[1] - a[1]).slice(0, 5);
+      expect(found.map(({ ids }) => ids.join())).toEqual(best.map(([ids]) => ids));
+      found.forEach(({ score }, i) => expect(score).toBeCloseTo(best[i][1], 5));
+    },
+  );
 
   it("takes the likeliest word each time without beams", async () => {
     const scores = table(1);
@@ -103,7 +106,10 @@ describe("generate", () => {
         resolveSettings(IDS, settings),
       );
       const name = JSON.stringify(settings);
-      expect(found.map(({ ids }) => ids), name).toEqual(captions.map(({ ids }) => ids));
+      expect(
+        found.map(({ ids }) => ids),
+        name,
+      ).toEqual(captions.map(({ ids }) => ids));
       captions.forEach(({ score }, i) => {
         if (score === null) expect(found[i].score, name).toBeUndefined();
         else expect(Math.abs(found[i].score! - score), name).toBeLessThan(1e-5 * Math.max(1, Math.abs(score)));

@@ -5,13 +5,23 @@ const IDS = { pad_token_id: 0, bos_token_id: 1, eos_token_id: 2, decoder_start_t
 
 describe("resolveSettings", () => {
   it("puts what is given before the generation config, and that before the ids of the config", () => {
-    const settings = resolveSettings(IDS, { num_beams: 3, eos_token_id: [2, 5], length_penalty: 0.7 }, { num_beams: 4 });
+    const settings = resolveSettings(
+      IDS,
+      { num_beams: 3, eos_token_id: [2, 5], length_penalty: 0.7 },
+      { num_beams: 4 },
+    );
     expect(settings).toMatchObject({ num_beams: 4, length_penalty: 0.7, pad_token_id: 0, early_stopping: false });
     expect(endIds(settings)).toEqual([2, 5]);
   });
 
   it("lets pass what changes no caption", () => {
-    const neutral = { do_sample: false, temperature: 0.7, use_cache: true, diversity_penalty: 0, guidance_scale: null };
+    const neutral = {
+      do_sample: false,
+      temperature: 0.7,
+      use_cache: true,
+      diversity_penalty: 0,
+      guidance_scale: null,
+    };
     expect(resolveSettings(IDS, neutral)).toEqual(resolveSettings(IDS, {}));
   });
 
