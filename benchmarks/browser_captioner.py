@@ -90,8 +90,20 @@ def hosting(page: Path, models: dict[str, Path], threads: bool = False, handler:
         server.server_close()
 
 
+def open_page(browser: Any, url: str) -> Any:
+    """The page, with a minute for all that is waited for."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    return page
+
+
 def wait_until_ready(page: Any) -> None:
-    """Wait until the captioner is there, or the page says why not."""
+    """Wait until the captioner is there.
+
+    Raises:
+        RuntimeError: with what the page says where it is not.
+    """
     page.wait_for_selector("#loading", state="hidden")
     if page.is_visible("#error"):
         raise RuntimeError(page.inner_text("#error"))
@@ -171,9 +183,8 @@ def main() -> None:
         version = browser.version
         for threads in (False, True):
             with hosting(args.page, {"model": args.captioner}, threads=threads) as url:
-                page = browser.new_page()
                 start = time.perf_counter()
-                page.goto(url)
+                page = open_page(browser, url)
                 wait_until_ready(page)
                 loaded, facts = time.perf_counter() - start, page.inner_text("#facts")
                 for (kind, beams), in_python in expected.items():

@@ -1,3 +1,4 @@
+/// <reference types="vitest/config" />
 import { defaultClientConditions, defineConfig, type Plugin } from "vite";
 
 // With these headers a page may use threads (https://web.dev/articles/coop-coep); it runs without them on one.
@@ -36,6 +37,7 @@ export default defineConfig({
   build: { target: "es2022", assetsInlineLimit: 0, rollupOptions: { output: { assetFileNames } } },
   server: { headers: ISOLATED },
   preview: { headers: ISOLATED },
+  test: { testTimeout: 120_000 }, // a busy machine is no failure
 });
 
 /** Some hosts do not know `.mjs` as JavaScript, and browsers then refuse to run it. */

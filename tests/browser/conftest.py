@@ -26,7 +26,7 @@ OLDEST_NODE = (20, 19)
 NO_NETWORK = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET")
 
 
-def run(command: list[str], folder: Path, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:
+def run(command: list[str], folder: Path, timeout: int = 600, **environment: str) -> subprocess.CompletedProcess:
     variables = {**os.environ, "NO_COLOR": "1", "CI": "1", **environment}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=variables)
 

@@ -42,7 +42,7 @@ def test_resizing_searching_and_decoding_give_what_python_gives(project: Path, t
 
 def test_photos_are_read_as_in_python(project: Path, browser: Any, tmp_path: Path) -> None:
     import numpy as np
-    from browser_captioner import hosting
+    from browser_captioner import hosting, open_page
     from PIL import Image, ImageCms
 
     from nic_hf.images_nic import load_photo
@@ -75,8 +75,7 @@ def test_photos_are_read_as_in_python(project: Path, browser: Any, tmp_path: Pat
     alpha.save(photos / "holes.png")
     names = sorted(file.name for file in photos.iterdir())
     with hosting(tmp_path / "page", {"model": photos}) as url:
-        page = browser.new_page()
-        page.goto(url)
+        page = open_page(browser, url)
         found = page.evaluate(PHOTOS_IN_PAGE, names)
         page.close()
     for name in names:

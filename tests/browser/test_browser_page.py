@@ -12,7 +12,7 @@ from typing import Any
 import browser_captioner
 import numpy as np
 import pytest
-from browser_captioner import ARGUMENTS, CHROMIUM, caption_of, hosting, wait_until_ready
+from browser_captioner import ARGUMENTS, CHROMIUM, caption_of, hosting, open_page, wait_until_ready
 from PIL import Image
 
 from nic_hf.export import NICOnnxCaptioner
@@ -46,16 +46,14 @@ def url(site: Path, captioner: NICOnnxCaptioner) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Any, url: str) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(60_000)
+    page = open_page(browser, "about:blank")
     elsewhere: list[str] = []
     page.on("request", lambda asked: None if asked.url.startswith((url, "blob:")) else elsewhere.append(asked.url))
     page.goto(url)
     wait_until_ready(page)
     yield page
     assert elsewhere == [], "nothing is asked of other hosts, nor of other folders of this one"
-    context.close()
+    page.close()
 
 
 def best(captioner: NICOnnxCaptioner, photo: Any, number: int = 3) -> list[str]:
@@ -140,8 +138,7 @@ def test_the_camera_is_captioned_live(
     Image.open(test_data / "seed-examples" / "run.png").convert("RGB").resize((320, 240)).save(film, format="jpeg")
     arguments = [*ARGUMENTS, FAKE_CAMERA, ALLOWED, f"--use-file-for-fake-video-capture={film}"]
     browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
-    page = browser.new_page()
-    page.goto(url)
+    page = open_page(browser, url)
     wait_until_ready(page)
     page.click("#camera")
     for _ in range(2):
@@ -168,8 +165,7 @@ def test_without_a_camera_it_says_why(
     driver: Any, url: str, captioner: NICOnnxCaptioner, photos: list[Path], arguments: list[str], reason: str
 ) -> None:
     browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
-    page = browser.new_page()
-    page.goto(url)
+    page = open_page(browser, url)
     wait_until_ready(page)
     page.click("#camera")
     page.wait_for_selector("#error:visible")
@@ -182,8 +178,7 @@ def test_with_headers_it_uses_threads_and_says_the_same(
     browser: Any, site: Path, captioner: NICOnnxCaptioner, photos: list[Path]
 ) -> None:
     with hosting(site, {"models/mine": captioner.folder}, threads=True) as url:
-        page = browser.new_page()
-        page.goto(f"{url}?model=models/mine")
+        page = open_page(browser, f"{url}?model=models/mine")
         wait_until_ready(page)
         threads = page.evaluate("Math.min(navigator.hardwareConcurrency, 4)")
         assert page.inner_text("#facts").endswith(f"{threads} thread{'s' if threads > 1 else ''}")
@@ -203,8 +198,7 @@ def test_progress_is_told(browser: Any, site: Path, captioner: NICOnnxCaptioner,
             super().copyfile(source, outputfile)
 
     with hosting(site, {"model": captioner.folder}, handler=Slow) as url:
-        page = browser.new_page()
-        page.goto(url)
+        page = open_page(browser, url)
         page.wait_for_selector("#loaded >> text=/Loading the captioner: [\\d.]+ of [\\d.]+ MB/")
         page.wait_for_function("document.querySelector('#progress').value > 0.9")  # all but one file
         assert page.evaluate("document.querySelector('#progress').value") < 1
@@ -239,8 +233,7 @@ def test_a_captioner_that_is_not_whole_is_refused(
     folder = shutil.copytree(captioner.folder, tmp_path / "model")
     change(folder)
     with hosting(site, {"model": folder}) as url:
-        page = browser.new_page()
-        page.goto(url)
+        page = open_page(browser, url)
         with pytest.raises(RuntimeError, match=reason):
             wait_until_ready(page)
         assert page.is_disabled("#camera") and page.is_disabled("#file")
@@ -248,8 +241,7 @@ def test_a_captioner_that_is_not_whole_is_refused(
 
 
 def test_a_captioner_of_another_host_is_refused(browser: Any, url: str) -> None:
-    page = browser.new_page()
-    page.goto(f"{url}?model=https://example.org/model")
+    page = open_page(browser, f"{url}?model=https://example.org/model")
     with pytest.raises(RuntimeError, match=r"https://example.org/model/ is on another host than this page"):
         wait_until_ready(page)
     page.close()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_captioner import captions_of, hosting, wait_until_ready, write_photos
+from browser_captioner import captions_of, hosting, open_page, wait_until_ready, write_photos
 from datasets import Image
 from subset import make_subset
 from workshop import Workshop
@@ -36,9 +36,8 @@ def test_a_hundred_photos_get_the_captions_of_python(
 ) -> None:
     rows = load_captions(flickr, "dev", cache_dir=tmp_path / "arrow").cast_column("image", Image(decode=False))
     photos = write_photos(rows, tmp_path)
-    page = browser.new_page()
     with hosting(site, {"model": trained.folder}) as url:
-        page.goto(url)
+        page = open_page(browser, url)
         wait_until_ready(page)
         for beams in (3, 1):
             expected = [trained.caption(photo, num_beams=beams) for photo in photos["PNG"]]
@@ -47,4 +46,4 @@ def test_a_hundred_photos_get_the_captions_of_python(
         # Chromium and Pillow may decode a JPEG a level apart.
         found, _ = captions_of(page, photos["JPEG"], 1)
         assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 0.95 * NUM_PHOTOS
-    page.close()
+        page.close()
