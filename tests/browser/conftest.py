@@ -1,10 +1,8 @@
 """examples/browser with its packages, built; a captioner for it; a real browser."""
 
 import hashlib
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,33 +11,29 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from npm_project import SOURCE, run
 from tiny import tiny_model, tiny_photos, tiny_processor
 
 from nic_hf.export import NICOnnxCaptioner, export_onnx
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # tests drive the page as the benchmark does
-SOURCE = ROOT / "examples" / "browser"
 PACKAGES = ("package.json", "package-lock.json", ".npmrc")
 NOT_SOURCE = shutil.ignore_patterns("node_modules", "dist", "model")
 OLDEST_NODE = (20, 19)
 NO_NETWORK = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET")
 
 
-def run(command: list[str], folder: Path, timeout: int = 600, **environment: str) -> subprocess.CompletedProcess:
-    variables = {**os.environ, "NO_COLOR": "1", "CI": "1", **environment}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=variables)
-
-
 @pytest.fixture(scope="session")
-def node_modules(pytestconfig: pytest.Config) -> Path:
+def node_modules(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's packages, installed once and kept in pytest's cache."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("needs Node.js and npm")
     version = run(["node", "--version"], ROOT).stdout.strip()
     if tuple(map(int, version.lstrip("v").split(".")[:2])) < OLDEST_NODE:
         pytest.skip(f"needs Node.js {'.'.join(map(str, OLDEST_NODE))} or newer, found {version}")
-    folder = pytestconfig.cache.mkdir("browser")
+    cache = getattr(pytestconfig, "cache", None)  # there is none with -p no:cacheprovider
+    folder = cache.mkdir("browser") if cache else tmp_path_factory.mktemp("packages")
     wanted = hashlib.sha256(b"".join((SOURCE / name).read_bytes() for name in PACKAGES)).hexdigest() + version
     stamp = folder / "installed"
     with FileLock(folder / "lock"):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import write_cases
-from conftest import SOURCE, run
+from npm_project import SOURCE, run
 
 PHOTOS_IN_PAGE = """
 async (names) => {
