@@ -1,0 +1,153 @@
+/** The folder of an exported captioner, fetched file by file: what `nic export onnx` wrote, all of one export. */
+
+import type { TokenizerFile } from "./tokenizer";
+
+export const GRAPHS = ["encoder.onnx", "first_step.onnx", "decoder_step.onnx"] as const;
+const SETTINGS = ["config.json", "generation_config.json", "processor_config.json", "tokenizer.json"] as const;
+const MANIFEST = "nic_onnx.json";
+const FORMAT = 1;
+// What users may edit: it holds no knowledge of the weights, and the manifest has no digest of it.
+const MAY_CHANGE = "generation_config.json";
+
+export interface Manifest {
+  format: number;
+  precision: string;
+  image_shape: number[];
+  files: Record<string, string>;
+}
+
+export interface ModelFiles {
+  manifest: Manifest;
+  config: Record<string, unknown>;
+  generationConfig: Record<string, unknown>;
+  imageProcessor: Record<string, unknown>;
+  tokenizer: TokenizerFile;
+  graphs: Record<(typeof GRAPHS)[number], Uint8Array>;
+  /** Of all files together. */
+  bytes: number;
+}
+
+/** Told how many bytes have come, and of how many where the host says so. */
+export type Progress = (loaded: number, total?: number) => void;
+
+/**
+ * Fetch a captioner.
+ *
+ * @param folder URL of the folder, with a slash at the end.
+ * @param more URL of another file that is needed, whose bytes count for progress.
+ * @throws Error where there is no captioner, files are missing, or they are not those that were exported together.
+ */
+export async function fetchModel(folder: string, more: string, progress: Progress): Promise<[ModelFiles, Uint8Array]> {
+  const manifest = await fetchManifest(folder);
+  const names = [...SETTINGS, ...GRAPHS];
+  const counts = names.map(() => ({ loaded: 0, total: 0 as number | undefined })).concat({ loaded: 0, total: 0 });
+  const fetchOne = (url: string, place: number): Promise<Uint8Array> =>
+    fetchBytes(url, (loaded, total) => {
+      counts[place] = { loaded, total };
+      const sum = counts.reduce((sum, count) => sum + count.loaded, 0);
+      const isKnown = counts.every(({ total }) => total); // all have begun, and their hosts say how long they are
+      progress(sum, isKnown ? counts.reduce((sum, { total }) => sum + (total ?? 0), 0) : undefined);
+    });
+  const [other, ...found] = await Promise.all([
+    fetchOne(more, names.length),
+    ...names.map(async (name, place) => {
+      const bytes = await fetchOne(folder + name, place);
+      await checkDigest(bytes, name, folder, manifest);
+      return bytes;
+    }),
+  ]);
+  const [config, generationConfig, processor, tokenizer] = SETTINGS.map((name, i) => parse(found[i], folder + name));
+  const graphs = Object.fromEntries(GRAPHS.map((name, i) => [name, found[SETTINGS.length + i]]));
+  const files = {
+    manifest,
+    config,
+    generationConfig,
+    imageProcessor: (processor.image_processor ?? {}) as Record<string, unknown>,
+    tokenizer: tokenizer as unknown as TokenizerFile,
+    graphs: graphs as ModelFiles["graphs"],
+    bytes: found.reduce((sum, bytes) => sum + bytes.length, 0),
+  };
+  return [files, other];
+}
+
+async function fetchManifest(folder: string): Promise<Manifest> {
+  let manifest: Record<string, unknown>;
+  try {
+    // Some hosts answer with a page of theirs where there is no such file: that is no JSON.
+    manifest = parse(await fetchBytes(folder + MANIFEST), folder + MANIFEST);
+  } catch (error) {
+    throw new Error(
+      `There is no captioner at ${folder}: put the folder that "nic export onnx CHECKPOINT OUT --int8" writes there, ` +
+        `or name another one by ?model=FOLDER in the address. (${message(error)})`,
+    );
+  }
+  if (manifest.format !== FORMAT) {
+    throw new Error(
+      `${folder + MANIFEST}: format ${manifest.format} is not known to this page, which reads ${FORMAT}`,
+    );
+  }
+  return manifest as unknown as Manifest;
+}
+
+async function fetchBytes(url: string, progress: Progress = () => {}): Promise<Uint8Array> {
+  let response: Response;
+  try {
+    // Asks the host whether a file changed, so that files of two exports are not mixed.
+    response = await fetch(url, { cache: "no-cache" });
+  } catch (error) {
+    throw new Error(`${url} cannot be loaded: ${message(error)}`);
+  }
+  if (!response.ok || !response.body) throw new Error(`${url} cannot be loaded: the host answers ${response.status}`);
+  const isPacked = response.headers.has("Content-Encoding"); // its length is then not that of what is read here
+  const total = isPacked ? undefined : Number(response.headers.get("Content-Length")) || undefined;
+  const parts: Uint8Array[] = [];
+  let loaded = 0;
+  progress(0, total);
+  try {
+    for (const reader = response.body.getReader(); ;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      parts.push(value);
+      loaded += value.length;
+      progress(loaded, total);
+    }
+  } catch (error) {
+    throw new Error(`${url} was cut off: ${message(error)}`);
+  }
+  const bytes = new Uint8Array(loaded);
+  let place = 0;
+  for (const part of parts) {
+    bytes.set(part, place);
+    place += part.length;
+  }
+  return bytes;
+}
+
+/** Compare with the SHA-256 of the export; where a page came by plain http, browsers do not offer that. */
+async function checkDigest(bytes: Uint8Array, name: string, folder: string, manifest: Manifest): Promise<void> {
+  if (name === MAY_CHANGE || !globalThis.crypto?.subtle) return;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>));
+  const text = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (text !== manifest.files?.[name]) {
+    throw new Error(
+      `${folder + name} is not the file that ${MANIFEST} lists: it was changed, cut off in a copy, or comes from ` +
+        "another checkpoint. Export the checkpoint again.",
+    );
+  }
+}
+
+function parse(bytes: Uint8Array, url: string): Record<string, unknown> {
+  let content: unknown;
+  try {
+    content = JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    throw new Error(`${url} is no JSON file`);
+  }
+  if (typeof content !== "object" || content === null) throw new Error(`${url} holds no JSON object`);
+  return content as Record<string, unknown>;
+}
+
+/** What an error says. */
+export function message(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
