@@ -1,6 +1,7 @@
 """One face for every captioner: of PyTorch, of ONNX Runtime, or anything else with `generate`."""
 
 import copy
+import gc
 import hashlib
 import json
 import logging
@@ -182,11 +183,13 @@ def caption_batch(
         return [caption_batch(captioner, [photo], number, **generation)[0] for photo in photos]
     try:
         texts = captioner.caption(np.stack(photos), num_return_sequences=number, **generation)
+        return [texts[start : start + number] for start in range(0, len(texts), number)]
     except (MemoryError, RuntimeError) as error:
         if len(photos) == 1 or not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
             raise
-        half = len(photos) // 2
-        logger.warning("%d photos at once do not fit into memory: %d are taken", len(photos), half)
-        parts = (photos[:half], photos[half:])
-        return [captions for part in parts for captions in caption_batch(captioner, part, number, **generation)]
-    return [texts[start : start + number] for start in range(0, len(texts), number)]
+    # Not in the handler, where the error still holds all that did not fit.
+    half = len(photos) // 2
+    logger.warning("%d photos at once do not fit into memory: %d are taken", len(photos), half)
+    gc.collect()
+    parts = (photos[:half], photos[half:])
+    return [captions for part in parts for captions in caption_batch(captioner, part, number, **generation)]
