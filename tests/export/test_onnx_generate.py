@@ -300,7 +300,9 @@ def test_nic_caption_waits_for_neither_torch_nor_transformers(tiny_onnx: NICOnnx
         f"import sys\nfrom nic_hf.cli import app\ntry:\n    app({arguments!r})\nexcept SystemExit as end:\n"
         "    assert not end.code, end.code\n"
         "found = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'scipy'} & set(sys.modules)\n"
-        "assert not found, found"
+        "assert not found, found\n"
+        "import gc\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 10_000"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)

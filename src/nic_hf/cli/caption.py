@@ -234,15 +234,17 @@ def _quieten(is_onnx: bool) -> None:
 
 @contextmanager
 def _no_garbage_collection() -> "Iterator[None]":
-    """Look for no garbage while libraries are imported: they make a million objects and no garbage.
+    """Look for no garbage while libraries are imported, nor among what they made later on.
 
-    Python would look through them again and again, which takes a sixth of the start with PyTorch.
+    They make a million objects that stay. Python would look through them again and again, and once more at its end,
+    which takes a sixth of a start with PyTorch.
     """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_on:
             gc.enable()
 
