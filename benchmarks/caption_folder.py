@@ -1,19 +1,24 @@
 """Photos a second from JPEG files to captions: one after the other, with threads that read ahead, and with processes.
 
-    python benchmarks/caption_folder.py --model runs/flickr8k --photos path/to/flickr8k/Images --number 512
+    python benchmarks/caption_folder.py --model captioner-int8 --photos path/to/flickr8k/Images --size 500 375
 
-Rounds alternate, so that a busy machine is busy for all. Start-up is not counted, of processes neither.
+With --size the photos are first saved as JPEGs of that size, which is not counted. Rounds alternate, so that a busy
+machine is busy for all. Start-up is not counted, of processes neither. Prints a line a way and writes JSON.
 """
 
 import argparse
 import itertools
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from machine import save
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from nic_hf.bulk import CaptionRun, PhotoSources, load_captioner
@@ -76,6 +81,13 @@ class Preparing:
         return self.processor(images=photo, return_tensors="np")["pixel_values"][0]
 
 
+def resized(photos: list[PhotoItem], size: tuple[int, int], folder: Path) -> None:
+    """Save photos as JPEGs of `size`, at quality 90 as cameras and web sites do."""
+    for item in photos:
+        photo = load_photo(item.source).resize(size, Image.Resampling.BICUBIC)
+        photo.save(folder / f"{Path(item.source).stem}.jpg", quality=90)
+
+
 def main() -> None:
     """Measure, and print a line of JSON a way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,10 +97,23 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="as they are, if not given")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        if arguments.size:
+            photos = list(Sources(arguments.photos, arguments.number).items())
+            resized(photos, tuple(arguments.size), Path(temporary))
+            arguments.photos = temporary
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Take turns at all ways."""
     captioner: Any = load_captioner(arguments.model)
     sources = Sources(arguments.photos, arguments.number)
     items = list(sources.items())
+    photo_bytes = statistics.mean(Path(item.source).stat().st_size for item in items)
 
     def one_by_one() -> float:
         start = time.perf_counter()
@@ -135,12 +160,15 @@ def main() -> None:
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     threads(2)
     for _ in range(arguments.rounds):
-        for way, measure in ways.items():
-            seconds[way].append(measure())
+        for way, caption in ways.items():
+            seconds[way].append(caption())
+    rows = []
     for way, each in seconds.items():
         rates = sorted(arguments.number / second for second in each)
         found = {"way": way, "photos_a_second": round(statistics.median(rates), 1), "least": round(rates[0], 1)}
-        print(json.dumps({**found, "most": round(rates[-1], 1), "torch_threads": torch.get_num_threads()}))
+        rows.append({**found, "most": round(rates[-1], 1)})
+        print(json.dumps(rows[-1]))
+    save(arguments.output, settings=vars(arguments), bytes_a_photo=photo_bytes, rows=rows)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ table and writes JSON.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
 import transformers
+from machine import save
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import cache_features, load_captions
@@ -28,19 +26,20 @@ class Bare:
     def __init__(self, model):
         self.mean, self.std = model.image_projection.mean, model.image_projection.std
         self.project = model.image_projection.linear
-        self.embed, self.lstm = model.decoder.embed_tokens, model.decoder.lstm
-        self.head = model.lm_head
+        self.embed, self.head = model.decoder.embed_tokens, model.lm_head
+        (self.weights,) = model.decoder.lstm.all_weights
         self.bos, self.eos = model.config.bos_token_id, model.config.eos_token_id
         self.pad = model.config.pad_token_id
 
     def start(self, features):
         """The LSTM's state after the photo; features of shape (batch, size)."""
-        return self.lstm(self.project((features - self.mean) / self.std).unsqueeze(1))[1]
+        zeros = features.new_zeros(len(features), self.weights[1].shape[1])
+        return torch.lstm_cell(self.project((features - self.mean) / self.std), (zeros, zeros), *self.weights)
 
     def step(self, words, state):
-        """Log-probabilities (rows, vocabulary) after one more word, of shape (rows,), and the state."""
-        outputs, state = self.lstm(self.embed(words).unsqueeze(1), state)
-        return self.head(outputs[:, 0]), state
+        """Logits (rows, vocabulary) after one more word, of shape (rows,), and the state; by the fused cell."""
+        state = torch.lstm_cell(self.embed(words), state, *self.weights)
+        return self.head(state[0]), state
 
     def greedy(self, features, max_words):
         """Word ids of one photo's caption."""
@@ -58,7 +57,7 @@ class Bare:
         """Best captions of a batch, scored by log-probability a word: all photos and beams in one tensor."""
         batch, vocabulary = len(features), self.head.out_features
         rows = torch.arange(batch).unsqueeze(1)
-        state = tuple(part.repeat_interleave(num_beams, dim=1) for part in self.start(features))
+        state = tuple(part.repeat_interleave(num_beams, dim=0) for part in self.start(features))
         words = torch.full((batch * num_beams,), self.bos)
         captions = torch.full((batch, num_beams, max_words + 1), self.pad)
         captions[:, :, 0] = self.bos
@@ -88,7 +87,7 @@ class Bare:
             captions = captions[rows, beam]
             captions[:, :, length] = words
             chosen = (rows * num_beams + beam).flatten()
-            state = tuple(part.index_select(1, chosen) for part in state)
+            state = tuple(part.index_select(0, chosen) for part in state)
             words = words.flatten()
             if length == max_words or not (scores[:, 0] / length > ended[:, -1]).any():
                 break
@@ -173,18 +172,7 @@ def main():
             same = sum(strip(a, bare) == strip(b, bare) for a, b in zip(ours(), theirs(), strict=True))
         row = compare(name, ours, theirs, args.rounds)
         rows.append({**row, "same_captions": same})
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-    }
-    args.output.write_text(
-        json.dumps(
-            {"settings": {**vars(args), "output": str(args.output)}, "machine": machine, "rows": rows}, indent=1
-        )
-    )
+    save(args.output, settings=vars(args), threads=torch.get_num_threads(), rows=rows)
     print([row["same_captions"] for row in rows], "captions are the same")
 
 

@@ -3,23 +3,22 @@
     nic export onnx runs/flickr8k captioner-onnx
     python benchmarks/throughput.py runs/flickr8k --onnx captioner-onnx captioner-int8 --output throughput.json
 
-From decoded photos (arrays of 224 x 224; BLIP's of 384 x 384) to text, the same number of words for all: each
+From decoded photos (arrays of 224 x 224; BLIP's of 384 x 384) to words, the same number of them for all: each
 caption has exactly `--words` words. The peers have random weights of their published shapes; how long they take does
-not depend on what they say. All run in one process, several times each, and the best counts. Prints one table and
-writes JSON with the machine, versions and ratios to ViT-GPT2.
+not depend on what they say. ONNX captioners also do one photo from an array of bytes to a text, of the length that it
+has. All run in one process, several times each, and the best counts. Prints one table and writes JSON with the
+machine, versions and ratios to ViT-GPT2.
 """
 
 import argparse
 import gc
-import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from machine import save
 
 from nic_hf import NICForConditionalGeneration
 from nic_hf.memory import keep_freed_memory
@@ -77,6 +76,19 @@ def onnx_captioner(folder, batch_size, beams, words):
     return run
 
 
+def onnx_one_photo(folder, photo):
+    """One photo, from its pixels as bytes to its caption."""
+    from nic_hf.export import NICOnnxCaptioner
+    from nic_hf.images_nic import load_photo
+
+    captioner = NICOnnxCaptioner.from_pretrained(folder)
+    if photo is None:
+        pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    else:
+        pixels = np.asarray(load_photo(photo).resize((224, 224)))
+    return lambda: captioner.caption(pixels, num_beams=3)
+
+
 def seconds(run, rounds):
     """Best time of a call; the first is not counted."""
     run()
@@ -93,7 +105,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--onnx", nargs="*", default=[], help="Folders that `nic export onnx` wrote.")
+    parser.add_argument("--photo", help="One whose caption is timed; noise where not given.")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--bfloat16", action="store_true", help="Measure bfloat16 in PyTorch too.")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--peer_batch_size", type=int, default=8)
     parser.add_argument("--num_beams", type=int, default=3)
@@ -110,19 +124,27 @@ def main():
         for name, model in (("PyTorch", plain), ("optimize_for_inference", fast)):
             run = torch_captioner(model, 224, batch_size, beams, words)
             runs.append((f"nic_hf, {name}", batch_size, run))
+        if args.bfloat16:
+            model = NICForConditionalGeneration.from_pretrained(args.checkpoint).optimize_for_inference(torch.bfloat16)
+            run = torch_captioner(model, 224, batch_size, beams, words)
+            runs.append(("nic_hf, optimize_for_inference, bfloat16", batch_size, run))
         for folder in args.onnx:
             name = f"nic_hf, ONNX, {Path(folder).name}"
             runs.append((name, batch_size, onnx_captioner(folder, batch_size, beams, words)))
+    runs += [
+        (f"nic_hf, ONNX, {Path(folder).name}, array to text", 1, onnx_one_photo(folder, args.photo))
+        for folder in args.onnx
+    ]
     rows = []
 
     def measure(name, batch_size, run, rounds):
         best, median = seconds(run, rounds)
         rows.append({"what": name, "batch": batch_size, "photos_a_second": batch_size / best, "ms": 1e3 * best})
         rows[-1]["median_ms"] = 1e3 * median
-        print(f"{name:40} batch {batch_size:3}  {batch_size / best:8.1f} photos/s  {1e3 * best:9.1f} ms", flush=True)
+        print(f"{name:44} batch {batch_size:3}  {batch_size / best:8.1f} photos/s  {1e3 * best:9.1f} ms", flush=True)
 
     for name, batch_size, run in runs:
-        measure(name, batch_size, run, args.rounds)
+        measure(name, batch_size, run, args.rounds if batch_size > 1 else 6 * args.rounds)
     for name in args.peers:
         model, size = PEERS[name]()
         measure(name, args.peer_batch_size, torch_captioner(model, size, args.peer_batch_size, beams, words), 2)
@@ -132,17 +154,8 @@ def main():
     if reference:
         for row in rows:
             row["times_vit_gpt2"] = row["photos_a_second"] / reference
-            print(f"{row['what']:40} batch {row['batch']:3}  {row['times_vit_gpt2']:8.1f} x ViT-GPT2")
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-    }
-    settings = {name: value for name, value in vars(args).items() if name != "output"}
-    args.output.write_text(json.dumps({"settings": settings, "machine": machine, "rows": rows}, indent=1))
+            print(f"{row['what']:44} batch {row['batch']:3}  {row['times_vit_gpt2']:8.1f} x ViT-GPT2")
+    save(args.output, settings=vars(args), threads=torch.get_num_threads(), rows=rows)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,11 @@
     python benchmarks/training_step.py --data path/to/flickr8k --backbone path/to/mobilenet-v2
 
 Both train the same architecture on the same features and captions with the same optimiser, batch size and vocabulary.
-They take turns in one process, so that a machine that slows down slows both. Prints one table and writes JSON.
+With --bf16 the Trainer also does its steps in bfloat16. All take turns in one process, so that a machine that slows
+down slows all. Prints one table and writes JSON.
 """
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import tempfile
@@ -17,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-import transformers
+from machine import save
 from torch import nn
 from torch.nn import functional as F
 
@@ -74,7 +72,7 @@ def plain_loop(features, samples, vocab_size, steps, args, seed, order=None):
     return (time.perf_counter() - start) / steps, loss.item()
 
 
-def trainer_loop(model, dataset, steps, args, seed):
+def trainer_loop(model, dataset, steps, args, seed, bf16=False):
     """Seconds a step of CaptioningTrainer, its set-up left out."""
     model.init_weights()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,6 +89,8 @@ def trainer_loop(model, dataset, steps, args, seed):
                 disable_tqdm=True,
                 seed=seed,
                 report_to="none",
+                use_cpu=True,
+                bf16=bf16,
             ),
             train_dataset=dataset,
         )
@@ -111,6 +111,7 @@ def main():
     parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=7e-4)
     parser.add_argument("--cache-dir", default=None)
+    parser.add_argument("--bf16", action="store_true", help="measure bfloat16 too")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here too")
     args = parser.parse_args()
 
@@ -151,6 +152,9 @@ def main():
                 "ratio_grouped": trainer / grouped,
             }
         )
+        if args.bf16:
+            rounds[-1]["bf16_s"], _ = trainer_loop(model, dataset, args.steps, args, number, bf16=True)
+            rounds[-1]["bf16_rate"] = trainer / rounds[-1]["bf16_s"]
         print(
             f"round {number + 1}: Trainer {trainer * 1e3:.0f} ms/step (mean loss {trainer_loss:.2f}), "
             f"plain {plain * 1e3:.0f} ms/step (last loss {plain_loss:.2f}), ratio {trainer / plain:.2f}, "
@@ -164,21 +168,14 @@ def main():
         "plain_s": "plain PyTorch loop",
         "grouped_s": "plain PyTorch loop, the Trainer's batches",
     }
+    if args.bf16:
+        labels["bf16_s"] = f"CaptioningTrainer, bfloat16, {medians['bf16_rate']:.2f} times the rate"
     for name, label in labels.items():
         print(f"| {label} | {medians[name] * 1e3:.1f} | {medians[name] * steps_an_epoch:.1f} |")
     print(
         f"\nratio, median of the rounds: {medians['ratio']:.3f}; on the same batches: {medians['ratio_grouped']:.3f}"
     )
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    print(json.dumps(machine))
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "rounds": rounds, "medians": medians}, indent=1))
+    save(args.json, settings=vars(args), threads=torch.get_num_threads(), rounds=rounds, medians=medians)
 
 
 if __name__ == "__main__":

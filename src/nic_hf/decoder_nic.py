@@ -1,5 +1,6 @@
 """The LSTM, and dropout: on what it reads, on what it says, and on the way from one word to the next."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 from .configuration_nic import NICConfig
 
 State = tuple[torch.Tensor, torch.Tensor]
+
+# The image and <bos>, with which `generate()` begins: on a CPU nn.LSTM takes longer to prepare than these take.
+_FEW = 2
 
 
 class NICDropout(nn.Dropout):
@@ -82,10 +86,9 @@ class NICLSTM(nn.LSTM):
             The outputs of the last layer, and the state (h, c), each of shape `(num_layers, num_captions,
             hidden_size)`.
         """
-        if inputs.shape[1] == 1 and state is not None and not self.training:
-            cells = self.step(inputs[:, 0], list(zip(*state, strict=True)), self.draw_weights())
-            hidden, cell = (torch.stack(part) for part in zip(*cells, strict=True))
-            return cells[-1][0].unsqueeze(1), (hidden, cell)
+        is_word = inputs.shape[1] == 1 and state is not None
+        if not self.training and (is_word or (inputs.shape[1] <= _FEW and inputs.device.type == "cpu")):
+            return self._step_by_step(inputs, state)
         if not (self.training and self.recurrent_dropout):
             return super().forward(inputs, state)
         if state is None:
@@ -96,6 +99,17 @@ class NICLSTM(nn.LSTM):
             inputs, state, weights, True, self.num_layers, self.dropout, True, False, True
         )
         return outputs, (hidden, cell)
+
+    def _step_by_step(self, inputs: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+        if state is None:
+            zeros = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)
+            state = (zeros, zeros)
+        cells, weights, outputs = list(zip(*state, strict=True)), self.draw_weights(), []
+        for place in range(inputs.shape[1]):
+            cells = self.step(inputs[:, place], cells, weights)
+            outputs.append(cells[-1][0])
+        hidden, cell = zip(*cells, strict=True)
+        return _stacked(outputs, 1), (_stacked(hidden, 0), _stacked(cell, 0))
 
     def draw_weights(self) -> list[list[torch.Tensor]]:
         """The weights of each layer, input to hidden, hidden to hidden and biases, with some dropped in training."""
@@ -127,6 +141,11 @@ class NICLSTM(nn.LSTM):
         return new_cells
 
 
+def _stacked(parts: Sequence[torch.Tensor], dimension: int) -> torch.Tensor:
+    """`torch.stack`, which copies; a single part is not copied."""
+    return parts[0].unsqueeze(dimension) if len(parts) == 1 else torch.stack(list(parts), dim=dimension)
+
+
 class NICDecoder(nn.Module):
     """The LSTM: image first, then words; p(t+1) from what it has read (equations 4 to 9)."""
 
@@ -152,6 +171,8 @@ class NICDecoder(nn.Module):
             The outputs, of shape `(batch_size, sequence_length, hidden_size)`, and the state (h, c) after them, each
             of shape `(num_hidden_layers, batch_size, hidden_size)`.
         """
+        if not self.training:  # dropout that drops nothing still takes a twentieth of a word's time
+            return self.lstm(inputs_embeds, state)
         inputs_embeds = drop_inputs(inputs_embeds, self.dropout, self.image_dropout if state is None else None)
         outputs, state = self.lstm(inputs_embeds, state)
         return self.dropout(outputs), state

@@ -96,12 +96,19 @@ def test_threads_that_share_a_batch_find_the_same_captions(
     alone = NICOnnxCaptioner(tiny_onnx.folder, num_threads=1)
     shared = NICOnnxCaptioner(tiny_onnx.folder, num_threads=3)
     pixels = tiny_pixels(14).numpy()
+    features = alone.get_image_features(pixels)
     prompts = np.array([[1, word] for word in range(4, 18)])
     for given in ({}, {"decoder_input_ids": prompts}):
         if settings.get("begin_suppress_tokens") and given:
             continue
-        found = shared.generate(pixels, **given, **settings)
-        np.testing.assert_array_equal(found, alone.generate(pixels, **given, **settings))
+        for images in ({"pixel_values": pixels}, {"encoder_outputs": features}):
+            found = shared.generate(**images, **given, **settings, return_dict_in_generate=True)
+            expected = alone.generate(**images, **given, **settings, return_dict_in_generate=True)
+            np.testing.assert_array_equal(found.sequences, expected.sequences)
+            if expected.sequences_scores is None:
+                assert found.sequences_scores is None
+            else:
+                np.testing.assert_allclose(found.sequences_scores, expected.sequences_scores, rtol=1e-5)
     assert "_one_thread" in vars(shared) and "_one_thread" not in vars(alone)
     with pytest.raises(ValueError, match=r"shape \(14, prompt_length\), got \(3, 1\)"):
         shared.generate(pixels, decoder_input_ids=[[1]] * 3)
@@ -293,7 +300,9 @@ def test_nic_caption_waits_for_neither_torch_nor_transformers(tiny_onnx: NICOnnx
         f"import sys\nfrom nic_hf.cli import app\ntry:\n    app({arguments!r})\nexcept SystemExit as end:\n"
         "    assert not end.code, end.code\n"
         "found = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'scipy'} & set(sys.modules)\n"
-        "assert not found, found"
+        "assert not found, found\n"
+        "import gc\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 10_000"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)

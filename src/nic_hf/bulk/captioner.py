@@ -1,6 +1,7 @@
 """One face for every captioner: of PyTorch, of ONNX Runtime, or anything else with `generate`."""
 
 import copy
+import gc
 import hashlib
 import json
 import logging
@@ -59,7 +60,7 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
     check_path(name_or_path)
     processor = NICProcessor.from_pretrained(name_or_path)
     model = NICForConditionalGeneration.from_pretrained(name_or_path)
-    return TorchCaptioner(model, processor, os.fspath(name_or_path), device)
+    return TorchCaptioner(model, processor, os.fspath(name_or_path), device, copy_model=False)
 
 
 def is_onnx(name_or_path: str | os.PathLike[str]) -> bool:
@@ -71,16 +72,19 @@ class TorchCaptioner:
     """A [`Captioner`] of a model and its processor.
 
     Args:
-        model: a [`NICForConditionalGeneration`]; it is not changed.
+        model: a [`NICForConditionalGeneration`]; it is not changed, but where `copy_model` is false.
         processor: its [`NICProcessor`].
         name: where they come from.
         device: where to compute; the GPU, where there is one, or the CPU.
+        copy_model: leave the model as it is; false where nobody else uses it, which saves time and memory.
 
     Raises:
         ValueError: there is no such device.
     """
 
-    def __init__(self, model: Any, processor: Any, name: str = "", device: str | None = None) -> None:
+    def __init__(
+        self, model: Any, processor: Any, name: str = "", device: str | None = None, *, copy_model: bool = True
+    ) -> None:
         import torch
 
         self.name, self.processor = name, processor
@@ -91,7 +95,7 @@ class TorchCaptioner:
             torch.empty(0, device=device)
         except (AssertionError, RuntimeError) as error:  # what torch raises depends on the device that is missing
             raise ValueError(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
-        self.model = copy.deepcopy(model).to(device).optimize_for_inference()
+        self.model = (copy.deepcopy(model) if copy_model else model).to(device).optimize_for_inference()
 
     def prepare(self, photo: Image.Image) -> np.ndarray:
         """See [`Captioner`]."""
@@ -189,11 +193,13 @@ def caption_batch(
         return [caption_batch(captioner, [photo], number, **generation)[0] for photo in photos]
     try:
         texts = captioner.caption(np.stack(photos), num_return_sequences=number, **generation)
+        return [texts[start : start + number] for start in range(0, len(texts), number)]
     except (MemoryError, RuntimeError) as error:
         if len(photos) == 1 or not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
             raise
-        half = len(photos) // 2
-        logger.warning("%d photos at once do not fit into memory: %d are taken", len(photos), half)
-        parts = (photos[:half], photos[half:])
-        return [captions for part in parts for captions in caption_batch(captioner, part, number, **generation)]
-    return [texts[start : start + number] for start in range(0, len(texts), number)]
+    # Not in the handler, where the error still holds all that did not fit.
+    half = len(photos) // 2
+    logger.warning("%d photos at once do not fit into memory: %d are taken", len(photos), half)
+    gc.collect()
+    parts = (photos[:half], photos[half:])
+    return [captions for part in parts for captions in caption_batch(captioner, part, number, **generation)]

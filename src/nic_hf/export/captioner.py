@@ -1,7 +1,6 @@
 """A captioner that runs in ONNX Runtime: no torch, no Transformers."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 from ..checkpoint_nic import staged_save
 from .files import (
     CONFIG,
+    ENCODER,
     FILES,
     GENERATION_CONFIG,
     GRAPHS,
@@ -28,7 +28,8 @@ from .files import (
 )
 from .preprocessing import PhotoPreprocessor
 from .search import NICOnnxOutput, generate, padding
-from .settings import resolve_settings
+from .sessions import cores, open_session, run_session
+from .settings import GenerationSettings, resolve_settings
 
 # A batch is shared out among threads where each gets so many photos at least: it takes two thirds of the time that one
 # computation after the other takes, with all threads on each.
@@ -137,20 +138,20 @@ class NICOnnxCaptioner:
             ValueError: where an argument has a value it cannot have, or one that changes captions is not known.
         """
         resolved = resolve_settings(self._own_settings, generation_config, settings)
-        if encoder_outputs is None:
-            if pixel_values is None:
-                raise ValueError("no image: give `pixel_values`, or its features as `encoder_outputs`")
-            if not (return_dict_in_generate or resolved.do_sample):
-                parts = self._parts(pixel_values, decoder_input_ids, resolved.decoder_start_token_id)
-                if parts:
-                    return self._generate_parts(parts, generation_config, settings, padding(resolved))
-            encoder_outputs = self.get_image_features(pixel_values)
-        features = self._check_features(encoder_outputs)
-        prompt = self._check_prompt(decoder_input_ids, len(features), resolved.decoder_start_token_id)
-        if len(features) == 0:
-            output = NICOnnxOutput(prompt)
+        if encoder_outputs is not None:
+            images = self._check_features(encoder_outputs)
+        elif pixel_values is not None:
+            images = self._check_pixels(pixel_values)
         else:
-            output = generate(self.reader(features), prompt, self.config["vocab_size"], resolved)
+            raise ValueError("no image: give `pixel_values`, or its features as `encoder_outputs`")
+        prompt = self._check_prompt(decoder_input_ids, len(images), resolved.decoder_start_token_id)
+        number = self._number_of_parts(len(images), resolved)
+        if number < 2:
+            output = self._generate(images, prompt, resolved)
+        else:
+            captioner, parts = self._one_thread, (np.array_split(images, number), np.array_split(prompt, number))
+            found = self._pool.map(lambda *part: captioner._generate(*part, resolved), *parts)
+            output = _joined(list(found), padding(resolved))
         return output if return_dict_in_generate else output.sequences
 
     def get_image_features(self, pixel_values: Any) -> np.ndarray:
@@ -159,16 +160,10 @@ class NICOnnxCaptioner:
         Raises:
             ValueError: where photos have another shape than the one that was exported.
         """
-        pixels = _to_array(pixel_values, np.float32)
-        expected = tuple(self.manifest["image_shape"])
-        if pixels.ndim != 4 or pixels.shape[1:] != expected:
-            raise ValueError(
-                f"`pixel_values` must have the shape (batch_size, {', '.join(map(str, expected))}) that was exported, "
-                f"got {pixels.shape}"
-            )
+        pixels = self._check_pixels(pixel_values)
         if len(pixels) == 0:
             return np.empty((0, *self._feature_shape()), dtype=np.float32)
-        return self._encoder.run(["image_features"], {"pixel_values": pixels})[0]
+        return run_session(self._encoder, ["image_features"], {"pixel_values": pixels})[0]
 
     def caption(self, images: Any, *, batch_size: int = 32, **settings: Any) -> Any:
         """Caption photos.
@@ -229,7 +224,13 @@ class NICOnnxCaptioner:
 
     def _open(self, num_threads: int) -> list[Any]:
         is_static = self.manifest["precision"] == INT8_STATIC
-        return [_open(self.folder / name, self._providers, num_threads, unpack=not is_static) for name in GRAPHS]
+        # A word's sums are too few to share out: several threads take as long, and wait in the way of the encoder's.
+        threads = {ENCODER: num_threads} if self._providers is None else {}
+        default = 1 if self._providers is None else num_threads
+        return [
+            open_session(self.folder / name, self._providers, threads.get(name, default), unpack=not is_static)
+            for name in GRAPHS
+        ]
 
     @cached_property
     def _one_thread(self) -> "NICOnnxCaptioner":
@@ -238,32 +239,30 @@ class NICOnnxCaptioner:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._num_threads or _cores(), thread_name_prefix="nic-onnx")
+        return ThreadPoolExecutor(self._num_threads or cores(), thread_name_prefix="nic-onnx")
 
-    def _parts(self, pixel_values: Any, prompt: Any, start: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Photos and first words for each thread; one part, or none, where it would not pay."""
-        pixels, threads = _to_array(pixel_values, np.float32), self._num_threads or _cores()
-        number = min(threads, len(pixels) // _PHOTOS_A_THREAD) if pixels.ndim == 4 and self._providers is None else 0
-        if number < 2:
-            return []
-        words = self._check_prompt(prompt, len(pixels), start)
-        return list(zip(np.array_split(pixels, number), np.array_split(words, number), strict=True))
+    def _number_of_parts(self, num_photos: int, settings: GenerationSettings) -> int:
+        """In how many parts threads caption a batch; draws at random are made for all of it at once."""
+        if self._providers is not None or settings.do_sample:
+            return 1
+        return min(self._num_threads or cores(), num_photos // _PHOTOS_A_THREAD)
 
-    def _generate_parts(
-        self, parts: list[tuple[np.ndarray, np.ndarray]], generation_config: Any, settings: Any, fill: int
-    ) -> np.ndarray:
-        captioner = self._one_thread
+    def _generate(self, images: np.ndarray, prompt: np.ndarray, settings: GenerationSettings) -> NICOnnxOutput:
+        """Captions of photos, which have four dimensions, or of features, which have fewer, in this thread."""
+        if len(images) == 0:
+            return NICOnnxOutput(prompt)
+        features = self.get_image_features(images) if images.ndim == 4 else images
+        return generate(self.reader(features), prompt, self.config["vocab_size"], settings)
 
-        def generate_part(part: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-            return captioner.generate(
-                part[0], decoder_input_ids=part[1], generation_config=generation_config, **settings
+    def _check_pixels(self, pixel_values: Any) -> np.ndarray:
+        pixels = _to_array(pixel_values, np.float32)
+        expected = tuple(self.manifest["image_shape"])
+        if pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise ValueError(
+                f"`pixel_values` must have the shape (batch_size, {', '.join(map(str, expected))}) that was exported, "
+                f"got {pixels.shape}"
             )
-
-        found = list(self._pool.map(generate_part, parts))
-        length = max(ids.shape[1] for ids in found)
-        return np.concatenate(
-            [np.pad(ids, ((0, 0), (0, length - ids.shape[1])), constant_values=fill) for ids in found]
-        )
+        return pixels
 
     def _feature_shape(self) -> tuple[int, ...]:
         return tuple(self._first_step.get_inputs()[0].shape[1:])
@@ -306,7 +305,7 @@ class LSTMReader:
 
     def __init__(self, first_step: Any, decoder_step: Any, features: np.ndarray) -> None:
         self.session = decoder_step
-        state = first_step.run(None, {first_step.get_inputs()[0].name: features})
+        state = run_session(first_step, None, {first_step.get_inputs()[0].name: features})
         names = [node.name for node in first_step.get_outputs()]
         state = dict(zip(names, state, strict=True))
         self.state = {name: state.pop(name)[:, :, None] for name in ("hidden_state", "cell_state")}
@@ -315,7 +314,7 @@ class LSTMReader:
     def read(self, input_ids: np.ndarray) -> np.ndarray:
         """Read a word of each caption, of shape `(num_photos, num_captions)`; give logits, one dimension more."""
         inputs = {"input_ids": np.ascontiguousarray(input_ids), **self.state, **self.regions}
-        logits, *state = self.session.run(["logits", "new_hidden_state", "new_cell_state"], inputs)
+        logits, *state = run_session(self.session, ["logits", "new_hidden_state", "new_cell_state"], inputs)
         self.state = dict(zip(self.state, state, strict=True))
         return logits
 
@@ -337,43 +336,14 @@ class LSTMReader:
         self.regions = {name: part[photos] for name, part in self.regions.items()}
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _open(file: Path, providers: Sequence[Any] | None, num_threads: int, unpack: bool) -> Any:
-    """A graph, ready to run; where `unpack`, weights kept in 8 bits for their size are unpacked once and for all."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("the ONNX captioner needs onnxruntime: pip install onnxruntime") from error
-    wanted = ["CPUExecutionProvider"] if providers is None else list(providers)
-    names = [entry if isinstance(entry, str) else entry[0] for entry in wanted]
-    there = onnxruntime.get_available_providers()
-    absent = [name for name in names if name not in there]
-    if absent or not names:
-        raise ValueError(
-            f"this onnxruntime has no {', '.join(absent) or 'provider asked for'}; it has {', '.join(there)}. Leave "
-            "`providers` out to run on the CPU, or install another build (onnxruntime-gpu for CUDA)"
-        )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.log_severity_level = 3
-    # Without it, sums of 8-bit products overflow on x86 processors that have no VNNI.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    if unpack:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=wanted)
-    except Exception as error:
-        raise ValueError(f"{file}: ONNX Runtime {onnxruntime.__version__} cannot run it: {error}") from error
-    if names[0] not in session.get_providers():  # it falls back to the CPU and only logs that
-        raise ValueError(
-            f"{names[0]} is in this onnxruntime but does not work here; it would run on "
-            f"{', '.join(session.get_providers())}. Leave `providers` out for the CPU"
-        )
-    return session
+def _joined(parts: list[NICOnnxOutput], fill: int) -> NICOnnxOutput:
+    """Captions of the parts of a batch, as long as the longest of them all."""
+    length = max(part.sequences.shape[1] for part in parts)
+    padded = [
+        np.pad(part.sequences, ((0, 0), (0, length - part.sequences.shape[1])), constant_values=fill) for part in parts
+    ]
+    scores = [part.sequences_scores for part in parts if part.sequences_scores is not None]
+    return NICOnnxOutput(np.concatenate(padded), np.concatenate(scores) if scores else None)
 
 
 def _to_array(value: Any, dtype: Any) -> np.ndarray:

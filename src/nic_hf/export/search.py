@@ -108,6 +108,8 @@ def _beams(
     # Twice as many candidates as beams: should all of the first ones end, there are others to go on with.
     num_candidates = min(max(2, 1 + len(settings.end_ids)) * beams, beams * vocab_size)
     is_early, penalty = settings.early_stopping is True, settings.length_penalty
+    is_end = np.zeros(vocab_size, dtype=bool)
+    is_end[settings.end_ids] = True
 
     running = np.full((num_photos, beams, longest), padding(settings), dtype=np.int64)
     running[:, :, :prompt_length] = prompt[:, None]
@@ -130,19 +132,18 @@ def _beams(
         total = (scores.reshape(len(active), beams, vocab_size) + running_scores[:, :, None]).reshape(len(active), -1)
         if settings.do_sample:  # without replacement: the highest of perturbed scores (Kool et al. 2019)
             _, places = top(total + random.gumbel(size=total.shape), num_candidates)
-            best = np.take_along_axis(total, places, axis=1)
+            best = _pick(total, places)
         else:
             best, places = top(total, num_candidates)
         parents, words = places // vocab_size, places % vocab_size
-        candidates = np.take_along_axis(running, parents[:, :, None], axis=1)
+        candidates = _pick(running, parents)
         candidates[:, :, length] = words
         length += 1
-        ends = np.isin(words, settings.end_ids) | (length == longest)
+        ends = is_end[words] | (length == longest)
 
         # The best that go on.
         going_on, chosen = top(best + ends * _NEVER, beams)
-        running, running_scores = np.take_along_axis(candidates, chosen[:, :, None], axis=1), going_on
-        chosen_parents = np.take_along_axis(parents, chosen, axis=1)
+        running, running_scores, chosen_parents = _pick(candidates, chosen), going_on, _pick(parents, chosen)
 
         # The best that have ended, of those found now among the first `beams` candidates and of those found before.
         ends_well = ends & (np.arange(num_candidates) < beams)
@@ -150,10 +151,10 @@ def _beams(
         final = final + (is_finished.all(axis=1, keepdims=True) & is_early) * _NEVER
         final = final + ~may_improve * _NEVER + ~ends_well * _NEVER
         finished_scores, order = top(np.concatenate([finished_scores, final], axis=1), beams)
-        finished = np.take_along_axis(np.concatenate([finished, candidates], axis=1), order[:, :, None], axis=1)
+        finished = _pick(np.concatenate([finished, candidates], axis=1), order)
         new_lengths = np.full(final.shape, length - prompt_length)
-        lengths = np.take_along_axis(np.concatenate([lengths, new_lengths], axis=1), order, axis=1)
-        is_finished = np.take_along_axis(np.concatenate([is_finished, ends_well], axis=1), order, axis=1)
+        lengths = _pick(np.concatenate([lengths, new_lengths], axis=1), order)
+        is_finished = _pick(np.concatenate([is_finished, ends_well], axis=1), order)
 
         # Can a beam that goes on still get better than the worst that has ended?
         counted = longest if settings.early_stopping == "never" and penalty > 0 else length
@@ -180,3 +181,8 @@ def _beams(
     return NICOnnxOutput(
         sequences[:, :each, :longest_found].reshape(-1, longest_found), scores_of[:, :each].reshape(-1)
     )
+
+
+def _pick(parts: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Of each photo the parts at `places`, of shape `(num_photos, number)`; a tenth of `np.take_along_axis`'s time."""
+    return parts[np.arange(len(parts))[:, None], places]
