@@ -22,6 +22,7 @@ from .attention_nic import NICAttention, NICAttentiveDecoder, NICRegions, doubly
 from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_part
 from .checkpoint_nic import (
     check_all_weights_loaded,
+    check_digests,
     check_local_files,
     check_path,
     custom_pipelines,
@@ -233,7 +234,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: naming the tensors that are missing or have another shape than the configuration says.
-            OSError: where there is no such checkpoint, or its file is damaged.
+            OSError: where there is no such checkpoint, or its file is damaged. In a local folder also where the
+                weights are not those that `save_pretrained` wrote, by `weights.sha256` beside them.
         """
         if pretrained_model_name_or_path is not None:
             check_path(pretrained_model_name_or_path)
@@ -246,6 +248,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = loaded
         check_all_weights_loaded(pretrained_model_name_or_path, info, allow_mismatched_sizes)
+        if pretrained_model_name_or_path is not None:
+            check_digests(pretrained_model_name_or_path, kwargs.get("subfolder") or "", kwargs.get("variant"))
         own_weights(model)
         model._freeze()  # loading made every weight trainable
         return (model, info) if wants_info else model
