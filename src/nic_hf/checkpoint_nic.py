@@ -40,17 +40,17 @@ def check_local_files(name_or_path: Any, subfolder: str = "") -> None:
     """Refuse files of a local checkpoint that Transformers would answer by a bare `TypeError`, or take as they are.
 
     Raises:
-        OSError: `config.json` is no JSON object, or a weight is stored as something that is no floating-point number.
+        OSError: `config.json` is no JSON object, a list of shards leads elsewhere or to pickles, or a weight is
+            stored as something that is no floating-point number.
     """
     folder = Path(name_or_path, subfolder)
-    config: Any = {}
-    if (folder / "config.json").is_file():
-        try:
-            config = json.loads((folder / "config.json").read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise OSError(f"{folder / 'config.json'}: not JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise OSError(f"{folder / 'config.json'}: holds {type(config).__name__}, not a JSON object")
+    config = _json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    for index in folder.glob("model.safetensors.index*.json"):
+        shards = _json_object(index).get("weight_map")
+        names = shards.values() if isinstance(shards, dict) else [shards]
+        wrong = [name for name in names if not isinstance(name, str) or _weights_variant(name) is None]
+        if wrong:
+            raise OSError(f"{index}: {wrong[0]!r} is no file of weights beside it")
     if "quantization_config" in config or not folder.is_dir():
         return
     for file in sorted(folder.glob("model*.safetensors")):
@@ -58,6 +58,16 @@ def check_local_files(name_or_path: Any, subfolder: str = "") -> None:
         odd = [f"{name} is {kind}" for name, kind in kinds.items() if kind not in _FLOATS | _counters(name)]
         if odd:
             raise OSError(f"{file}: {len(odd)} tensors are no floating-point numbers: {_some(odd)}")
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"{file}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise OSError(f"{file}: holds {type(content).__name__}, not a JSON object")
+    return content
 
 
 def _header(file: Path) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def hammer(kind: str, inputs: Path, scratch: Path, kills: int, seed: int = 0, a_
             if process.is_alive():
                 process.kill()
                 hit = True
-        process.join(300)
+        process.join(3600)  # on a machine under load
         if hit and process.exitcode != 0:
             tally.kills, tally.at_a_change, since = tally.kills + 1, tally.at_a_change + by_change, since + 1
             continue

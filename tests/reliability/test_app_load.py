@@ -35,7 +35,7 @@ def check_app(seconds: float, folder: Path) -> None:
         load = press(ask, photos, alone, CLIENTS, seconds)
         growth = process.memory_info().rss / before - 1
         after = process.num_threads()
-    print(f"{load}; memory {100 * growth:+.1f} % of {before / 2**20:.0f} MiB; threads {threads}, then {after}")
+        print(f"{load}; memory {100 * growth:+.1f} % of {before / 2**20:.0f} MiB; threads {threads}, then {after}")
     assert warm.errors == load.errors == []
     assert load.answers >= CLIENTS
     assert after <= threads + 1

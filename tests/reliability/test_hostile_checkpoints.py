@@ -234,6 +234,35 @@ def test_a_tokenizer_whose_special_tokens_are_swapped_is_refused(checkpoint: Pat
         NICProcessor.from_pretrained(checkpoint)
 
 
+@pytest.mark.parametrize(
+    "kind", ["../outside.safetensors", "absolute", "pickle.bin", "sub/model.safetensors", 7, None]
+)
+def test_a_list_of_shards_names_files_of_weights_beside_it_only(kind: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    tiny_model().save_pretrained(folder, max_shard_size="4KB")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    moved = sorted(set(content["weight_map"].values()))[0]
+    name = str(tmp_path / "outside.safetensors") if kind == "absolute" else kind
+    content["weight_map"] = {
+        weight: name if shard == moved else shard for weight, shard in content["weight_map"].items()
+    }
+    index.write_text(json.dumps(content))
+    if isinstance(name, str):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.move(folder / moved, folder / name)
+    with pytest.raises(OSError, match=f"{index}: .* is no file of weights beside it"):
+        NICForConditionalGeneration.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 7}', "{}"])
+def test_a_list_of_shards_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path, max_shard_size="4KB")
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(OSError, match=r"model\.safetensors\.index\.json: "):
+        NICForConditionalGeneration.from_pretrained(tmp_path)
+
+
 class Trap:
     def __reduce__(self) -> tuple:
         return exit, ("a pickle was read",)
