@@ -62,16 +62,17 @@ def main():
     parser.add_argument("--length_penalty", type=float, nargs="+", default=[1.0])
     parser.add_argument("--no_repeat_ngram_size", type=int, nargs="+", default=[0])
     parser.add_argument("--consensus", type=float, nargs="+", default=[None], metavar="SHARPNESS")
+    parser.add_argument("--mirrored", action="store_true", help="See each photo mirrored too, as one member more.")
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--captions", type=Path, help="Write the captions of the best setting, by photo.")
     parser.add_argument("--output", type=Path, help="Write the scores as JSON.")
     args = parser.parse_args()
     keep_freed_memory()
     processor = NICProcessor.from_pretrained(args.checkpoints[0])
-    if len(args.checkpoints) == 1:
+    if len(args.checkpoints) == 1 and not args.mirrored:
         model = NICForConditionalGeneration.from_pretrained(args.checkpoints[0]).optimize_for_inference()
     else:
-        model = NICEnsemble.from_pretrained(args.checkpoints)
+        model = NICEnsemble.from_pretrained(args.checkpoints, args.mirrored)
     model.eval()
     table = load_captions(args.data, args.split)
     ids, references = table["image_id"][:], dict(zip(table["image_id"], table["captions"], strict=True))

@@ -11,14 +11,15 @@ from ._registration import register_with_transformers
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .cache_nic import NICCache
     from .configuration_nic import NICConfig
-    from .modeling_nic import NICCache, NICForConditionalGeneration, NICOutput
+    from .modeling_nic import NICForConditionalGeneration, NICOutput
     from .pipeline_nic import ImageToTextPipeline
     from .processing_nic import NICProcessor
 
 _MODULES = {
     "ImageToTextPipeline": "pipeline_nic",
-    "NICCache": "modeling_nic",
+    "NICCache": "cache_nic",
     "NICConfig": "configuration_nic",
     "NICForConditionalGeneration": "modeling_nic",
     "NICOutput": "modeling_nic",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
@@ -74,7 +75,8 @@ class NICEncoder(nn.Module):
                 pixel_values=backbone_input.to(self.backbone.dtype), **hidden_states_asked(self.feature_layers)
             )
         if self.keep_regions:
-            return region_features(outputs, count_patches(self.backbone.config, *photo_shape[-2:]))
+            patches = count_patches(self.backbone.config, *photo_shape[-2:])
+            return region_features(outputs, patches, self.feature_layers)
         return image_features(outputs, self.feature_layers).unsqueeze(1)
 
 
@@ -106,7 +108,9 @@ def infer_feature_size(
             f"a model of type '{backbone_config.model_type}' cannot be the backbone of a captioner: "
             f"it does not turn `pixel_values` into a `pooler_output` or a `last_hidden_state` ({error})"
         ) from error
-    return pooled.shape[-1] if feature_layers is None else image_features(outputs, feature_layers).shape[-1]
+    return pooled.shape[-1] + sum(
+        output.shape[1] if output.ndim == 4 else output.shape[-1] for output in layer_outputs(outputs, feature_layers)
+    )
 
 
 def hidden_states_asked(layers: str | Sequence[int] | None) -> dict[str, bool]:
@@ -121,11 +125,20 @@ def image_features(backbone_outputs: ModelOutput, layers: str | Sequence[int] | 
         Shape `(batch_size, feature_size)`.
 
     Raises:
+        ValueError: as [`layer_outputs`] does.
+    """
+    pooled = pool_features(backbone_outputs)
+    return torch.cat([pooled, *map(_mean_over_places, layer_outputs(backbone_outputs, layers))], dim=-1)
+
+
+def layer_outputs(backbone_outputs: ModelOutput, layers: str | Sequence[int] | None) -> list[torch.Tensor]:
+    """Outputs of `layers` (see [`NICConfig`]), in their order.
+
+    Raises:
         ValueError: where the backbone gives no `hidden_states`, or has no such layer.
     """
-    features = pool_features(backbone_outputs)
     if layers is None:
-        return features
+        return []
     hidden_states = getattr(backbone_outputs, "hidden_states", None)
     if not hidden_states:
         raise ValueError("`feature_layers` needs a backbone that returns its `hidden_states`, which this one does not")
@@ -134,7 +147,7 @@ def image_features(backbone_outputs: ModelOutput, layers: str | Sequence[int] | 
     for number in layers:
         if not -len(hidden_states) <= number < len(hidden_states):
             raise ValueError(f"`feature_layers` has {number}, but the backbone has {len(hidden_states)} layers")
-    return torch.cat([features, *(_mean_over_places(hidden_states[number]) for number in layers)], dim=-1)
+    return [hidden_states[number] for number in layers]
 
 
 def pool_features(backbone_outputs: ModelOutput) -> torch.Tensor:
@@ -150,7 +163,9 @@ def _mean_over_places(states: torch.Tensor) -> torch.Tensor:
     return states.mean(dim=(2, 3)) if states.ndim == 4 else states.mean(dim=1)
 
 
-def region_features(backbone_outputs: ModelOutput, num_patches: int | None = None) -> torch.Tensor:
+def region_features(
+    backbone_outputs: ModelOutput, num_patches: int | None = None, layers: str | Sequence[int] | None = None
+) -> torch.Tensor:
     """One vector a region, of shape `(batch_size, num_regions, feature_size)`, row by row of the image.
 
     A CNN's regions are the places of its last feature map. A transformer's are its patches: tokens before them (CLS, a
@@ -159,13 +174,23 @@ def region_features(backbone_outputs: ModelOutput, num_patches: int | None = Non
     Args:
         backbone_outputs: what the backbone returned.
         num_patches: number of patches of the image (see [`count_patches`]), where it is known.
+        layers: whose outputs to put beside those of the last, as in [`image_features`]. Where a layer has a finer map,
+            a region gets the mean of the places that it covers.
+
+    Raises:
+        ValueError: where the backbone gives no `hidden_states`, has no such layer, or its layers differ in the number
+            of patches.
     """
-    features = _last_hidden_state(backbone_outputs)
-    if features.ndim == 4:  # shape: (batch_size, channels, height, width)
-        return features.flatten(2).transpose(1, 2)
+    last = _last_hidden_state(backbone_outputs)
+    others = layer_outputs(backbone_outputs, layers)
+    if last.ndim == 4:  # shape: (batch_size, channels, height, width)
+        maps = [last, *(F.adaptive_avg_pool2d(output, (last.shape[2], last.shape[3])) for output in others)]
+        return torch.cat([each.flatten(2) for each in maps], dim=1).transpose(1, 2)
+    if any(output.shape[:2] != last.shape[:2] for output in others):
+        raise ValueError("`feature_layers` with attention needs layers with the same patches as the last, or a CNN's")
     # Models that merge patches (Swin) return fewer than the image had, and no other tokens.
-    extra = 0 if num_patches is None else max(features.shape[1] - num_patches, 0)
-    return features[:, extra:]
+    extra = 0 if num_patches is None else max(last.shape[1] - num_patches, 0)
+    return torch.cat([last, *others], dim=-1)[:, extra:]
 
 
 def count_patches(backbone_config: PreTrainedConfig, height: int, width: int) -> int | None:

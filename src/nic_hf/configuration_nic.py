@@ -21,8 +21,9 @@ class NICConfig(PreTrainedConfig):
         feature_layers (`str` or `list[int]`, *optional*):
             Layers of the backbone whose outputs (`hidden_states`), averaged over places, are put beside its pooled
             feature: `"all"`, or their numbers, from the end where negative. Earlier layers still know the colours and
-            textures that the last one, trained to name objects, has thrown away. `None`, the default and the paper's,
-            is the pooled feature alone.
+            textures that the last one, trained to name objects, has thrown away. With attention each region has beside
+            its feature what those layers give at its place. `None`, the default and the paper's, is the pooled feature
+            alone.
         feature_size (`int`, *optional*):
             Size of the backbone's feature, pooled or of a region. Found by a dry run of the backbone where it is not
             given.
@@ -164,8 +165,6 @@ class NICConfig(PreTrainedConfig):
         )
         if layers not in (None, "all") and not numbers:
             raise ValueError(f"NICConfig: `feature_layers` must be 'all', a list of integers or None, got {layers!r}")
-        if layers is not None and self.attention is not None:
-            raise ValueError("NICConfig: attention looks at the last layer's regions; leave `feature_layers` out")
         if self.attention not in (None, "soft"):
             raise ValueError(f"NICConfig: `attention` must be 'soft' or None, got {self.attention!r}")
         for name in ("attention_regularisation", "bag_of_words_loss", "initializer_range"):

@@ -4,6 +4,7 @@ Equation numbers are those of Vinyals et al. 2015, Show and Tell, https://arxiv.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,8 +19,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from .attention_nic import NICAttention, NICAttentiveDecoder, NICRegions, doubly_stochastic_penalty
+from .attention_nic import NICAttention, NICAttentiveDecoder, doubly_stochastic_penalty
 from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_part
+from .cache_nic import NICCache, NICStaticCache, static_cache
 from .checkpoint_nic import (
     check_all_weights_loaded,
     check_digests,
@@ -37,60 +39,6 @@ from .projection_nic import RARE, NICBagOfWords, NICImageProjection
 
 IGNORED_LABEL = -100
 NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
-
-
-class NICCache:
-    """The state of the LSTM after the words read so far, in the role of Transformers' key-value cache.
-
-    Attributes:
-        hidden_state, cell_state (`torch.FloatTensor` of shape `(num_hidden_layers, batch_size, hidden_size)`):
-            h and c of the LSTM; `None` before the image is read.
-        regions (`NICRegions`): what attention looks at; `None` before the image is read, and without attention.
-    """
-
-    is_compileable = False
-    is_croppable = False
-
-    def __init__(self) -> None:
-        self.hidden_state: torch.Tensor | None = None
-        self.cell_state: torch.Tensor | None = None
-        self.regions: NICRegions | None = None
-        self.seq_length = 0
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of words read, `<bos>` included. The image is not a word."""
-        return self.seq_length
-
-    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
-        """-1: the state does not grow with the caption."""
-        return -1
-
-    def update(self, hidden_state: torch.Tensor, cell_state: torch.Tensor, num_tokens: int) -> None:
-        """Replace the state by the one after `num_tokens` more words."""
-        self.hidden_state, self.cell_state = hidden_state, cell_state
-        self.seq_length += num_tokens
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Let row `i` continue the caption of row `beam_idx[i]`; `beam_idx` has shape `(batch_size * num_beams,)`."""
-        if self.hidden_state is not None and self.cell_state is not None:
-            if self.regions is not None:
-                self.regions = self.regions.select(beam_idx, num_captions=self.hidden_state.shape[1])
-            self.hidden_state = self.hidden_state.index_select(1, beam_idx.to(self.hidden_state.device))
-            self.cell_state = self.cell_state.index_select(1, beam_idx.to(self.cell_state.device))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row `repeats` times. The regions stay as they are: captions of a photo share them."""
-        if self.hidden_state is not None and self.cell_state is not None:
-            self.hidden_state = self.hidden_state.repeat_interleave(repeats, dim=1)
-            self.cell_state = self.cell_state.repeat_interleave(repeats, dim=1)
-
-    def batch_select_indices(self, indices: torch.LongTensor) -> None:
-        """Keep the rows `indices` only."""
-        self.reorder_cache(indices)
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.hidden_state, self.cell_state, self.regions, self.seq_length = None, None, None, 0
 
 
 @dataclass
@@ -251,6 +199,9 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if pretrained_model_name_or_path is not None:
             check_digests(pretrained_model_name_or_path, kwargs.get("subfolder") or "", kwargs.get("variant"))
         own_weights(model)
+        for module in model.modules():
+            if isinstance(module, nn.LSTM):
+                module.flatten_parameters()  # cuDNN wants them side by side; on a CPU it does nothing
         model._freeze()  # loading made every weight trainable
         return (model, info) if wants_info else model
 
@@ -373,7 +324,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         inputs_embeds = self.decoder.embed_tokens(decoder_input_ids)  # shape: (batch_size, sequence_length, embedding)
         image_features, image, state, regions, weights = None, None, None, None, None
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+        if past_key_values is not None and past_key_values.has_read_image:
             state, regions = (past_key_values.hidden_state, past_key_values.cell_state), past_key_values.regions
         else:
             # The image is the input at t = -1 (equation 7), one step before <bos>.
@@ -400,8 +351,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         if use_cache:
             past_key_values = NICCache() if past_key_values is None else past_key_values
-            past_key_values.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1])
-            past_key_values.regions = regions
+            past_key_values.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1], regions=regions)
         return NICOutput(
             loss=None if labels is None else self._loss(logits, labels, num_items_in_batch, weights, image),
             logits=logits,
@@ -487,8 +437,12 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """The words that the LSTM has not read, and the image where it has not seen that."""
         num_read = 0 if past_key_values is None else past_key_values.get_seq_length()
+        words = input_ids[:, num_read:]
+        if isinstance(past_key_values, NICStaticCache):
+            # A slice's strides tell how many words came before it, and a compiled step would be made for each number.
+            words = words.clone(memory_format=torch.contiguous_format)
         return {
-            "decoder_input_ids": input_ids[:, num_read:],
+            "decoder_input_ids": words,
             "encoder_outputs": encoder_outputs if num_read == 0 else None,
             "past_key_values": past_key_values,
             "use_cache": use_cache,
@@ -520,10 +474,47 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)  # type: ignore[misc]
 
     def _prepare_cache_for_generation(  # type: ignore[override]
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+        if generation_config.use_cache is False or model_kwargs.get("past_key_values") is not None:
+            return
+        if generation_config.cache_implementation != "static":
             model_kwargs["past_key_values"] = NICCache()
+            return
+        config, weight = self.config, self.get_input_embeddings().weight
+        num_captions = batch_size * max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        regions = None
+        if config.attention is not None:
+            photos = self._check_features(model_kwargs["encoder_outputs"]).shape[:2]
+            regions = ((*photos, config.embedding_size), (*photos, config.hidden_size))
+        shape = (config.num_hidden_layers, num_captions, config.hidden_size)
+        returned = bool(generation_config.return_dict_in_generate)
+        cache = static_cache(self, not returned, shape, regions, weight.dtype, weight.device)
+        # generate() keeps what each step returned of these, and the next replay of a CUDA graph writes over it.
+        cache.is_compileable = not (generation_config.output_hidden_states or generation_config.output_attentions)
+        model_kwargs["past_key_values"] = cache
+
+    def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if isinstance(outputs.past_key_values, NICStaticCache):
+            outputs.past_key_values.count(outputs.logits.shape[1])
+        return super()._update_model_kwargs_for_generation(outputs, *args, **kwargs)
+
+    def get_compiled_call(self, compile_config: Any) -> Callable[..., Any]:
+        """What `generate(cache_implementation="static")` runs for each word after the first: a compiled `forward`."""
+        compiled = super().get_compiled_call(compile_config)
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            # Without it the graph would break at the LSTM, of which a step runs the cell alone.
+            with torch._dynamo.config.patch(allow_rnn=True):
+                return compiled(*args, **kwargs)
+
+        return step
 
 
 def default_generation_config(config: NICConfig) -> GenerationConfig:

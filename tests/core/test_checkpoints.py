@@ -21,6 +21,7 @@ CODE = {
     "decoder_nic.py",
     "projection_nic.py",
     "backbone_nic.py",
+    "cache_nic.py",
     "checkpoint_nic.py",
     "configuration_nic.py",
     "download_nic.py",

@@ -69,6 +69,30 @@ def test_a_layer_that_the_backbone_lacks_is_refused() -> None:
         NICForConditionalGeneration(tiny_config(feature_layers=[0, 99]))
 
 
-def test_attention_and_layers_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="attention looks at the last layer"):
-        NICConfig(feature_layers="all", attention="soft")
+def test_with_attention_each_region_has_what_the_layers_give_at_its_place() -> None:
+    model = NICForConditionalGeneration(tiny_config(feature_layers=[0, -1], attention="soft")).eval()
+    pixels = tiny_pixels(2)
+    with torch.no_grad():
+        regions = model.get_image_features(pixels)
+        outputs = model.encoder.backbone(pixel_values=pixels, output_hidden_states=True)
+    last, first = outputs.last_hidden_state, outputs.hidden_states[0]
+    height, width = last.shape[-2:]
+    finer = first.shape[-1] // width
+    assert finer > 1
+    for row in range(height):
+        for column in range(width):
+            place = first[:, :, finer * row : finer * (row + 1), finer * column : finer * (column + 1)].mean((2, 3))
+            expected = torch.cat([last[:, :, row, column], place, last[:, :, row, column]], dim=1)
+            torch.testing.assert_close(regions[:, row * width + column], expected)
+
+
+def test_regions_of_a_transformer_are_its_patches_in_every_layer() -> None:
+    model = NICForConditionalGeneration(
+        tiny_config(backbone_config=VIT, feature_layers="all", attention="soft")
+    ).eval()
+    with torch.no_grad():
+        regions = model.get_image_features(tiny_pixels(2))
+        outputs = model.encoder.backbone(pixel_values=tiny_pixels(2), output_hidden_states=True)
+    expected = torch.cat([outputs.last_hidden_state, *outputs.hidden_states], dim=-1)[:, 1:]
+    torch.testing.assert_close(regions, expected)
+    assert model(pixel_values=tiny_pixels(2), labels=tiny_labels([3, 5])).logits.shape[:2] == (2, 5)

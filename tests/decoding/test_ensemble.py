@@ -347,3 +347,54 @@ def test_errors_say_what_is_wrong(ensemble: NICEnsemble, tmp_path: Path) -> None
         ensemble.generate(encoder_outputs=tiny_features(1))
     with pytest.raises(NotImplementedError, match="save its `members`"):
         ensemble.save_pretrained(tmp_path)
+
+
+def with_attention(seed: int = 5, **changes: Any) -> NICForConditionalGeneration:
+    return tiny_model(seed=seed, attention="soft", **changes)
+
+
+def mean_of_probabilities(logits: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([each.double().softmax(dim=-1) for each in logits]).mean(dim=0).log()
+
+
+def test_members_with_attention_and_without_speak_together() -> None:
+    members = [with_attention(), tiny_model(), with_attention(seed=6, feature_layers="all")]
+    ensemble, words = NICEnsemble(members), torch.tensor([[1, 5, 6, 7], [1, 9, 4, 4]])
+    with torch.no_grad():
+        found = ensemble(pixel_values=tiny_pixels(2), decoder_input_ids=words).logits
+        cached = ensemble(encoder_outputs=ensemble.get_image_features(tiny_pixels(2)), decoder_input_ids=words).logits
+        each = [member(pixel_values=tiny_pixels(2), decoder_input_ids=words).logits for member in members]
+    torch.testing.assert_close(found.double(), mean_of_probabilities(each), rtol=0, atol=1e-6)
+    assert torch.equal(found, cached)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_ensemble_of_copies_with_attention_is_the_model(mode: str) -> None:
+    settings = {**MODES[mode], "pixel_values": tiny_pixels(4)}
+    expected = generate(with_attention(), **settings)
+    found = generate(NICEnsemble([with_attention(), with_attention()]), **settings)
+    assert torch.equal(found.sequences, expected.sequences)
+
+
+@pytest.mark.parametrize("attention", [None, "soft"])
+def test_mirrored_photos_are_seen_as_by_members_of_their_own(attention: str | None) -> None:
+    members = [tiny_model(attention=attention), tiny_model(seed=1)]
+    ensemble, words = NICEnsemble(members, mirrored=True), torch.tensor([[1, 5, 6, 7], [1, 9, 4, 4]])
+    pixels = tiny_pixels(2)
+    with torch.no_grad():
+        found = ensemble(pixel_values=pixels, decoder_input_ids=words).logits
+        each = [
+            member(pixel_values=view, decoder_input_ids=words).logits
+            for view in (pixels, pixels.flip(-1))
+            for member in members
+        ]
+    torch.testing.assert_close(found.double(), mean_of_probabilities(each), rtol=0, atol=1e-6)
+    sequences = generate(ensemble, pixel_values=pixels, num_beams=3).sequences
+    assert torch.equal(sequences, generate(ensemble, pixel_values=pixels.flip(-1), num_beams=3).sequences)
+
+
+@pytest.mark.parametrize("size", [17, 10 + 10 * 7 + 1, 10])
+def test_features_of_a_size_that_no_backbone_gives_are_refused(size: int) -> None:
+    ensemble = NICEnsemble([with_attention(), tiny_model(seed=1)])
+    with pytest.raises(ValueError, match="`encoder_outputs` must be features of shape"):
+        ensemble(encoder_outputs=torch.zeros(2, size), decoder_input_ids=torch.tensor([[1], [1]]))

@@ -15,8 +15,9 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..backbone_nic import NICEncoder
+from ..cache_nic import NICCache
 from ..configuration_nic import NICConfig
-from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICCache, NICForConditionalGeneration, NICOutput
+from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICForConditionalGeneration, NICOutput
 from .members import Member, load_members
 
 
@@ -62,50 +63,86 @@ class NICEnsembleCache:
 
 
 class NICEnsembleEncoder(nn.Module):
-    """The distinct backbones of an ensemble; members with the same weights share one run."""
+    """The distinct backbones of an ensemble; members with the same weights share one run.
+
+    Args:
+        members: the captioners.
+        mirrored: show each backbone the photo mirrored too.
+    """
 
     main_input_name = "pixel_values"
 
-    def __init__(self, members: Sequence[NICForConditionalGeneration]) -> None:
+    def __init__(self, members: Sequence[NICForConditionalGeneration], mirrored: bool = False) -> None:
         super().__init__()
         self.encoders = nn.ModuleList()
-        self.slices: list[slice] = []  # where the features of each member are
-        places: list[slice] = []
-        total = 0
+        self.mirrored = mirrored
+        self.sizes: list[int] = []  # of each backbone's feature, pooled or of a region
+        self.numbers: list[int] = []  # which backbone each member reads
         for member in members:
             number = find_same_encoder(member.encoder, list(self.encoders))
             if number is None:
                 number = len(self.encoders)
                 self.encoders.append(member.encoder)
-                size = member.config.feature_size or 0
-                places.append(slice(total, total + size))
-                total += size
-            self.slices.append(places[number])
-        self.feature_size = total
+                self.sizes.append(member.config.feature_size or 0)
+            self.numbers.append(number)
+
+    @property
+    def feature_size(self) -> int | None:
+        """Size of all features of a photo together; `None` where there are regions, whose number photos decide."""
+        return None if any(self._with_regions()) else sum(self.sizes) * (1 + self.mirrored)
 
     def forward(self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any) -> BaseModelOutput:
         """Encode images of shape `(batch_size, num_channels, height, width)`.
 
         Returns:
-            `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, feature_size)`: the features of each
-            distinct backbone side by side.
+            `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, size)`: the features of each
+            distinct backbone side by side, regions one after another; then those of the mirrored photos.
         """
-        features = [encoder(pixel_values).last_hidden_state for encoder in self.encoders]
-        return BaseModelOutput(last_hidden_state=torch.cat(features, dim=-1))
+        views = [pixel_values, pixel_values.flip(-1)] if self.mirrored else [pixel_values]
+        features = [encoder(view).last_hidden_state.flatten(1) for view in views for encoder in self.encoders]
+        return BaseModelOutput(last_hidden_state=torch.cat(features, dim=-1).unsqueeze(1))
+
+    def split(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """What [`~NICEnsembleEncoder.forward`] put side by side, as the members take it, view by view.
+
+        Raises:
+            ValueError: where the size is none that these backbones give.
+        """
+        with_regions, views = self._with_regions(), 1 + self.mirrored
+        pooled = sum(size for size, regions in zip(self.sizes, with_regions, strict=True) if not regions)
+        of_a_region = sum(self.sizes) - pooled
+        num_regions, left = divmod(features.shape[-1] // views - pooled, of_a_region or 1)
+        if left or features.shape[-1] % views or num_regions < bool(of_a_region) or num_regions * (not of_a_region):
+            size = self.feature_size or f"{views} x ({pooled} + regions x {of_a_region})"
+            raise ValueError(
+                f"`encoder_outputs` must be features of shape (batch_size, {size}), got {tuple(features.shape)}; the"
+                " backbones of an ensemble must agree in the number of regions"
+            )
+        shapes = [
+            (num_regions if regions else 1, size) for size, regions in zip(self.sizes, with_regions, strict=True)
+        ]
+        parts = features.flatten(1).split([rows * size for rows, size in shapes] * views, dim=1)
+        shaped = [part.unflatten(1, shape) for part, shape in zip(parts, shapes * views, strict=True)]
+        return [shaped[view * len(shapes) + number] for view in range(views) for number in self.numbers]
+
+    def _with_regions(self) -> list[bool]:
+        return [bool(encoder.keep_regions) for encoder in self.encoders]
 
 
 class NICEnsemble(PreTrainedModel, GenerationMixin):
     """Several captioners of one vocabulary, which `generate()` takes for one: p of a word is the mean of theirs.
 
     It decodes in every way that a captioner does, in `generate_captions` and [`ImageToTextPipeline`] too. Backbones
-    and sizes may differ; the `pixel_values` that members get may not. Cached features, `encoder_outputs`, are those of
-    each distinct backbone side by side, in the order of the members (`get_image_features` makes them): with one
-    backbone in common they are what each member takes. Which backbones are the same is found, by their weights, when
-    the ensemble is built. Settings of generation are the first member's. There is no checkpoint of an ensemble: save
-    the members.
+    and sizes may differ, and some members may have attention; the `pixel_values` that members get may not differ.
+    Cached features, `encoder_outputs`, are those of each distinct backbone side by side, in the order of the members
+    (`get_image_features` makes them): with one backbone in common they are what each member takes. Which backbones are
+    the same is found, by their weights, when the ensemble is built. Settings of generation are the first member's.
+    There is no checkpoint of an ensemble: save the members.
 
     Args:
         members: the captioners. They are put in eval mode and not copied.
+        mirrored: let each member see the photo mirrored too, as a member more. It makes an ensemble of a single
+            captioner that was trained on mirrored photos, at twice the time; "left" and "right" mean nothing then.
 
     Raises:
         ValueError: where there is no member, or sizes of vocabularies, ids of special tokens, or devices differ.
@@ -125,7 +162,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
 
     config: NICConfig
 
-    def __init__(self, members: Sequence[NICForConditionalGeneration]) -> None:
+    def __init__(self, members: Sequence[NICForConditionalGeneration], mirrored: bool = False) -> None:
         models = list(load_members(members))
         devices = {str(model.device) for model in models}
         if len(devices) > 1:
@@ -133,17 +170,21 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
         super().__init__(copy.deepcopy(models[0].config))
         self.post_init()  # without the members yet: it would give modules that it does not know random weights
         self.members = nn.ModuleList(models)
-        self.encoder = NICEnsembleEncoder(models)
-        self.config.feature_size = self.encoder.feature_size
+        self.encoder = NICEnsembleEncoder(models, mirrored)
+        self.readers = models * (1 + mirrored)  # those who speak at each word: every member, once a view of the photo
+        self.config.feature_size, self.config.attention = self.encoder.feature_size, None
         self.generation_config = copy.deepcopy(models[0].generation_config)
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, paths: Sequence[Member], **kwargs: Any) -> "NICEnsemble":  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls, paths: Sequence[Member], mirrored: bool = False, **kwargs: Any
+    ) -> "NICEnsemble":
         """Load checkpoints, whose tokenizers and preprocessing must agree where they hold them.
 
         Args:
             paths: paths or Hub ids.
+            mirrored: as of the class.
             **kwargs: passed to `NICForConditionalGeneration.from_pretrained` for each.
 
         Raises:
@@ -156,7 +197,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
             if number is not None:
                 model.encoder = models[number].encoder  # one copy in memory
             models.append(model)
-        return cls(models)
+        return cls(models, mirrored)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: an ensemble is its members' checkpoints.
@@ -176,7 +217,6 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
     get_image_features: Any = NICForConditionalGeneration.get_image_features
     prepare_decoder_input_ids_from_labels: Any = NICForConditionalGeneration.prepare_decoder_input_ids_from_labels
     prepare_inputs_for_generation: Any = NICForConditionalGeneration.prepare_inputs_for_generation
-    _check_features: Any = NICForConditionalGeneration._check_features
 
     def forward(
         self,
@@ -215,22 +255,24 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None
         if use_cache and past_key_values is None:
-            past_key_values = NICEnsembleCache(len(self.members))
-        features = None
+            past_key_values = NICEnsembleCache(len(self.readers))
+        features: torch.Tensor | None = None
+        each_features: Sequence[torch.Tensor | None] = [None] * len(self.readers)
         if past_key_values is None or past_key_values.get_seq_length() == 0:
             features = self._image_features(pixel_values, encoder_outputs)
+            each_features = self.encoder.split(features)
 
         outputs = [
             member(
                 decoder_input_ids=decoder_input_ids,
-                encoder_outputs=None if features is None else features[..., self.encoder.slices[number]],
+                encoder_outputs=each_features[number],
                 past_key_values=None if past_key_values is None else past_key_values.members[number],
                 use_cache=use_cache,
                 output_hidden_states=output_hidden_states,
             )
-            for number, member in enumerate(self.members)
+            for number, member in enumerate(self.readers)
         ]
-        # shape: (num_members, batch_size, sequence_length, vocab_size)
+        # shape: (num_readers, batch_size, sequence_length, vocab_size)
         each = torch.stack([output.logits.float().log_softmax(dim=-1) for output in outputs])
         logits = each.logsumexp(dim=0) - math.log(len(outputs))
         loss = None
@@ -255,6 +297,20 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
             encoder_outputs = self.encoder(pixel_values)
         return self._check_features(encoder_outputs).squeeze(1)
 
+    def _check_features(self, encoder_outputs: Any) -> torch.Tensor:
+        if self.config.feature_size is not None:
+            return NICForConditionalGeneration._check_features(self, encoder_outputs)  # type: ignore[arg-type]
+        features = encoder_outputs.get("last_hidden_state") if isinstance(encoder_outputs, dict) else encoder_outputs
+        if isinstance(features, tuple | list) and features:
+            features = features[0]
+        if (
+            not torch.is_tensor(features)
+            or features.ndim not in (2, 3)
+            or (features.ndim == 3 and features.shape[1] != 1)
+        ):
+            raise ValueError("`encoder_outputs` must be what `get_image_features` of this ensemble gave")
+        return features.flatten(1).unsqueeze(1)
+
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
         # As a single captioner does.
         if model_kwargs.get("encoder_outputs") is not None:
@@ -268,7 +324,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = NICEnsembleCache(len(self.members))
+            model_kwargs["past_key_values"] = NICEnsembleCache(len(self.readers))
 
 
 def find_same_encoder(encoder: NICEncoder, others: Sequence[nn.Module]) -> int | None:

@@ -101,7 +101,11 @@ def caption_datasets(
         set_statistics: standardise features by those of the training photos; only for a captioner that is new.
     """
     frozen = model.config.freeze_backbone
-    options: dict[str, Any] = {"num_workers": args.dataloader_num_workers, "on_error": settings.on_error}
+    options: dict[str, Any] = {
+        "num_workers": args.dataloader_num_workers,
+        "on_error": settings.on_error,
+        "dtype": getattr(torch, settings.feature_dtype),
+    }
     if settings.cache_lower_blocks and not frozen:
         photo = PhotoDataset(tables["train"].select([0]), processor)[0]["pixel_values"]
         model.encoder = split_encoder(model.encoder, photo.shape)

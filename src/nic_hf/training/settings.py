@@ -90,4 +90,10 @@ class DataSettings:
         default=False,
         metadata={"help": "Keep what the blocks below `trainable_backbone` give of each photo, as features are kept."},
     )
+    feature_dtype: Literal["float32", "float16"] = field(
+        default="float32",
+        metadata={
+            "help": "Number format of features that are kept; float16 halves the 49 regions that attention reads."
+        },
+    )
     num_sample_photos: int = field(default=8, metadata={"help": "Photos whose captions are logged through training."})
