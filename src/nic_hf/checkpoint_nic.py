@@ -40,17 +40,17 @@ def check_local_files(name_or_path: Any, subfolder: str = "") -> None:
     """Refuse files of a local checkpoint that Transformers would answer by a bare `TypeError`, or take as they are.
 
     Raises:
-        OSError: `config.json` is no JSON object, or a weight is stored as something that is no floating-point number.
+        OSError: `config.json` is no JSON object, a list of shards leads elsewhere or to pickles, or a weight is
+            stored as something that is no floating-point number.
     """
     folder = Path(name_or_path, subfolder)
-    config: Any = {}
-    if (folder / "config.json").is_file():
-        try:
-            config = json.loads((folder / "config.json").read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise OSError(f"{folder / 'config.json'}: not JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise OSError(f"{folder / 'config.json'}: holds {type(config).__name__}, not a JSON object")
+    config = _json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    for index in folder.glob("model.safetensors.index*.json"):
+        shards = _json_object(index).get("weight_map")
+        names = shards.values() if isinstance(shards, dict) else [shards]
+        wrong = [name for name in names if not isinstance(name, str) or _weights_variant(name) is None]
+        if wrong:
+            raise OSError(f"{index}: {wrong[0]!r} is no file of weights beside it")
     if "quantization_config" in config or not folder.is_dir():
         return
     for file in sorted(folder.glob("model*.safetensors")):
@@ -58,6 +58,16 @@ def check_local_files(name_or_path: Any, subfolder: str = "") -> None:
         odd = [f"{name} is {kind}" for name, kind in kinds.items() if kind not in _FLOATS | _counters(name)]
         if odd:
             raise OSError(f"{file}: {len(odd)} tensors are no floating-point numbers: {_some(odd)}")
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"{file}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise OSError(f"{file}: holds {type(content).__name__}, not a JSON object")
+    return content
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -120,6 +130,27 @@ def damaged_file_as_oserror(name: Any) -> Iterator[None]:
         if type(error).__name__ != "SafetensorError":
             raise
         raise OSError(f"{name}: the weights cannot be read, perhaps they were cut off in a copy: {error}") from error
+
+
+class ChangedWeightsError(OSError):
+    """A file of weights is not, bit for bit, the one that was saved."""
+
+
+def check_digests(name_or_path: Any, subfolder: str = "", variant: str | None = None) -> None:
+    """Refuse weights of a local checkpoint that are not those that were saved: safetensors sees no flipped bit.
+
+    Called once they are loaded, when the system still holds the file in memory: hashing takes 2 ms a megabyte or less.
+
+    Raises:
+        ChangedWeightsError: naming the files and what to do.
+    """
+    folder = Path(name_or_path, subfolder)
+    changed = [name for name in changed_weights(folder) if _weights_variant(name) == (variant or "")]
+    if changed:
+        raise ChangedWeightsError(
+            f"{folder}: {', '.join(changed)}: not what was saved: its SHA-256 is another than {DIGESTS} says; copy "
+            f"the checkpoint anew, or, if the weights were changed on purpose, delete {folder / DIGESTS}"
+        )
 
 
 def own_weights(model: "nn.Module") -> None:
@@ -233,6 +264,12 @@ def read_digests(folder: Path) -> dict[str, str]:
     return {match[2]: match[1] for match in matches if match}
 
 
+def changed_weights(folder: Path) -> list[str]:
+    """Names of the files of weights whose content is another than the last save recorded."""
+    recorded = {name: digest for name, digest in read_digests(folder).items() if (folder / name).is_file()}
+    return [name for name, digest in sorted(recorded.items()) if file_digest(folder / name) != digest]
+
+
 def file_digest(file: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as content:
@@ -241,6 +278,11 @@ def file_digest(file: Path) -> str:
 
 def _replace_files(staging: Path, target: Path) -> None:
     files = [file.relative_to(staging) for file in sorted(staging.rglob("*")) if file.is_file()]
+    if Path(DIGESTS) in files:
+        # Gone before the weights change and back after them: a save that is killed here must not leave weights beside
+        # the digest of others.
+        (target / DIGESTS).unlink(missing_ok=True)
+        files.sort(key=lambda file: file == Path(DIGESTS))
     for file in files:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / file, target / file)  # noqa: PTH105 - replaces an existing file on Windows too

@@ -24,6 +24,7 @@ from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_
 from .cache_nic import CACHE_NAME, NICCache, NICStaticCache, cache_field, static_cache
 from .checkpoint_nic import (
     check_all_weights_loaded,
+    check_digests,
     check_local_files,
     check_path,
     custom_pipelines,
@@ -190,7 +191,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: naming the tensors that are missing or have another shape than the configuration says.
-            OSError: where there is no such checkpoint, or its file is damaged.
+            OSError: where there is no such checkpoint, or its file is damaged. In a local folder also where the
+                weights are not those that `save_pretrained` wrote, by `weights.sha256` beside them.
         """
         if pretrained_model_name_or_path is not None:
             check_path(pretrained_model_name_or_path)
@@ -203,6 +205,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = loaded
         check_all_weights_loaded(pretrained_model_name_or_path, info, allow_mismatched_sizes)
+        if pretrained_model_name_or_path is not None:
+            check_digests(pretrained_model_name_or_path, kwargs.get("subfolder") or "", kwargs.get("variant"))
         own_weights(model)
         for module in model.modules():
             if isinstance(module, nn.LSTM):

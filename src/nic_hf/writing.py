@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and text of others in Markdown."""
 
 import os
 from contextlib import suppress
@@ -27,3 +27,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """As [`write_bytes`], UTF-8 and `\\n` at the ends of lines everywhere."""
     return write_bytes(path, text.encode("utf-8"))
+
+
+def markdown_text(text: str) -> str:
+    """Text of others, such as captions and names of photos, as Markdown in which it is neither HTML nor a link.
+
+    Twice gives the same as once.
+
+    >>> markdown_text("a dog <img src=x> ![](http://host/seen.png)")
+    'a dog &lt;img src=x> !&#91;](http://host/seen.png)'
+    """
+    return text.replace("<", "&lt;").replace("[", "&#91;")

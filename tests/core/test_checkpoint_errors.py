@@ -33,6 +33,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "weights.sha256").unlink(missing_ok=True)  # changed on purpose
 
 
 @pytest.fixture

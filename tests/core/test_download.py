@@ -1,11 +1,15 @@
 """Photos from the web: what is fetched, what is refused, and when it is given up."""
 
 import io
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,6 +134,64 @@ def test_a_redirect_to_a_private_address_is_refused(target: str, internet: str, 
     with pytest.raises(OSError, match="private address"):
         download(f"{internet}/to/{target}")
     assert len(web.asked) == 1
+
+
+def test_a_name_that_moves_after_it_was_checked_leads_nowhere_else(
+    internet: str, web: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: the first answer is public, each later one is not. What was checked is what is connected to."""
+    answers = [PUBLIC, "127.0.0.1", "10.0.0.7"]
+    asked: list[str] = []
+
+    def look_up(host: str, port: Any, *args: Any, **kwargs: Any) -> list:
+        address = host
+        if host == "moving.example":
+            asked.append(host)
+            address = answers[min(len(asked), len(answers)) - 1]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert download(f"http://moving.example:{web.server_port}/a.png") == photo()  # `connect` lets only PUBLIC pass
+    assert asked == ["moving.example"], "a second look would have found another address"
+    with pytest.raises(OSError, match=r"moving\.example is the private address 127\.0\.0\.1"):
+        download(f"http://moving.example:{web.server_port}/a.png")
+    asked.clear()
+    with pytest.raises(OSError, match=r"private address 127\.0\.0\.1"):
+        download(f"http://moving.example:{web.server_port}/to/http://moving.example/a.png")
+    assert len(web.asked) == 2, "the redirect was answered, and not followed"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of `photos.example` that signs itself, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    file = tmp_path_factory.mktemp("certificate") / "photos.example.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=photos.example"]
+    command += ["-addext", "subjectAltName=DNS:photos.example", "-keyout", str(file), "-out", f"{file}.crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    file.write_text(file.read_text() + Path(f"{file}.crt").read_text())
+    return file
+
+
+def test_an_encrypted_address_is_checked_as_a_plain_one_and_its_certificate_too(
+    internet: str, web: Any, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    web.socket = context.wrap_socket(web.socket, server_side=True)
+    secure = internet.replace("http:", "https:")
+    with pytest.raises(OSError, match="certificate verify failed"):
+        download(f"{secure}/a.png")
+    monkeypatch.setenv("SSL_CERT_FILE", f"{certificate}.crt")  # trusted from here on
+    assert download(f"{secure}/a.png") == photo()
+    with pytest.raises(OSError, match="not valid for '93"):
+        download(f"https://{PUBLIC}:{web.server_port}/a.png")
+    with pytest.raises(OSError, match="private address"):
+        download(f"https://inside.example:{web.server_port}/a.png")
+    with pytest.raises(OSError, match="private address"):
+        download(f"{secure}/to/https://127.0.0.1:PORT/a.png")
+    assert [path for _, path in web.asked] == ["/a.png", "/to/https://127.0.0.1:PORT/a.png"]
 
 
 def test_a_redirect_to_a_file_or_in_a_circle_is_refused(internet: str) -> None:

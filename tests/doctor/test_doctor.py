@@ -81,6 +81,7 @@ def change_weights(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]],
     weights = load_file(checkpoint / "model.safetensors")
     change(weights)
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    (checkpoint / "weights.sha256").unlink(missing_ok=True)  # changed on purpose
 
 
 def change_json(file: Path, change: Callable[[dict], Any]) -> None:

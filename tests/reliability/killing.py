@@ -8,11 +8,13 @@ As a program it is the long form of `test_kills.py`:
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,7 +203,7 @@ def hammer(kind: str, inputs: Path, scratch: Path, kills: int, seed: int = 0, a_
             if process.is_alive():
                 process.kill()
                 hit = True
-        process.join(300)
+        process.join(3600)  # on a machine under load
         if hit and process.exitcode != 0:
             tally.kills, tally.at_a_change, since = tally.kills + 1, tally.at_a_change + by_change, since + 1
             continue
@@ -231,11 +233,10 @@ def _start(kind: str, inputs: Path, output: Path) -> tuple[Any, Any]:
 
 def _listing(folder: Path) -> tuple:
     found = []
-    for path in folder.rglob("*"):
-        try:
-            found.append((path.as_posix(), path.stat().st_size))
-        except OSError:
-            continue  # it was renamed meanwhile
+    for place, _, names in os.walk(folder):  # unlike rglob, at ease with folders that go meanwhile
+        for path in (Path(place, name) for name in names):
+            with suppress(OSError):  # it was renamed meanwhile
+                found.append((path.as_posix(), path.stat().st_size))
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+PATIENCE = 600.0  # seconds that an answer may take; on a busy machine 64 clients wait for each other
 Ask = Callable[[bytes], Any]
 
 
@@ -54,7 +55,7 @@ class Load:
 
 def _request(url: str, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE)
     try:
         connection.request(method, parts.path.rstrip("/") + path, body, {"Content-Type": kind} if kind else {})
         response = connection.getresponse()

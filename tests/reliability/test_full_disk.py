@@ -4,6 +4,7 @@ The disks are real ones, small and in memory, which needs the right to mount; el
 """
 
 import json
+import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from killing import leftovers
+from killing import leftovers, make_inputs, result, work
 from tiny import save_tiny_checkpoint, tiny_model, tiny_photos, tiny_pixels
 from typer.testing import CliRunner
 
@@ -48,8 +49,12 @@ class Disk:
     def protect(self) -> None:
         self._mount("-o", "remount,ro")
 
+    def grow(self, size: str) -> None:
+        self._mount("-o", f"remount,size={size}")
+
     def unmount(self) -> None:
-        subprocess.run(["umount", self.folder], check=True)
+        # Lazily: tables of captions stay mapped into the memory of this process.
+        subprocess.run(["umount", "--lazy", self.folder], check=True)
 
 
 @pytest.fixture
@@ -141,6 +146,48 @@ def test_what_a_killed_writer_left_beside_the_table_of_captions_goes(tmp_path: P
     (cache / f"{table.name}.0123.tmp").write_bytes(b"half")
     load_captions(data, cache_dir=cache)
     assert list(cache.iterdir()) == [table]
+
+
+def check_work_that_fills_a_disk(kind: str, rooms: list[float], inputs: Path, folder: Path) -> None:
+    """Work that has so much of the room that it needs, and then enough."""
+    (folder / "alone").mkdir()
+    work(kind, inputs, folder / "alone")
+    wanted = result(kind, folder / "alone")
+    blocks = sum(-(-file.stat().st_size // 4096) for file in (folder / "alone").rglob("*") if file.is_file())
+    for number, room in enumerate(rooms):
+        disk = Disk(folder / f"disk{number}", str(max(1, int(room * blocks)) * 4096))
+        try:
+            with pytest.raises(OSError, match=str(disk.folder)) as raised:
+                work(kind, inputs, disk.folder)
+            assert "No space left" in str(raised.value) or "disk may be full" in str(raised.value)
+            assert leftovers(disk.folder) == [], raised.value
+            disk.grow("64m")
+            work(kind, inputs, disk.folder)
+            assert result(kind, disk.folder) == wanted, raised.value
+            assert leftovers(disk.folder) == [], raised.value
+        finally:
+            disk.unmount()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("filled") / "inputs")
+
+
+# Of a training run: its first weights, its first optimizer.
+@pytest.mark.parametrize(("kind", "rooms"), [("training", [0.2, 0.587]), ("cache", [0.5])])
+def test_work_that_fills_a_disk_goes_on_when_there_is_room(
+    kind: str, rooms: list[float], inputs: Path, tmp_path: Path
+) -> None:
+    check_work_that_fills_a_disk(kind, rooms, inputs, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["cache", "training", "export", "evaluation"])
+def test_work_fills_a_disk_at_any_place(kind: str, inputs: Path, tmp_path: Path, soak_scale: float) -> None:
+    generator = random.Random(kind)
+    rooms = [generator.uniform(0, 0.95) for _ in range(max(2, round(20 * soak_scale)))]
+    check_work_that_fills_a_disk(kind, rooms, inputs, tmp_path)
 
 
 def test_a_folder_that_became_read_only(disk: Disk, checkpoint: Path, tmp_path: Path) -> None:

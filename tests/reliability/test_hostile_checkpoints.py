@@ -41,17 +41,29 @@ def checkpoint(sound: tuple[Path, torch.Tensor], tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound[0], tmp_path / "checkpoint"))
 
 
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> dict[str, torch.Tensor]:
+    """Weights that are changed on purpose, as the digest beside them is taken away."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "weights.sha256").unlink()
+    return weights
+
+
 def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
     config = json.loads((folder / "config.json").read_text())
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.parametrize("digest", [True, False], ids=["with its digest", "alone"])
 def test_bits_flipped_in_the_header_are_refused_or_do_nothing(
-    sound: tuple[Path, torch.Tensor], checkpoint: Path
+    digest: bool, sound: tuple[Path, torch.Tensor], checkpoint: Path
 ) -> None:
     """What the header says of the tensors; the length before it too."""
     file = checkpoint / "model.safetensors"
+    if not digest:
+        (checkpoint / "weights.sha256").unlink()
     content = file.read_bytes()
     end = 8 + struct.unpack("<Q", content[:8])[0]
     generator = random.Random(7)
@@ -67,24 +79,43 @@ def test_bits_flipped_in_the_header_are_refused_or_do_nothing(
             assert str(checkpoint) in str(error) or "NICConfig" in str(error), error
             outcomes["refused"] += 1
         else:
-            assert check_digests(checkpoint).status == Status.PROBLEM
-            if torch.equal(logits(model), sound[1]):
-                outcomes["same"] += 1
-    assert outcomes["refused"] > 30, outcomes
+            outcomes["same"] += torch.equal(logits(model), sound[1])
+    assert outcomes["refused"] == len(places) if digest else outcomes["refused"] > 30, outcomes
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_doctor_finds_bits_flipped_in_the_weights(seed: int, checkpoint: Path) -> None:
-    """No loader sees them: safetensors keeps no checksum."""
+def test_no_bit_flipped_in_the_weights_is_loaded(checkpoint: Path) -> None:
+    """safetensors itself sees none of them."""
     file = checkpoint / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    place = random.Random(seed).randrange(8 + struct.unpack("<Q", content[:8])[0], len(content))
-    content[place] ^= 1 << seed
+    content = file.read_bytes()
+    generator = random.Random(8)
     assert check_digests(checkpoint).status == Status.OK
-    file.write_bytes(content)
+    for _ in range(20):
+        damaged = bytearray(content)
+        damaged[generator.randrange(8 + struct.unpack("<Q", content[:8])[0], len(content))] ^= (
+            1 << generator.randrange(8)
+        )
+        file.write_bytes(damaged)
+        with pytest.raises(OSError, match=f"{checkpoint}: model.safetensors: not what was saved: .*weights.sha256"):
+            NICForConditionalGeneration.from_pretrained(checkpoint)
     finding = check_digests(checkpoint)
     assert finding.status == Status.PROBLEM and "model.safetensors: not what was saved" in finding.message
-    assert finding in load_checkpoint(str(checkpoint))[2]
+    findings = load_checkpoint(str(checkpoint))[2]
+    assert [each for each in findings if each.status == Status.PROBLEM] == [finding], "said once"
+
+
+def test_a_flipped_bit_of_a_shard_or_a_variant_is_found_where_it_is_loaded(tmp_path: Path) -> None:
+    tiny_model(seed=1).save_pretrained(tmp_path, max_shard_size="4KB")
+    tiny_model(seed=3).save_pretrained(tmp_path, variant="ema")
+    shard = sorted(tmp_path.glob("model-*-of-*.safetensors"))[1]
+    for file, options in ((shard, {}), (tmp_path / "model.ema.safetensors", {"variant": "ema"})):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(OSError, match=f"{file.name}: not what was saved"):
+            NICForConditionalGeneration.from_pretrained(tmp_path, **options)
+        content[-1] ^= 1
+        file.write_bytes(content)
+        NICForConditionalGeneration.from_pretrained(tmp_path, **options)
 
 
 def test_digests_are_those_of_any_other_program_and_follow_each_save(tmp_path: Path) -> None:
@@ -111,10 +142,9 @@ def test_weights_cut_short_are_refused(percent: int, checkpoint: Path) -> None:
     "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool, torch.complex64]
 )
 def test_weights_of_another_type(dtype: torch.dtype, checkpoint: Path) -> None:
-    file = checkpoint / "model.safetensors"
-    weights = load_file(file)
-    weights["lm_head.weight"] = weights["lm_head.weight"].to(dtype)
-    save_file(weights, file, metadata={"format": "pt"})
+    weights = edit_weights(
+        checkpoint, lambda weights: weights.update({"lm_head.weight": weights["lm_head.weight"].to(dtype)})
+    )
     try:
         model = NICForConditionalGeneration.from_pretrained(checkpoint)
     except REFUSALS as error:
@@ -127,10 +157,7 @@ def test_weights_of_another_type(dtype: torch.dtype, checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_found_by_the_doctor(value: float, checkpoint: Path) -> None:
-    file = checkpoint / "model.safetensors"
-    weights = load_file(file)
-    weights["decoder.lstm.weight_hh_l0"][0, 0] = value
-    save_file(weights, file, metadata={"format": "pt"})
+    edit_weights(checkpoint, lambda weights: weights["decoder.lstm.weight_hh_l0"][0, 0].fill_(value))
     problems = [finding.message for finding in load_checkpoint(str(checkpoint))[2] if finding.status == Status.PROBLEM]
     assert any("decoder.lstm.weight_hh_l0" in message for message in problems), problems
 
@@ -205,6 +232,35 @@ def test_a_tokenizer_whose_special_tokens_are_swapped_is_refused(checkpoint: Pat
     (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(REFUSALS, match="bos_token_id"):
         NICProcessor.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "kind", ["../outside.safetensors", "absolute", "pickle.bin", "sub/model.safetensors", 7, None]
+)
+def test_a_list_of_shards_names_files_of_weights_beside_it_only(kind: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    tiny_model().save_pretrained(folder, max_shard_size="4KB")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    moved = sorted(set(content["weight_map"].values()))[0]
+    name = str(tmp_path / "outside.safetensors") if kind == "absolute" else kind
+    content["weight_map"] = {
+        weight: name if shard == moved else shard for weight, shard in content["weight_map"].items()
+    }
+    index.write_text(json.dumps(content))
+    if isinstance(name, str):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.move(folder / moved, folder / name)
+    with pytest.raises(OSError, match=f"{index}: .* is no file of weights beside it"):
+        NICForConditionalGeneration.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 7}', "{}"])
+def test_a_list_of_shards_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path, max_shard_size="4KB")
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(OSError, match=r"model\.safetensors\.index\.json: "):
+        NICForConditionalGeneration.from_pretrained(tmp_path)
 
 
 class Trap:

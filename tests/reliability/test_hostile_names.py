@@ -1,9 +1,11 @@
 """Names that lead elsewhere, links, markup in captions: none gets where it should not."""
 
+import gzip
 import io
 import json
 import re
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,56 @@ def test_nothing_of_an_archive_is_unpacked_and_its_links_are_not_followed(tmp_pa
     assert not any(b"secret" in row["image"]["bytes"] for row in rows)
     assert len(list(PhotoSources([str(shard)]).items())) == 3
     assert sorted(tmp_path.rglob("*")) == before and not Path("/evil.jpg").exists()
+
+
+def member(name: str, size: int, kind: bytes = tarfile.REGTYPE, content: bytes = b"") -> bytes:
+    """The header of a member that claims `size` bytes, and what is there of it."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "problem"),
+    [
+        ("a.jpg", tarfile.REGTYPE, "a: a.jpg has 419,430,400 bytes; 209,715,200 are the most"),
+        ("a.txt", tarfile.REGTYPE, "a: a.txt has 419,430,400 bytes; 209,715,200 are the most"),
+        ("a", tarfile.GNUTYPE_LONGNAME, "a name or a header in it claims 419,430,400 bytes"),
+        ("a", tarfile.GNUTYPE_LONGLINK, "a name or a header in it claims 419,430,400 bytes"),
+        ("a", tarfile.XHDTYPE, "a name or a header in it claims 419,430,400 bytes"),
+    ],
+)
+def test_a_small_archive_that_unpacks_to_much_fills_no_memory(
+    name: str, kind: bytes, problem: str, tmp_path: Path
+) -> None:
+    shard, size, sound = tmp_path / "shard.tar.gz", 400 * 2**20, encoded(photo(), "JPEG")
+    with gzip.open(shard, "wb", compresslevel=1) as file:
+        file.write(member(name, size, kind))
+        for _ in range(size // 2**20):
+            file.write(bytes(2**20))
+        file.write(member("b.jpg", len(sound), content=sound) + member("b.txt", 5, content=b"a dog") + bytes(1024))
+    assert shard.stat().st_size < 4 * 2**20
+    tracemalloc.start()
+    try:
+        rows = list(tar_rows([str(shard)], "skip"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert str(shard) in rows[0]["problem"] and problem in rows[0]["problem"]
+    assert kind != tarfile.REGTYPE or rows[1]["captions"] == ["a dog"], "what comes behind it is read"
+    assert peak < 32 * 2**20
+
+
+def test_an_archive_with_a_hole_in_it_fills_no_memory(tmp_path: Path) -> None:
+    """A sparse file of a terabyte, of which nothing is stored."""
+    fields = b"".join(
+        f"{len(line) + 3} {line}".encode()  # its own length first, here of two digits
+        for line in ("GNU.sparse.size=1099511627776\n", "GNU.sparse.numblocks=0\n", "GNU.sparse.map=0,0\n")
+    )
+    shard = tmp_path / "shard.tar"
+    shard.write_bytes(member("x", len(fields), tarfile.XHDTYPE, fields) + member("a.jpg", 0) + bytes(1024))
+    (row,) = tar_rows([str(shard)], "skip")
+    assert row["image"] is None and f"{shard}: a: a.jpg has 1,099,511,627,776 bytes" in row["problem"]
 
 
 def test_links_in_a_folder_end_and_do_not_loop(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from killing import KINDS, hammer, make_inputs
 from tiny import tiny_model
 
+from nic_hf import NICForConditionalGeneration
 from nic_hf.bulk import CaptionFile, PhotoItem
 
 SAMPLE = {"captions.parquet": 2, "sidecar": 2, "cache": 2}
@@ -57,6 +59,40 @@ def test_a_kill_while_captions_are_cleared_leaves_none_without_an_owner(
     later = CaptionFile(path, {"captioner": "newer"})
     later.open()
     assert not later.is_done(photo)
+
+
+def test_a_save_that_is_killed_as_files_move_leaves_weights_that_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no moment do weights lie beside the digest of others, which would be refused."""
+    old, new = tiny_model(seed=1), tiny_model(seed=2)
+    real, moved = os.replace, 0
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal moved
+        if moved == number:
+            raise KeyboardInterrupt  # the kill
+        moved += 1
+        real(source, target)
+
+    outcomes = []
+    for number in range(100):
+        folder, moved = tmp_path / str(number), 0
+        old.save_pretrained(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            try:
+                new.save_pretrained(folder)
+            except KeyboardInterrupt:
+                finished = False
+            else:
+                finished = True
+        weight = NICForConditionalGeneration.from_pretrained(folder).lm_head.weight
+        outcomes.append([torch.equal(weight, model.lm_head.weight) for model in (old, new)])
+        if finished:
+            break
+    assert outcomes == sorted(outcomes, reverse=True) and outcomes[0] == [True, False], outcomes
+    assert outcomes[-2:] == [[False, True]] * 2, "killed before the digest is there, and not killed"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere they stay for an hour")

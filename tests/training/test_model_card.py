@@ -57,7 +57,7 @@ STATE = {
 }
 SAMPLES = [
     {"step": 1000, "captions": {"a.jpg": "a dog"}},
-    {"step": 2000, "captions": {"a.jpg": "a black dog", "b.jpg": "a | b"}},
+    {"step": 2000, "captions": {"a.jpg": "a black dog", "b.jpg": "a | b", "<i>.jpg": "<b>a</b> ![](c)"}},
     {"step": 3000, "captions": {"a.jpg": "a black cat"}},
 ]
 
@@ -169,6 +169,7 @@ def test_captions_are_those_of_the_chosen_step_and_break_no_table(run: Path) -> 
     card = model_card(run)
     assert row(card, "a.jpg") == ["a.jpg", "a black dog"]
     assert row(card, "b.jpg") == ["b.jpg", "a \\| b"]
+    assert row(card, "&lt;i>.jpg") == ["&lt;i>.jpg", "&lt;b>a&lt;/b> !&#91;](c)"], "no markup"
 
 
 def test_no_folder_of_the_machine_is_told(run: Path) -> None:

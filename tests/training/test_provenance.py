@@ -3,6 +3,7 @@
 import logging
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,25 @@ def test_no_part_of_a_checkpoint_can_be_lost_unnoticed(run: Path, tmp_path: Path
         if name.endswith((".safetensors", ".pt", ".pth", ".bin")):
             (folder / "provenance.json").unlink()
             assert why_unfinished(folder), f"{name} of an older version, cut short"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_flipped_bit_of_a_checkpoint_is_found(name: str, run: Path, tmp_path: Path) -> None:
+    """Of numbers and of pickled state; the loaders of safetensors and of PyTorch take either as it is."""
+    folder = shutil.copytree(run / "checkpoint-6", tmp_path / "checkpoint-6")
+    content = (folder / name).read_bytes()
+    places = [len(content) - 9]
+    if not name.endswith(".safetensors"):
+        with zipfile.ZipFile(folder / name) as archive:
+            parts = [part for part in archive.infolist() if part.file_size > 100]
+            places = [content.index(archive.read(part)) + part.file_size // 2 for part in parts]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        (folder / name).write_bytes(damaged)
+        assert (why_unfinished(folder) or "").startswith(name), place
+    (folder / name).write_bytes(content)
+    assert why_unfinished(folder) is None
 
 
 def test_an_unfinished_checkpoint_is_passed_over(

@@ -11,6 +11,8 @@ from typing import Any
 
 from .captioner import AppCaptioner
 
+# Gradio keeps 170 KB of settings for each visitor and each call of the API, by default of the last 10,000: 1.7 GB.
+KEPT_VISITORS = 128
 MISSING = 'the app needs gradio: pip install "nic_hf[app]"'
 
 
@@ -57,6 +59,7 @@ def serve(
                 ssr_mode=False,
                 enable_monitoring=False,
                 footer_links=["api", "settings"],
+                state_session_capacity=KEPT_VISITORS,
                 theme=THEME,
                 css=CSS,
                 prevent_thread_lock=True,

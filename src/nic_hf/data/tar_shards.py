@@ -27,6 +27,7 @@ _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".t
 _TEXT_SUFFIXES = (".txt", ".json")
 _SPLITS = ("train", "validation", "test")
 _BLOCK = 512  # tar's unit of length
+_MOST_BYTES = 200 * 2**20  # of a file: a megabyte of gzip can claim a gigabyte, and each is held in memory
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -111,8 +112,8 @@ def tar_rows(shards: Sequence[str], on_error: OnError) -> Iterator[dict[str, Any
     for shard in shards:
         key, row = "", None
         try:
-            for key, files, repeated in _keys(shard):
-                row = _row(shard, key, files, repeated)
+            for key, files, problems in _keys(shard):
+                row = _row(shard, key, files, problems)
                 if row["problem"] and on_error == "raise":
                     raise CaptionDataError(row["problem"])
                 yield row
@@ -124,10 +125,10 @@ def tar_rows(shards: Sequence[str], on_error: OnError) -> Iterator[dict[str, Any
 
 
 def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[str]]]:
-    """Yield each key with its files (name and content by suffix), and the names that came twice."""
+    """Yield each key with its files (name and content by suffix), and what is wrong with others of its files."""
     current = ""
     files: dict[str, tuple[str, bytes]] = {}
-    repeated: list[str] = []
+    problems: list[str] = []
     # Watched, because tarfile takes a broken header for the end of the archive.
     with fsspec.open(shard, "rb", compression="gzip" if shard.lower().endswith("gz") else None) as raw:
         watched = _Watched(raw)
@@ -141,10 +142,13 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
                 key = str(name.parent / name.name.split(".", 1)[0])
                 if key != current:
                     if current:
-                        yield current, files, repeated
-                    current, files, repeated = key, {}, []
+                        yield current, files, problems
+                    current, files, problems = key, {}, []
                 if suffix in files:
-                    repeated.append(member.name)
+                    problems.append(f"{member.name} comes twice")
+                    continue
+                if member.size > _MOST_BYTES:
+                    problems.append(f"{member.name} has {member.size:,} bytes; {_MOST_BYTES:,} are the most")
                     continue
                 content = tar.extractfile(member)
                 assert content is not None, member.name  # it is a file
@@ -152,23 +156,28 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
         if watched.last != bytes(_BLOCK):
             raise tarfile.ReadError("it ends without the mark of its end, so it was cut short")
         if current:
-            yield current, files, repeated
+            yield current, files, problems
 
 
 class _Watched:
-    """A file that remembers what was read of it last."""
+    """A file that remembers what was read of it last, and of which not too much is read at once.
+
+    Raises:
+        tarfile.ReadError: from `read`. A name of a gigabyte is read whole by tarfile.
+    """
 
     def __init__(self, file: Any) -> None:
         self.file, self.last = file, b""
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MOST_BYTES + _BLOCK:
+            raise tarfile.ReadError(f"a name or a header in it claims {size:,} bytes")
         self.last = self.file.read(size)
         return self.last
 
 
-def _row(shard: str, key: str, files: dict[str, tuple[str, bytes]], repeated: list[str]) -> dict[str, Any]:
-    problems = [f"{name} comes twice" for name in repeated]
+def _row(shard: str, key: str, files: dict[str, tuple[str, bytes]], problems: list[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"image": None, "image_id": key, "captions": []}
     photo = next((files[suffix] for suffix in _PHOTO_SUFFIXES if suffix in files), None)
     if photo is None or not photo[1]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..backbone_nic import load_backbone, vision_part
-from ..checkpoint_nic import DIGESTS, file_digest, read_digests
+from ..checkpoint_nic import DIGESTS, ChangedWeightsError, changed_weights, read_digests
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor, load_image_processor
 from .findings import Finding, Status
@@ -24,6 +24,8 @@ def load_checkpoint(name: str) -> tuple[Any, Any, list[Finding]]:
     model = processor = None
     try:
         model = NICForConditionalGeneration.from_pretrained(name)
+    except ChangedWeightsError:
+        pass  # check_digests says so
     except (OSError, ValueError) as error:
         advice = "copy the whole folder of the training run anew; model.safetensors and config.json belong together"
         findings.append(Finding("weights", Status.PROBLEM, str(error), advice))
@@ -56,14 +58,13 @@ def check_digests(folder: Path) -> Finding:
     if not files or len(unknown) == len(files):
         message = f"no {DIGESTS} beside the weights" if files else "the Hub checks what it sends by itself"
         return Finding("weights' digest", Status.SKIPPED, message)
-    changed = [name for name in files if name in recorded and file_digest(folder / name) != recorded[name]]
+    changed = changed_weights(folder)
     if changed:
         return Finding(
             "weights' digest",
             Status.PROBLEM,
             f"{', '.join(changed)}: not what was saved: its SHA-256 is another than {DIGESTS} says",
-            "copy the checkpoint anew; if another program changed the weights on purpose, load them and save them "
-            "again with save_pretrained",
+            f"copy the checkpoint anew; if another program changed the weights on purpose, delete {folder / DIGESTS}",
         )
     return Finding("weights' digest", Status.OK, f"{len(files) - len(unknown)} files are as they were saved")
 

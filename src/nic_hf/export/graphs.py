@@ -132,7 +132,7 @@ def _write(
             )
             assert program is not None  # it is, with dynamo
             program.save(file)
-    except ImportError:
+    except (ImportError, OSError):  # what is not installed, and what the disk does, is no fault of the captioner
         raise
     except Exception as error:
         raise ValueError(f"this captioner cannot be written as {file.name}: {error}") from error

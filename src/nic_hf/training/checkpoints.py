@@ -9,6 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..checkpoint_nic import changed_weights
+
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
@@ -34,8 +36,8 @@ def last_checkpoint(run: str | Path) -> str | None:
 def why_unfinished(checkpoint: str | Path) -> str | None:
     """What keeps a checkpoint from being resumed; None where it is whole.
 
-    Trainer writes `trainer_state.json` last. All else is looked at without reading it through: that it is there, as
-    long as it was when it was written, and as long as it says itself.
+    Trainer writes `trainer_state.json` last. Weights are compared with their digests, and what PyTorch wrote with the
+    checksums in it, which its loader passes over. All else has to be there, as long as it was when it was written.
     """
     folder = Path(checkpoint)
     if read_json(folder / STATE_FILE) is None:
@@ -49,8 +51,10 @@ def why_unfinished(checkpoint: str | Path) -> str | None:
     for path in folder.iterdir():
         if path.suffix == ".safetensors" and not _opens(path):
             return f"{path.name} is damaged"
-        if path.suffix in _TORCH_FILES and path.is_file() and not zipfile.is_zipfile(path):
+        if path.suffix in _TORCH_FILES and path.is_file() and not _is_sound_zip(path):
             return f"{path.name} is damaged"
+    for name in changed_weights(folder):
+        return f"{name} is not what was saved"
     if not any(_holds_weights(path) for path in folder.iterdir()):
         return "it holds no weights"
     return None
@@ -90,4 +94,12 @@ def _opens(path: Path) -> bool:
         with safe_open(path, "pt"):
             return True
     except (SafetensorError, OSError):
+        return False
+
+
+def _is_sound_zip(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
         return False

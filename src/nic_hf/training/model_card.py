@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from ..writing import write_text
+from ..writing import markdown_text, write_text
 from .card_sources import (
     CHECKPOINT,
     SCORES,
@@ -367,5 +367,5 @@ def _diversity_note(parts: Mapping[str, Any], results: list[Result]) -> str | No
 
 
 def _cell(value: Any) -> str:
-    """Text that cannot break a table."""
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    """Text that cannot break a table, and is no markup."""
+    return markdown_text(str(value)).replace("|", "\\|").replace("\n", " ")

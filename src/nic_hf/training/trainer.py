@@ -236,7 +236,11 @@ class CaptioningTrainer(PublishingTrainer):
         return norm
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Trainer's, in an order that a kill at any moment leaves a whole checkpoint: this one or the one before."""
+        """Trainer's, in an order that a kill at any moment leaves a whole checkpoint: this one or the one before.
+
+        Raises:
+            OSError: naming the folder, where it cannot be written or the disk is full.
+        """
         for name, weight in self.accelerator.unwrap_model(self.model).named_parameters():
             if weight.requires_grad and not torch.isfinite(weight).all():
                 raise self._diverged(f"the weights {name} are no numbers", self.state.global_step)
@@ -245,7 +249,15 @@ class CaptioningTrainer(PublishingTrainer):
             return  # nothing was trained since
         if self.args.should_save:
             begin_checkpoint(folder)
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:
+            # PyTorch names no file where a disk is full, or speaks of its own writer (inline_container.cc).
+            ours = isinstance(error, OSError) or "inline_container" in str(error)
+            if not ours or str(folder) in str(error):
+                raise
+            reason = error if isinstance(error, OSError) else f"the disk may be full ({error})"
+            raise OSError(f"cannot write {folder}: {reason}; go on with a checkpoint before it") from error
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Trainer's, and the positions in a stream; last before the file that says that the checkpoint is whole."""

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MARKUP = "<img src=x onerror=alert(1)> & ![a](http://localhost/b.png)"  # in captions of the data
+
 
 @dataclass
 class Evaluated:

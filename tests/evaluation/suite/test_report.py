@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluated import Evaluated
+from evaluated import MARKUP, Evaluated
 from PIL import Image
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -48,9 +48,12 @@ def test_figures_stand_beside_the_papers(page: str, evaluated: Evaluated) -> Non
     assert "zebroid not in the vocabulary" in text
 
 
-def test_names_are_not_taken_for_markup(page: str) -> None:
+def test_names_and_captions_are_not_taken_for_markup(page: str, evaluated: Evaluated) -> None:
     assert "its own &lt;b&gt;dev&lt;/b&gt; photos" in page
     assert "<b>dev</b>" not in page
+    assert page.count(html.escape(MARKUP)) >= 30 and MARKUP not in page
+    markdown = (evaluated.output / "report.md").read_text("utf-8")
+    assert "its own &lt;b>dev&lt;/b> photos" in markdown and "<b>" not in markdown
 
 
 def test_markdown_says_the_same_and_its_pictures_are_there(evaluated: Evaluated) -> None:

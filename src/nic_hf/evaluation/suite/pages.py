@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ...contact_sheet import contact_sheet, save_picture
 from ...data import PhotoDataset
 from ...data.feature_cache import load_photo_row
-from ...writing import write_text
+from ...writing import markdown_text, write_text
 from . import figures, published
 
 SCORE_NAMES = {
@@ -61,20 +61,27 @@ def write_report(folder: Path, about: Mapping[str, Any], results: Mapping[str, A
         "sheets": sheets,
         "references": photos.references() if shown is not None else {},
     }
+    drawn = {name: Markup(figures.svg(figure)) for name, figure in plots.items()}
+    thumbnails = {item["image_id"]: figures.thumbnail(item["photo"]) for sheet in sheets.values() for item in sheet}
+    pictures = _save_pictures(folder, plots, sheets)
+    html = _template("report.html.jinja").render(context, plots=drawn, thumbnails=thumbnails)
+    write_text(folder / "report.html", html)
+    write_text(folder / "report.md", _template("report.md.jinja").render(context, pictures=pictures))
+
+
+def _template(name: str) -> Template:
+    """A page in which no caption, and no name of a photo or of data, is taken for markup."""
+    is_html = name.startswith("report.html")
     pages = Environment(
         loader=PackageLoader("nic_hf.evaluation.suite"),
-        autoescape=lambda name: name is not None and name.startswith("report.html"),
+        autoescape=is_html,
+        finalize=None if is_html else lambda value: markdown_text(value) if isinstance(value, str) else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
     pages.filters.update(percent=_percent, cell=_cell)
-    drawn = {name: Markup(figures.svg(figure)) for name, figure in plots.items()}
-    thumbnails = {item["image_id"]: figures.thumbnail(item["photo"]) for sheet in sheets.values() for item in sheet}
-    pictures = _save_pictures(folder, plots, sheets)
-    html = pages.get_template("report.html.jinja").render(context, plots=drawn, thumbnails=thumbnails)
-    write_text(folder / "report.html", html)
-    write_text(folder / "report.md", pages.get_template("report.md.jinja").render(context, pictures=pictures))
+    return pages.get_template(name)
 
 
 def _sheets(
