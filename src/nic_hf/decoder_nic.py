@@ -104,7 +104,8 @@ class NICLSTM(nn.LSTM):
         if state is None:
             zeros = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)
             state = (zeros, zeros)
-        cells, weights, outputs = list(zip(*state, strict=True)), self.draw_weights(), []
+        cells = list(zip(*state, strict=True))
+        weights, outputs = self.draw_weights(), []
         for place in range(inputs.shape[1]):
             cells = self.step(inputs[:, place], cells, weights)
             outputs.append(cells[-1][0])

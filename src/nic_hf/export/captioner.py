@@ -150,7 +150,7 @@ class NICOnnxCaptioner:
             output = self._generate(images, prompt, resolved)
         else:
             captioner, parts = self._one_thread, (np.array_split(images, number), np.array_split(prompt, number))
-            found = self._pool.map(lambda *part: captioner._generate(*part, resolved), *parts)
+            found = self._pool.map(lambda photos, words: captioner._generate(photos, words, resolved), *parts)
             output = _joined(list(found), padding(resolved))
         return output if return_dict_in_generate else output.sequences
 

@@ -150,7 +150,8 @@ def _pooling_nodes(model: onnx.ModelProto) -> list[str]:
     In 8 bits the means of all layers would share one scale, whatever their sizes.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
-    found, waiting = set(), [output.name for output in model.graph.output]
+    found: set[str] = set()
+    waiting = [output.name for output in model.graph.output]
     while waiting:
         node = made_by.get(waiting.pop())
         if node is not None and node.op_type in _POOLING and node.name not in found:

@@ -65,8 +65,8 @@ def open_session(file: Path, providers: Sequence[Any] | None, num_threads: int, 
     return session
 
 
-def run_session(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The session's `run`.
+def run_session(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray]) -> Any:
+    """The session's `run`: a list of arrays.
 
     Raises:
         MemoryError: what it computes does not fit into memory; ONNX Runtime has no exception of its own for that.
