@@ -437,7 +437,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             num_items_in_batch = num_items_in_batch.to(loss.device)
         return loss / num_items_in_batch
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
         cache: NICCache | None = None,
