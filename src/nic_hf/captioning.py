@@ -67,8 +67,9 @@ def generate_caption_lists(
     model.eval()
     captioner: Any = model  # the type of `generate` holds for the library's own classes only
     lists: list[list[str]] = []
-    hidden = not (progress and state.is_main_process)
-    with torch.no_grad(), tqdm(total=len(share), unit="photo", desc="Captioning", disable=hidden, leave=False) as bar:
+    # Not disable=False, which would go before TQDM_DISABLE.
+    hidden = {} if progress and state.is_main_process else {"disable": True}
+    with torch.no_grad(), tqdm(total=len(share), unit="photo", desc="Captioning", leave=False, **hidden) as bar:
         for batch in loader:
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             batch_length = len(next(iter(batch.values())))

@@ -93,7 +93,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.fixture(scope="session")
+# Two drivers in one process do not get along, and the app's tests have one of their own: closed with each module.
+@pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
     from browser_captioner import CHROMIUM
@@ -104,7 +105,7 @@ def driver() -> Iterator[Any]:
         yield driver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(driver: Any) -> Iterator[Any]:
     from browser_captioner import ARGUMENTS, CHROMIUM
 

@@ -175,7 +175,7 @@ def test_bad_input_is_one_clear_line(arguments: list[str], message: str, tmp_pat
 
 def test_a_mistake_does_not_take_the_folder(subset: Path, test_data: Path, tmp_path: Path) -> None:
     """The same command with the right backbone begins, without --resume and with nothing to clear away first."""
-    command = ["train", "--output_dir", str(tmp_path / "run"), "--data", str(subset), *flags()]
+    command = ["train", "--recipe", "finetune", "--output_dir", str(tmp_path / "run"), "--data", str(subset), *flags()]
     for _ in range(2):
         done = CliRunner().invoke(app, [*command, "--backbone", str(tmp_path / "nowhere")])
         assert done.exit_code == 2 and "nowhere: no such folder" in done.stderr, done.stderr
@@ -183,7 +183,7 @@ def test_a_mistake_does_not_take_the_folder(subset: Path, test_data: Path, tmp_p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
 def test_ctrl_c_is_a_line_and_the_run_can_go_on(subset: Path, test_data: Path, tmp_path: Path) -> None:
-    arguments = ["--data", str(subset), "--backbone", str(real_backbone(test_data)), *flags()]
+    arguments = ["--recipe", "finetune", "--data", str(subset), "--backbone", str(real_backbone(test_data)), *flags()]
     arguments += [
         "--num_train_epochs",
         "500",
