@@ -55,6 +55,7 @@ def test_the_folder_holds_all_and_nothing_else(folder: Path) -> None:
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch_size"
     text = "".join((folder / name).read_text() for name in FILES if name.endswith(".json"))
     assert "auto_map" not in text and "_nic." not in text, "it names code that is not there"
+    assert str(folder.parent) not in text, "it says where the checkpoint lay"
 
 
 def test_its_processor_loads_with_transformers_too(folder: Path) -> None:

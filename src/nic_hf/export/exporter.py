@@ -146,7 +146,8 @@ def _load(
 def _write_settings(model: NICForConditionalGeneration, processor: NICProcessor, folder: Path) -> None:
     """All that is JSON: configurations, the image processor's settings, words."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in _LEFT_OUT}
-    config["backbone_config"].pop("_name_or_path", None)  # where it lay on the machine that trained
+    for own in (config, config["backbone_config"]):
+        own.pop("_name_or_path", None)  # where it lay on the machine that trained, or exported
     _write_json(folder / CONFIG, config)
     _write_json(folder / GENERATION_CONFIG, model.generation_config.to_diff_dict())
     image_processor = processor.image_processor.to_dict()
