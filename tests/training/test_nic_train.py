@@ -197,7 +197,12 @@ def test_ctrl_c_is_a_line_and_the_run_can_go_on(subset: Path, test_data: Path, t
     command = [sys.executable, "-m", "nic_hf", "train", "--output_dir", str(tmp_path / "run"), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
     process = subprocess.Popen(
-        [*command, "--load_best_model_at_end", "false"], env=environment, stderr=subprocess.PIPE, text=True
+        [*command, "--load_best_model_at_end", "false"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in a shell's background, Ctrl-C is ignored, and would be here too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("run/1-frozen/checkpoint-*/trainer_state.json")):
