@@ -98,6 +98,14 @@ def tiny_photos(number: int = 3, seed: int = 0, size: tuple[int, int] = (48, 40)
     return [Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR) for pixels in coarse]
 
 
+def save_tiny_photos(folder: Path, number: int = 6) -> list[Path]:
+    """Files of photos whose captions differ."""
+    paths = [folder / f"photo {place}.png" for place in range(number)]
+    for path, photo in zip(paths, tiny_photos(number), strict=True):
+        photo.save(path)
+    return paths
+
+
 def save_tiny_checkpoint(folder: Path, **changes: Any) -> NICForConditionalGeneration:
     """Save model and processor, as a finished training run does; returns the model."""
     model = tiny_model(**changes)

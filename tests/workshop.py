@@ -28,6 +28,12 @@ class Workshop:
         settings: dict[str, Any] = {"hidden_size": 32, "embedding_size": 32, "dropout": 0.0, **config}
         return real_captioner(self.test_data, self.captions, **settings)
 
+    def trained(self) -> tuple[NICForConditionalGeneration, NICProcessor]:
+        """A captioner that has learned enough to say different things of different photos."""
+        model, processor = self.captioner(hidden_size=96, embedding_size=64)
+        self.trainer(self.folder / "run", model, num_train_epochs=16).train()
+        return model, processor
+
     def encode(self, model: NICForConditionalGeneration, rows: datasets.Dataset) -> FeatureTable:
         """Features of photos."""
         return cache_features(model, self.processor, rows, self.folder / "features")

@@ -6,10 +6,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
 
 from .data.captions import CaptionCollator, PhotoDataset
 from .modeling_nic import NICForConditionalGeneration
+from .progress_bar import progress_bar
 
 
 def generate_captions(
@@ -67,9 +67,9 @@ def generate_caption_lists(
     model.eval()
     captioner: Any = model  # the type of `generate` holds for the library's own classes only
     lists: list[list[str]] = []
-    # Not disable=False, which would go before TQDM_DISABLE.
-    hidden = {} if progress and state.is_main_process else {"disable": True}
-    with torch.no_grad(), tqdm(total=len(share), unit="photo", desc="Captioning", leave=False, **hidden) as bar:
+    hidden = not (progress and state.is_main_process)
+    shown = progress_bar(total=len(share), unit="photo", desc="Captioning", hidden=hidden, leave=False)
+    with torch.no_grad(), shown as bar:
         for batch in loader:
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             batch_length = len(next(iter(batch.values())))

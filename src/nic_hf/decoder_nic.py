@@ -91,20 +91,19 @@ class NICLSTM(nn.LSTM):
             return self._step_by_step(inputs, state)
         if not (self.training and self.recurrent_dropout):
             return super().forward(inputs, state)
-        if state is None:
-            zeros = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)
-            state = (zeros, zeros)
+        state = self._start(inputs) if state is None else state
         weights = [weight for layer in self.draw_weights() for weight in layer]
         outputs, hidden, cell = torch.lstm(
             inputs, state, weights, True, self.num_layers, self.dropout, True, False, True
         )
         return outputs, (hidden, cell)
 
+    def _start(self, inputs: torch.Tensor) -> State:
+        zeros = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)
+        return zeros, zeros
+
     def _step_by_step(self, inputs: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
-        if state is None:
-            zeros = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)
-            state = (zeros, zeros)
-        cells = list(zip(*state, strict=True))
+        cells = list(zip(*(self._start(inputs) if state is None else state), strict=True))
         weights, outputs = self.draw_weights(), []
         for place in range(inputs.shape[1]):
             cells = self.step(inputs[:, place], cells, weights)

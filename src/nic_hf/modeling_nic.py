@@ -386,12 +386,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         With attention, of shape `(batch_size, num_regions, feature_size)`.
         """
-        features = encoder_outputs
-        if isinstance(encoder_outputs, dict):  # the encoder's output is one
-            features = encoder_outputs.get("last_hidden_state")
-        elif isinstance(encoder_outputs, tuple | list) and encoder_outputs:
-            features = encoder_outputs[0]
-        size = self.config.feature_size
+        features, size = unwrapped_features(encoder_outputs), self.config.feature_size
         if self.config.attention is not None:
             fits = torch.is_tensor(features) and features.ndim == 3 and features.shape[1] > 0
             fits, expected = fits and features.shape[2] == size, f"num_regions, {size}"
@@ -529,6 +524,13 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 return compiled(*args, **kwargs)
 
         return step
+
+
+def unwrapped_features(encoder_outputs: Any) -> Any:
+    """The tensor in what users and caches hold features in, unchecked."""
+    if isinstance(encoder_outputs, dict):  # the encoder's output is one
+        return encoder_outputs.get("last_hidden_state")
+    return encoder_outputs[0] if isinstance(encoder_outputs, tuple | list) and encoder_outputs else encoder_outputs
 
 
 def default_generation_config(config: NICConfig) -> GenerationConfig:

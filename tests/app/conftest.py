@@ -1,22 +1,13 @@
 """A tiny captioner that has attention, and photos for it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from tiny import save_tiny_checkpoint, tiny_photos
+from one_thread import one_thread as one_thread
+from tiny import save_tiny_checkpoint, save_tiny_photos
 from transformers.utils import logging
 
 from nic_hf.app import AppCaptioner
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +27,4 @@ def captioner(checkpoint: Path) -> AppCaptioner:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Six photos whose captions differ."""
-    folder = tmp_path_factory.mktemp("photos")
-    paths = [folder / f"photo {number}.png" for number in range(6)]
-    for path, photo in zip(paths, tiny_photos(6), strict=True):
-        photo.save(path)
-    return paths
+    return save_tiny_photos(tmp_path_factory.mktemp("photos"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from image_processors import IMAGE_PROCESSORS
 from PIL import Image
 from tiny import CAPTIONS
 
@@ -19,37 +20,6 @@ from nic_hf.tokenization import train_tokenizer
 
 SIZES = [(500, 375), (333, 500), (224, 224), (31, 97), (97, 30), (160, 161), (1, 1), (640, 40)]
 TARGETS = [(224, 224), (64, 48), (299, 31), (1, 1), (500, 375)]
-MEAN_STD = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-PROCESSORS: dict[str, dict[str, Any]] = {
-    "MobileNetV2": {"image_processor_type": "MobileNetV2ImageProcessor"},
-    "odd crop": {
-        "image_processor_type": "MobileNetV2ImageProcessor",
-        "size": {"shortest_edge": 150},
-        "crop_size": {"height": 133, "width": 158},
-    },
-    "crop of photos too small for it": {
-        "image_processor_type": "MobileNetV2ImageProcessor",
-        "do_resize": False,
-        "crop_size": {"height": 97, "width": 224},
-    },
-    "ViT": {"image_processor_type": "ViTImageProcessor"},
-    "not square, bicubic": {
-        "image_processor_type": "ViTImageProcessor",
-        "size": {"height": 96, "width": 128},
-        "resample": 3,
-        **MEAN_STD,
-    },
-    "levels as they are": {"image_processor_type": "ViTImageProcessor", "do_normalize": False, "do_rescale": False},
-    "normalised without rescaling": {"image_processor_type": "ViTImageProcessor", "do_rescale": False},
-    "CLIP": {"image_processor_type": "CLIPImageProcessor"},
-    "ConvNeXt cuts the edges off": {
-        "image_processor_type": "ConvNextImageProcessor",
-        "size": {"shortest_edge": 150},
-        "crop_pct": 0.8,
-    },
-    "ConvNeXt squeezes large photos": {"image_processor_type": "ConvNextImageProcessor"},
-    "MobileViT turns channels round": {"image_processor_type": "MobileViTImageProcessor"},
-}
 
 
 def write_cases(file: Path) -> None:
@@ -104,7 +74,7 @@ def _resize_cases(images: list[Image.Image]) -> list[dict[str, Any]]:
 
 def _preprocessing_cases(images: list[Image.Image]) -> list[dict[str, Any]]:
     cases = []
-    for name, settings in PROCESSORS.items():
+    for name, settings in IMAGE_PROCESSORS.items():
         fields = json.loads(json.dumps(build_image_processor(settings).to_dict()))
         prepare = PhotoPreprocessor(fields)
         for number in (0, 1, 3, 5):

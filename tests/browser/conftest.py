@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from filelock import FileLock
 from npm_project import SOURCE, run
-from tiny import tiny_model, tiny_photos, tiny_processor
+from one_thread import one_thread as one_thread
+from tiny import save_tiny_photos, tiny_model, tiny_processor
 
 from nic_hf.export import NICOnnxCaptioner, export_onnx
 
@@ -65,15 +65,6 @@ def site(project: Path) -> Path:
     return project / "dist"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models are slower on many threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def captioner(tmp_path_factory: pytest.TempPathFactory) -> NICOnnxCaptioner:
     """A tiny captioner with attention in 8 bits."""
@@ -86,11 +77,7 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> NICOnnxCaptioner:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Six photos whose captions differ."""
-    folder = tmp_path_factory.mktemp("photos")
-    paths = [folder / f"photo {number}.png" for number in range(6)]
-    for path, photo in zip(paths, tiny_photos(6), strict=True):
-        photo.save(path)
-    return paths
+    return save_tiny_photos(tmp_path_factory.mktemp("photos"))
 
 
 # Two drivers in one process do not get along, and the app's tests have one of their own: closed with each module.

@@ -24,9 +24,7 @@ def flickr(flickr8k: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(test_data: Path, flickr: Path, tmp_path_factory: pytest.TempPathFactory) -> NICOnnxCaptioner:
     """A captioner that has learned enough to say different things of different photos, in 8 bits."""
     folder = tmp_path_factory.mktemp("trained")
-    workshop = Workshop(test_data, flickr, folder)
-    model, processor = workshop.captioner(hidden_size=96, embedding_size=64)
-    workshop.trainer(folder / "run", model, num_train_epochs=16).train()
+    model, processor = Workshop(test_data, flickr, folder).trained()
     return export_onnx(model, folder / "int8", processor=processor, int8=True)
 
 

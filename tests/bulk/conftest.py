@@ -1,24 +1,15 @@
 """A captioner of random weights, photos of random colours, and what Transformers' own loop says of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from one_thread import one_thread as one_thread
 from tiny import save_tiny_checkpoint, tiny_photos
 from transformers.utils import logging
 
 from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor
 from nic_hf.bulk import Captioner, load_captioner
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models are slower on many threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,12 @@
 """ONNX captioners that tests share: a tiny one, one with attention, and what they were exported from."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from one_thread import one_thread as one_thread
 from tiny import tiny_model, tiny_processor
 
 from nic_hf.export import NICOnnxCaptioner, export_onnx
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models are slower on many threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

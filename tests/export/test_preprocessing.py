@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_processors import IMAGE_PROCESSORS
 from PIL import Image
 from subset import real_backbone
 
@@ -13,40 +14,6 @@ from nic_hf.export.preprocessing import PhotoPreprocessor
 from nic_hf.processing_nic import build_image_processor, load_image_processor, squeeze_to
 
 SIZES = [(500, 375), (333, 500), (500, 333), (224, 224), (31, 97), (97, 30), (160, 161), (1, 1), (1023, 40)]
-MEAN_STD = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "MobileNetV1": {"image_processor_type": "MobileNetV1ImageProcessor"},
-    "MobileNetV2": {"image_processor_type": "MobileNetV2ImageProcessor"},
-    "odd crop": {
-        "image_processor_type": "MobileNetV2ImageProcessor",
-        "size": {"shortest_edge": 150},
-        "crop_size": {"height": 133, "width": 158},
-    },
-    "crop of photos too small for it": {
-        "image_processor_type": "MobileNetV2ImageProcessor",
-        "do_resize": False,
-        "crop_size": {"height": 97, "width": 224},
-    },
-    "ViT": {"image_processor_type": "ViTImageProcessor"},
-    "a size that is not square": {
-        "image_processor_type": "ViTImageProcessor",
-        "size": {"height": 96, "width": 128},
-        "resample": 3,
-        **MEAN_STD,
-    },
-    "levels as they are": {"image_processor_type": "ViTImageProcessor", "do_normalize": False, "do_rescale": False},
-    "normalised without rescaling": {"image_processor_type": "ViTImageProcessor", "do_rescale": False},
-    "CLIP": {"image_processor_type": "CLIPImageProcessor"},
-    "SigLIP": {"image_processor_type": "SiglipImageProcessor"},
-    "BiT, as DINOv2": {"image_processor_type": "BitImageProcessor", **MEAN_STD},
-    "ConvNeXt cuts the edges off": {
-        "image_processor_type": "ConvNextImageProcessor",
-        "size": {"shortest_edge": 150},
-        "crop_pct": 0.8,
-    },
-    "ConvNeXt squeezes large photos": {"image_processor_type": "ConvNextImageProcessor"},
-    "MobileViT turns channels round": {"image_processor_type": "MobileViTImageProcessor"},
-}
 
 
 def photos() -> list[Image.Image]:
@@ -64,9 +31,9 @@ def compare(image_processor: Any, images: list[Any]) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", IMAGE_PROCESSORS)
 def test_pixels_are_those_of_the_image_processor(name: str) -> None:
-    found = compare(build_image_processor(SETTINGS[name]), photos())
+    found = compare(build_image_processor(IMAGE_PROCESSORS[name]), photos())
     assert len({pixels.tobytes() for pixels in found}) == len(SIZES)
 
 
@@ -82,7 +49,7 @@ def test_real_photos_for_a_real_backbone(test_data: Path, flickr8k: Path) -> Non
 def test_paths_arrays_and_greys_are_photos(tmp_path: Path) -> None:
     photo = photos()[0]
     photo.save(tmp_path / "photo.png")
-    prepare = PhotoPreprocessor(build_image_processor(SETTINGS["ViT"]).to_dict())
+    prepare = PhotoPreprocessor(build_image_processor(IMAGE_PROCESSORS["ViT"]).to_dict())
     forms = [photo, tmp_path / "photo.png", str(tmp_path / "photo.png"), np.asarray(photo), photo.convert("RGBA")]
     found = prepare(forms)
     assert all((pixels == found[0]).all() for pixels in found)
@@ -100,7 +67,7 @@ def test_paths_arrays_and_greys_are_photos(tmp_path: Path) -> None:
 )
 def test_what_it_cannot_do_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PhotoPreprocessor({**build_image_processor(SETTINGS["ViT"]).to_dict(), **settings})
+        PhotoPreprocessor({**build_image_processor(IMAGE_PROCESSORS["ViT"]).to_dict(), **settings})
 
 
 @pytest.mark.parametrize("name", ["LevitImageProcessor", "EfficientNetImageProcessor", "PoolFormerImageProcessor"])
@@ -115,7 +82,7 @@ def test_an_export_finds_what_is_prepared_otherwise(name: str) -> None:
 
 
 def test_an_export_gives_the_shape_of_photos() -> None:
-    assert check_pixels(build_image_processor(SETTINGS["a size that is not square"])) == (3, 96, 128)
+    assert check_pixels(build_image_processor(IMAGE_PROCESSORS["a size that is not square"])) == (3, 96, 128)
 
 
 def test_photos_of_different_sizes_make_no_batch() -> None:

@@ -29,9 +29,7 @@ def flickr(flickr8k: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(test_data: Path, flickr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A captioner that has learned enough to say different things of different photos."""
     folder = tmp_path_factory.mktemp("onnx")
-    workshop = Workshop(test_data, flickr, folder)
-    model, processor = workshop.captioner(hidden_size=96, embedding_size=64)
-    workshop.trainer(folder / "run", model, num_train_epochs=16).train()
+    model, processor = Workshop(test_data, flickr, folder).trained()
     model.save_pretrained(folder / "checkpoint")
     processor.save_pretrained(folder / "checkpoint")
     return folder / "checkpoint"

@@ -1,21 +1,13 @@
 """A small part of Flickr8k with the features of a real backbone, and trainers on it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from one_thread import one_thread as one_thread
 from subset import make_subset
 from workshop import Workshop
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models are slower on many threads than on one, and sums then come out the same each time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

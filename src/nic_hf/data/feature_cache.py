@@ -25,6 +25,7 @@ from ..images_nic import load_photo
 from ..inference_nic import faster_encoder
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
+from ..progress_bar import progress_bar
 from .augmentation import PhotoView
 from .lower_blocks import LowerBlocks
 from .problems import ITEMS_IN_WARNING
@@ -404,7 +405,7 @@ def _chunk_keys(images: datasets.Dataset, photos_a_chunk: int) -> list[str]:
     """A digest of the photos of each chunk."""
     keys = []
     digest = hashlib.sha256()
-    progress = tqdm(images, unit="photo", desc="Checking photos", disable=len(images) < 2 * PHOTOS_A_CHUNK)
+    progress = progress_bar(images, unit="photo", desc="Checking photos", hidden=len(images) < 2 * PHOTOS_A_CHUNK)
     for row, example in enumerate(progress, start=1):
         digest.update(hashlib.blake2b(_photo_bytes(example["image"]), digest_size=16).digest())
         if row % photos_a_chunk == 0 or row == len(images):

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ..backbone_nic import NICEncoder
 from ..cache_nic import CACHE_NAME, NICCache, cache_field
 from ..configuration_nic import NICConfig
-from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICForConditionalGeneration, NICOutput
+from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICForConditionalGeneration, NICOutput, unwrapped_features
 from .members import Member, load_members
 
 
@@ -112,8 +112,13 @@ class NICEnsembleEncoder(nn.Module):
         with_regions, views = self._with_regions(), 1 + self.mirrored
         pooled = sum(size for size, regions in zip(self.sizes, with_regions, strict=True) if not regions)
         of_a_region = sum(self.sizes) - pooled
-        num_regions, left = divmod(features.shape[-1] // views - pooled, of_a_region or 1)
-        if left or features.shape[-1] % views or num_regions < bool(of_a_region) or num_regions * (not of_a_region):
+        of_a_view, uneven = divmod(features.shape[-1], views)
+        if of_a_region:
+            num_regions, left = divmod(of_a_view - pooled, of_a_region)
+            fits = num_regions > 0 and not left
+        else:
+            num_regions, fits = 0, of_a_view == pooled
+        if uneven or not fits:
             size = self.feature_size or f"{views} x ({pooled} + regions x {of_a_region})"
             raise ValueError(
                 f"`encoder_outputs` must be features of shape (batch_size, {size}), got {tuple(features.shape)}; the"
@@ -304,16 +309,12 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
     def _check_features(self, encoder_outputs: Any) -> torch.Tensor:
         if self.config.feature_size is not None:
             return NICForConditionalGeneration._check_features(self, encoder_outputs)  # type: ignore[arg-type]
-        features = encoder_outputs.get("last_hidden_state") if isinstance(encoder_outputs, dict) else encoder_outputs
-        if isinstance(features, tuple | list) and features:
-            features = features[0]
-        if (
-            not torch.is_tensor(features)
-            or features.ndim not in (2, 3)
-            or (features.ndim == 3 and features.shape[1] != 1)
-        ):
+        features = unwrapped_features(encoder_outputs)
+        if torch.is_tensor(features) and features.ndim == 2:
+            features = features.unsqueeze(1)
+        if not torch.is_tensor(features) or features.ndim != 3 or features.shape[1] != 1:
             raise ValueError("`encoder_outputs` must be what `get_image_features` of this ensemble gave")
-        return features.flatten(1).unsqueeze(1)
+        return features
 
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
         # As a single captioner does.

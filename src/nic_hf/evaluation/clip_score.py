@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import AutoTokenizer, CLIPModel, PreTrainedConfig
 
 from ..checkpoint_nic import check_all_weights_loaded, check_path, damaged_file_as_oserror
 from ..images_nic import load_photo
 from ..processing_nic import load_image_processor
+from ..progress_bar import progress_bar
 from .files import EvaluationDataError
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class _Encoder:
     ) -> tuple[dict[Any, int], np.ndarray]:
         """Rows by the key of the item, and features of shape `(num_items, projection_size)`."""
         listed, parts = list(items.values()), []
-        with tqdm(total=len(listed), unit=unit, desc=f"CLIP: {unit}s", disable=not progress) as bar:
+        with progress_bar(total=len(listed), unit=unit, desc=f"CLIP: {unit}s", hidden=not progress) as bar:
             for start in range(0, len(listed), batch_size):
                 batch = listed[start : start + batch_size]
                 parts.append(torch.nn.functional.normalize(features_of(batch), dim=-1).cpu().numpy())

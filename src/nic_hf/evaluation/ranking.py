@@ -7,15 +7,15 @@ all photos of a block take a step at once; the input half of the LSTM's gates is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from ..modeling_nic import IGNORED_LABEL, NICForConditionalGeneration
+from ..progress_bar import progress_bar
 
 # States of so many (prefix, photo) pairs are held at a time, and logits of so many computed.
 PHOTOS_A_BLOCK = 64
@@ -75,7 +75,9 @@ def caption_log_likelihoods(
     trees = [_levels([[int(word) for word in captions[index]] for index in block], bos) for block in blocks]
     scorer = _Scorer(model)
     scores = np.empty((len(image_features), len(captions)), dtype=np.float32)
-    with tqdm(total=scores.size, unit="pair", unit_scale=True, desc="Scoring captions", disable=not progress) as bar:
+    with progress_bar(
+        total=scores.size, unit="pair", unit_scale=True, desc="Scoring captions", hidden=not progress
+    ) as bar:
         for first in range(0, len(image_features), PHOTOS_A_BLOCK):
             photos = slice(first, first + PHOTOS_A_BLOCK)
             inputs = model.image_projection(image_features[photos].to(model.device)).unsqueeze(1)
@@ -100,7 +102,9 @@ def _scores_one_by_one(
         for block in blocks
     ]
     scores = np.empty((len(image_features), len(captions)), dtype=np.float32)
-    with tqdm(total=scores.size, unit="pair", unit_scale=True, desc="Scoring captions", disable=not progress) as bar:
+    with progress_bar(
+        total=scores.size, unit="pair", unit_scale=True, desc="Scoring captions", hidden=not progress
+    ) as bar:
         for photo in range(len(image_features)):
             regions = image_features[photo : photo + 1].to(model.device)
             for block, labels in zip(blocks, padded, strict=True):
@@ -275,6 +279,10 @@ class _Scorer:
             c[layer].mul_(f).addcmul_(i, g)
             torch.mul(o, c[layer].tanh(), out=h[layer])
         return F.linear(h[-1], self.head_weight, self.head_bias).float().log_softmax(dim=-1)
+
+
+def _pairs_bar(number: int, progress: bool) -> Any:
+    return progress_bar(total=number, unit="pair", unit_scale=True, desc="Scoring captions", hidden=not progress)
 
 
 def _gates_in_order(weights: torch.Tensor) -> torch.Tensor:

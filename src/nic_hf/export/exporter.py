@@ -35,7 +35,7 @@ from .quantization import quantize_onnx
 from .settings import resolve_settings
 
 # Code and pipelines travel with a PyTorch checkpoint, not with this one.
-_LEFT_OUT = ("auto_map", "custom_pipelines")
+_LEFT_OUT = ("auto_map", "custom_pipelines", "_name_or_path")  # code, and where it lay on this machine
 
 
 def export_onnx(
@@ -146,8 +146,7 @@ def _load(
 def _write_settings(model: NICForConditionalGeneration, processor: NICProcessor, folder: Path) -> None:
     """All that is JSON: configurations, the image processor's settings, words."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in _LEFT_OUT}
-    for own in (config, config["backbone_config"]):
-        own.pop("_name_or_path", None)  # where it lay on the machine that trained, or exported
+    config["backbone_config"].pop("_name_or_path", None)  # where it lay on the machine that trained
     _write_json(folder / CONFIG, config)
     _write_json(folder / GENERATION_CONFIG, model.generation_config.to_diff_dict())
     image_processor = processor.image_processor.to_dict()
