@@ -17,9 +17,10 @@ from ..contact_sheet import contact_sheet, save_picture
 from ..images_nic import load_photo
 from .captioner import Captioner, caption_batch
 from .loader import LoadedPhoto, PhotoLoader
+from .photo_index import PhotoIndex
 from .processes import Processes
 from .sources import PhotoItem, PhotoSources
-from .store import KEPT_FOR_SHEET, CaptionFile, CaptionSink, id_digest
+from .store import KEPT_FOR_SHEET, CaptionFile, CaptionSink
 
 logger = logging.getLogger(__name__)
 
@@ -225,13 +226,11 @@ class CaptionRun:
 
     def _new_items(self) -> Iterator[PhotoItem]:
         """Photos without captions, each once; called by another thread."""
-        seen: set[bytes] = set()
+        met = PhotoIndex()
         for item in self.sources.items(self.processes.rank, self.processes.number):
-            digest = id_digest(item.image_id)
-            if digest in seen:
+            if not met.add(item.image_id):
                 self.summary.repeated += 1
                 continue
-            seen.add(digest)
             wanted = self.sheet > len(self._sheet_ids) and self.processes.rank == 0
             if wanted:
                 self._sheet_ids.append(item.image_id)

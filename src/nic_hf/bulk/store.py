@@ -5,23 +5,19 @@ lines appends to the file itself; all else has hidden parts beside the file, whi
 photos, each photo once, when the run ends. A run that was killed leaves its parts, and the next one goes on from them.
 """
 
-import hashlib
 import json
 import os
 import queue
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-import numpy as np
-
 from ..writing import write_text
 from .formats import CaptionFormat, CaptionRecord, caption_format, json_line, parsed
+from .photo_index import PhotoIndex
 from .sources import PhotoItem
 
-Key = tuple[int, int]
 KEPT_FOR_SHEET = 100
 
 
@@ -39,11 +35,6 @@ class CaptionSink(Protocol):
 
     def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
         """Captions of some photos, of this run or an earlier one."""
-
-
-def id_digest(image_id: str) -> bytes:
-    """Stands for an id in memory, where there are millions."""
-    return hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 class CaptionFile:
@@ -86,8 +77,7 @@ class CaptionFile:
         self.process, self.processes = process, processes
         self.run_file = self.path.with_name(f"{self.path.name}.run.json")
         self._appends = processes == 1 and self.path.suffix.lower() == ".jsonl"
-        self._keys: dict[bytes, Key] = {}
-        self._done: set[bytes] = set()
+        self._index, self._done = PhotoIndex(), PhotoIndex()
         self._met: queue.SimpleQueue[PhotoItem] = queue.SimpleQueue()
         self._part: IO[bytes] | None = None
         self.about = dict(about or {})
@@ -107,7 +97,7 @@ class CaptionFile:
             self._check_run()
             parts = self._parts()
             for record in self._records():
-                self._done.add(id_digest(record.image_id))
+                self._done.add(record.image_id)
             self.resumed = len(self._done)
             attempt = 1 + max((int(part.name.split(".")[-3]) for part in parts), default=0)
             own = self.path.with_name(f".{self.path.name}.{attempt}.{self.process}.part")
@@ -128,9 +118,8 @@ class CaptionFile:
 
     def is_done(self, item: PhotoItem) -> bool:
         """See [`CaptionSink`]."""
-        digest = id_digest(item.image_id)
-        self._keys.setdefault(digest, item.key)
-        if digest not in self._done:
+        self._index.add(item.image_id, item.key)
+        if item.image_id not in self._done:
             return False
         if self.processes > 1:
             self._met.put(item)  # the process that puts the parts together meets its own photos only
@@ -184,9 +173,9 @@ class CaptionFile:
         else:
             sources = parts
         if not self._appends or parts or self.resumed or not self.in_order:
-            merged = _Merged(sources, self._keys)
-            if not (self._appends and merged.in_order):
-                self._replace(merged)
+            self._index_records(sources)
+            if not (self._appends and len(sources) == 1 and self._index.records_are_in_order()):
+                self._replace(_Records(sources, self._index))
         for part in parts:
             part.unlink(missing_ok=True)
         self._write_run(finished, **facts)
@@ -197,7 +186,15 @@ class CaptionFile:
         found = (record for record in self._records() if record.image_id in wanted)
         return {record.image_id: record.captions for record in found}
 
-    def _replace(self, records: "_Merged") -> None:
+    def _index_records(self, parts: Sequence[Path]) -> None:
+        for number, part in enumerate(parts):
+            for offset, row in _rows_of(part):
+                if "caption" in row:
+                    self._index.add_record(row["image_id"], row.get("key"), number, offset)
+                else:
+                    self._index.note(row["image_id"], row["key"])
+
+    def _replace(self, records: "_Records") -> None:
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         try:
             self.format.write(records, temporary, self.captions_a_photo)
@@ -252,40 +249,16 @@ class CaptionFile:
         write_text(self.run_file, json.dumps(document, indent=1, ensure_ascii=True) + "\n")
 
 
-class _Merged:
-    """The records of several parts in the order of their keys, each id once; can be gone through again.
+class _Records:
+    """The records of several parts in the order of the photos, each id once; can be gone through again."""
 
-    Of each record 32 bytes are in memory, and its digest while it is looked for twice.
-    """
-
-    def __init__(self, parts: Sequence[Path], keys: Mapping[bytes, Key]) -> None:
-        self._parts = parts
-        places, seen = array("q"), set()
-        met = {
-            id_digest(row["image_id"]): tuple(row["key"])
-            for part in parts
-            for _, row in _rows_of(part)
-            if "caption" not in row
-        }
-        keys = {**met, **keys} if met else keys
-        for number, part in enumerate(parts):
-            for offset, row in _rows_of(part):
-                digest = id_digest(row["image_id"])
-                if digest in seen or "caption" not in row:
-                    continue
-                seen.add(digest)
-                # What this run did not meet, such as photos that are gone, stays in front, as it was.
-                places.extend((*(keys.get(digest) or row.get("key") or (-1, len(seen))), number, offset))
-        # shape: (records, 4), each of source, place in it, part, offset
-        table = np.frombuffer(places, dtype=np.int64).reshape(-1, 4)
-        order = np.lexsort((table[:, 3], table[:, 2], table[:, 1], table[:, 0]))
-        self.in_order = len(parts) == 1 and bool((np.diff(order) == 1).all())
-        self._places = table[order]
+    def __init__(self, parts: Sequence[Path], index: PhotoIndex) -> None:
+        self._parts, self._index = parts, index
 
     def __iter__(self) -> Iterator[CaptionRecord]:
         with ExitStack() as stack:
             files = [stack.enter_context(part.open("rb")) for part in self._parts]
-            for *_, number, offset in self._places.tolist():
+            for number, offset in self._index.records():
                 files[number].seek(offset)
                 yield CaptionRecord.from_json(json.loads(files[number].readline()))
 
@@ -335,7 +308,7 @@ class SidecarFiles:
 
     def __init__(self, overwrite: bool = False) -> None:
         self.overwrite = overwrite
-        self._owners: dict[bytes, bytes] = {}
+        self._sidecars = PhotoIndex()
 
     def is_done(self, item: PhotoItem) -> bool:
         """See [`CaptionSink`].
@@ -345,8 +318,7 @@ class SidecarFiles:
         """
         if item.source is None:
             return False
-        sidecar, photo = id_digest(str(self._path(item))), id_digest(item.image_id)
-        if self._owners.setdefault(sidecar, photo) != photo:
+        if not self._sidecars.add(str(self._path(item))):
             raise ValueError(f"{item.image_id}: another photo has its captions in {self._path(item).name} already")
         return not self.overwrite and self._path(item).exists()
 
