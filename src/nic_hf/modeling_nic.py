@@ -35,6 +35,7 @@ from .checkpoint_nic import (
 from .configuration_nic import NICConfig
 from .decoder_nic import NICDecoder
 from .inference_nic import faster_encoder, supported_dtype
+from .logits_nic import QuickLogitsProcessors
 from .projection_nic import RARE, NICBagOfWords, NICImageProjection
 
 IGNORED_LABEL = -100
@@ -508,6 +509,10 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # generate() keeps what each step returned of these, and the next replay of a CUDA graph writes over it.
         cache.is_compileable = not (generation_config.output_hidden_states or generation_config.output_attentions)
         model_kwargs[CACHE_NAME] = cache
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> QuickLogitsProcessors:
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        return QuickLogitsProcessors(processors, self.config.vocab_size)
 
     def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if isinstance(outputs.cache, NICStaticCache):

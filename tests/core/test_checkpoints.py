@@ -27,6 +27,7 @@ CODE = {
     "download_nic.py",
     "images_nic.py",
     "inference_nic.py",
+    "logits_nic.py",
     "modeling_nic.py",
     "pipeline_nic.py",
     "processing_nic.py",

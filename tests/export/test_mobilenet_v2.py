@@ -96,7 +96,7 @@ def test_a_seed_draws_what_pytorch_would_with_the_same_noise(exported: Exported)
 
 
 @pytest.mark.parametrize("precision", ["int8, dynamic", "int8, static"])
-def test_in_8_bits_it_is_a_third_as_large_and_says_much_the_same(
+def test_in_8_bits_it_is_a_third_as_large_and_reads_and_says_much_the_same(
     exported: Exported, tmp_path: Path, precision: str
 ) -> None:
     calibration = exported.photos[:12] if precision == "int8, static" else None
@@ -104,5 +104,13 @@ def test_in_8_bits_it_is_a_third_as_large_and_says_much_the_same(
     assert isinstance(rounded, NICOnnxCaptioner) and rounded.manifest["precision"] == precision
     encoder = "encoder.onnx"
     assert (rounded.folder / encoder).stat().st_size < (exported.onnx.folder / encoder).stat().st_size / 3
-    captions = zip(rounded.caption(exported.photos), exported.onnx.caption(exported.photos), strict=True)
-    assert np.mean([ours == theirs for ours, theirs in captions]) > 0.5
+    pixels = exported.onnx.preprocess(exported.photos)
+    exact, features = exported.onnx.get_image_features(pixels), rounded.get_image_features(pixels)
+    # The weights of this backbone come from 8 bits, so that only activations lose anything.
+    assert np.linalg.norm(features - exact) / np.linalg.norm(exact) < (0.2 if precision == "int8, static" else 1e-5)
+    words = exported.onnx.generate(encoder_outputs=exact, num_beams=1)
+    theirs, ours = (
+        np.concatenate([reader.read(words[:, at : at + 1]) for at in range(words.shape[1] - 1)], axis=1).argmax(-1)
+        for reader in (exported.onnx.reader(exact), rounded.reader(features))
+    )
+    assert np.mean(ours == theirs) > 0.95, "next words after those of the captions learned by heart"
