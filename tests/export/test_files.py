@@ -136,6 +136,13 @@ def test_a_copy_captions_as_the_original(folder: Path, tmp_path: Path) -> None:
     assert NICOnnxCaptioner.from_pretrained(tmp_path / "saved").caption(photos) == captioner.caption(photos)
 
 
+def test_a_bar_names_the_step_at_hand(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    export_onnx(tiny_model(), tmp_path / "out", processor=tiny_processor(), int8=True, progress=True)
+    shown = capfd.readouterr().err
+    places = [shown.index(step) for step in ("loading", "writing graphs", "checking them", "rounding to 8 bits")]
+    assert places == sorted(places)
+
+
 def test_graphs_of_other_weights_are_found_before_they_are_put_in_place(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

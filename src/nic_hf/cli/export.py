@@ -52,7 +52,7 @@ def onnx(
         photos = None
         if calibration is not None:
             photos = calibration_photos(calibration, calibration_split, calibration_number)
-        captioner = export_onnx(checkpoint, out, int8=int8, calibration_photos=photos)
+        captioner = export_onnx(checkpoint, out, int8=int8, calibration_photos=photos, progress=True)
     size = sum(file.stat().st_size for file in out.iterdir())
     facts = captioner.manifest
     if as_json:

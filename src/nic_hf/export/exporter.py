@@ -18,6 +18,7 @@ from .._version import __version__
 from ..checkpoint_nic import staged_save
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor, check_vocabulary
+from ..progress_bar import progress_bar
 from .captioner import NICOnnxCaptioner
 from .checks import check_against_pytorch, check_pixels, check_words
 from .files import (
@@ -45,6 +46,7 @@ def export_onnx(
     processor: NICProcessor | None = None,
     int8: bool = False,
     calibration_photos: Sequence[Any] | None = None,
+    progress: bool = False,
 ) -> NICOnnxCaptioner:
     """Write a captioner as ONNX files that need neither torch nor Transformers.
 
@@ -60,6 +62,7 @@ def export_onnx(
         calibration_photos: photos of the training split, some hundred, whose activations fix the ranges of 8-bit
             computation once and for all (static quantisation). Without them, ranges are found anew in each batch
             (dynamic quantisation): a caption may then depend on the photos beside it.
+        progress: show a bar of the steps, on standard error.
 
     Returns:
         The captioner of `out_dir`.
@@ -77,29 +80,28 @@ def export_onnx(
         raise ValueError(
             f"{out_dir} holds a PyTorch checkpoint, whose config.json would be replaced: give another folder"
         )
-    model, processor = _load(checkpoint, processor)
-    shape = check_pixels(processor.image_processor)
-    facts = {
-        "precision": FLOAT32,
-        "opset": OPSET,
-        "image_shape": list(shape),
-        "checkpoint_sha256": _digest(model),
-        "versions": {
-            "nic_hf": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-    }
-    with tempfile.TemporaryDirectory() as temporary:
-        with staged_save(temporary if int8 else out_dir) as folder:
-            _write_settings(model, processor, folder)
-            export_graphs(model, torch.zeros(2, *shape), folder)
-            write_manifest(folder, facts)
-            captioner = NICOnnxCaptioner(folder)
-            check_against_pytorch(captioner, model)
-            check_words(captioner, processor.tokenizer)
-        return quantize_onnx(temporary, out_dir, calibration_photos) if int8 else NICOnnxCaptioner(out_dir)
+    with progress_bar(total=3 + int8, desc="loading", hidden=not progress, unit="step", leave=False) as bar:
+        model, processor = _load(checkpoint, processor)
+        facts = _facts(model, processor)
+        with tempfile.TemporaryDirectory() as temporary:
+            with staged_save(temporary if int8 else out_dir) as folder:
+                _next(bar, "writing graphs")
+                _write_settings(model, processor, folder)
+                export_graphs(model, torch.zeros(2, *facts["image_shape"]), folder)
+                write_manifest(folder, facts)
+                _next(bar, "checking them against PyTorch")
+                captioner = NICOnnxCaptioner(folder)
+                check_against_pytorch(captioner, model)
+                check_words(captioner, processor.tokenizer)
+            if not int8:
+                return NICOnnxCaptioner(out_dir)
+            _next(bar, "rounding to 8 bits")
+            return quantize_onnx(temporary, out_dir, calibration_photos)
+
+
+def _next(bar: Any, step: str) -> None:
+    bar.update()
+    bar.set_description(step)
 
 
 def calibration_photos(data: Any, split: str = "train", number: int = 200) -> list[Any]:
@@ -118,6 +120,21 @@ def calibration_photos(data: Any, split: str = "train", number: int = 200) -> li
     photos = load_captions(data, split)
     number = min(number, len(photos))
     return [photos[position * len(photos) // number]["image"] for position in range(number)]
+
+
+def _facts(model: NICForConditionalGeneration, processor: NICProcessor) -> dict[str, Any]:
+    return {
+        "precision": FLOAT32,
+        "opset": OPSET,
+        "image_shape": list(check_pixels(processor.image_processor)),
+        "checkpoint_sha256": _digest(model),
+        "versions": {
+            "nic_hf": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }
 
 
 def _load(
