@@ -1,5 +1,6 @@
 """`nic export`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def onnx(
         photos = None
         if calibration is not None:
             photos = calibration_photos(calibration, calibration_split, calibration_number)
-        captioner = export_onnx(checkpoint, out, int8=int8, calibration_photos=photos, progress=True)
+        captioner = export_onnx(checkpoint, out, int8=int8, calibration_photos=photos, progress=sys.stderr.isatty())
     size = sum(file.stat().st_size for file in out.iterdir())
     facts = captioner.manifest
     if as_json:
