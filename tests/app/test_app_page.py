@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM
 from serving import SOURCE, Server, serving
 
 from nic_hf.app import AppCaptioner
 from nic_hf.app.drawing import per_cent
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 
 
@@ -37,7 +38,8 @@ def browser() -> Iterator[Any]:
         pytest.skip("needs Chromium")
     with playwright.sync_playwright() as driver:
         # Nothing but this machine can be reached, so that the page has to bring all it needs.
-        arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        alone = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+        arguments = ["--no-sandbox", "--disable-gpu", alone, *CAMERA]
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
@@ -87,6 +89,18 @@ def test_a_photo_gets_its_caption_bars_and_heat_maps(
     page.set_input_files("#nic-photo input[type=file]", broken)
     page.wait_for_selector("#nic-best >> text=cannot read it as a photo")
     assert page.locator(".nic-word, #nic-bars li, #nic-maps img, #nic-best i").count() == 0
+
+
+def test_a_picture_of_the_webcam_gets_its_caption(page: Any, captioner: AppCaptioner, tmp_path: Path) -> None:
+    """A camera made up by the browser, whose picture moves: the caption is that of the picture taken."""
+    page.click("#nic-photo button[aria-label='Capture from camera']")
+    page.click("#nic-photo >> text=Click to Access Webcam")
+    page.wait_for_function("document.querySelector('#nic-photo video')?.videoWidth > 0")
+    page.click("#nic-photo button[aria-label='capture photo']")
+    page.wait_for_selector("#nic-maps img")
+    picture = tmp_path / "picture"
+    picture.write_bytes(page.request.get(page.get_attribute("#nic-photo img", "src")).body())
+    assert page.get_attribute(".nic-caption", "aria-label") == captioner.describe(picture, 5, num_beams=5)[0].text
 
 
 def test_a_folder_gets_a_file(

@@ -4,16 +4,14 @@ import base64
 import html
 import io
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM
 from evaluated import MARKUP, Evaluated
 from PIL import Image
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session")
