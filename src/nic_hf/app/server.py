@@ -83,6 +83,7 @@ def _silence() -> None:
     """Gradio reads these as it is imported; nothing of a visitor goes to it, nor into the browser's own history."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", str(KEPT_VISITORS))  # of which it keeps times, else 10,000
 
 
 @contextmanager
