@@ -32,7 +32,7 @@ class _QuickSuppression(SuppressTokensLogitsProcessor):
     """The same scores, by writing to the columns of the words alone."""
 
     def __init__(self, words: torch.Tensor, vocab_size: int) -> None:
-        self.suppress_tokens = words[words < vocab_size]
+        self.suppress_tokens = words[(words >= 0) & (words < vocab_size)]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return scores.index_fill(-1, self.suppress_tokens.to(scores.device), -float("inf"))

@@ -15,7 +15,7 @@ def test_scores_are_those_of_transformers() -> None:
     theirs = LogitsProcessorList(
         [
             RepetitionPenaltyLogitsProcessor(1.3),
-            SuppressTokensLogitsProcessor([0, 3, 99]),  # a word beyond the vocabulary is no matter
+            SuppressTokensLogitsProcessor([0, 3, 99, -1]),  # words outside the vocabulary are no matter
             MinLengthLogitsProcessor(5, 2),
         ]
     )

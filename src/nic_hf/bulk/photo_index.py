@@ -3,8 +3,9 @@
 import hashlib
 import sqlite3
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 Key = tuple[int, int]
 
@@ -75,21 +76,12 @@ class PhotoIndex:
 
     def records_are_in_order(self) -> bool:
         """Whether the records were added in the order of the photos."""
-        return _ascends(self.records())
+        return all(before < after for before, after in pairwise(self.records()))
 
 
 def id_digest(image_id: str) -> bytes:
     """Stands for an id, where there are millions."""
     return hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-
-
-def _ascends(pairs: Iterable[tuple[int, int]]) -> bool:
-    before = (-1, -1)
-    for pair in pairs:
-        if pair <= before:
-            return False
-        before = pair
-    return True
 
 
 @contextmanager
