@@ -37,6 +37,7 @@ from .decoder_nic import NICDecoder
 from .inference_nic import faster_encoder, supported_dtype
 from .logits_nic import QuickLogitsProcessors
 from .projection_nic import RARE, NICBagOfWords, NICImageProjection
+from .sampling_nic import runs_plain, sample
 
 IGNORED_LABEL = -100
 NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
@@ -513,6 +514,26 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> QuickLogitsProcessors:
         processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
         return QuickLogitsProcessors(processors, self.config.vocab_size)
+
+    def _sample(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        given = (logits_processor, stopping_criteria, generation_config)
+        cache: Any = model_kwargs.get(CACHE_NAME)
+        is_plain = type(cache) is NICCache and runs_plain(self, NICForConditionalGeneration)
+        wants_more = synced_gpus or streamer is not None or generation_config.return_dict_in_generate
+        if wants_more or not is_plain or input_ids.device.type != "cpu":
+            theirs: Any = super()._sample  # type: ignore[misc]
+            return theirs(input_ids, *given, synced_gpus, streamer, **model_kwargs)
+        outputs = self(**self.prepare_inputs_for_generation(input_ids, **model_kwargs))
+        return sample(self, input_ids, outputs.logits[:, -1], cache, *given)
 
     def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if isinstance(outputs.cache, NICStaticCache):

@@ -20,6 +20,7 @@ CODE = {
     "attention_nic.py",
     "decoder_nic.py",
     "projection_nic.py",
+    "sampling_nic.py",
     "backbone_nic.py",
     "cache_nic.py",
     "checkpoint_nic.py",
