@@ -48,15 +48,15 @@ def sample(
     """
     has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
     pad: Any = generation_config._pad_token_tensor
-    unfinished = torch.ones(len(input_ids), dtype=torch.long)
+    unfinished = torch.ones(len(input_ids), dtype=torch.bool)
     while True:
-        scores = logits_processor(input_ids, logits.to(torch.float32, copy=True))
+        scores = logits_processor(input_ids, logits.float())
         if generation_config.do_sample:
             words = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
         else:
             words = scores.argmax(dim=-1)
         if has_eos:
-            words = words * unfinished + pad * (1 - unfinished)
+            words = torch.where(unfinished, words, pad)
         input_ids = torch.cat([input_ids, words.unsqueeze(1)], dim=-1)
         unfinished = unfinished & ~stopping_criteria(input_ids, None)
         if not unfinished.any():

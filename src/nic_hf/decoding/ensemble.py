@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ..backbone_nic import NICEncoder
 from ..cache_nic import CACHE_NAME, NICCache, cache_field
 from ..configuration_nic import NICConfig
+from ..logits_nic import QuickLogitsProcessors
 from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICForConditionalGeneration, NICOutput, unwrapped_features
 from .members import Member, load_members
 
@@ -330,6 +331,10 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
     ) -> None:
         if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
             model_kwargs[CACHE_NAME] = NICEnsembleCache(len(self.readers))
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> QuickLogitsProcessors:
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        return QuickLogitsProcessors(processors, self.config.vocab_size)
 
 
 def find_same_encoder(encoder: NICEncoder, others: Sequence[nn.Module]) -> int | None:
