@@ -1,12 +1,15 @@
 """Photos in: from a path, URL, bytes, array or PIL image to an upright RGB image."""
 
 import base64
+import ctypes
 import io
 import math
 import os
 import struct
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ _LONGEST = 100  # times the width that a photo may be high, or the other way rou
 _ORIENTATION = 0x0112  # the EXIF tag
 _DAMAGED_EXIF = (SyntaxError, ValueError, KeyError, TypeError, struct.error)
 _BAND = 2**20  # values of a grey that are scaled at once
+_one_large_photo = threading.Lock()
 
 
 def load_photo(
@@ -57,7 +61,15 @@ def load_photo(
     if not isinstance(source, str | PathLike | bytes | bytearray | Image.Image):
         return to_rgb(source)
     try:
-        return to_rgb(_open(source, timeout, at_least, allow_private))
+        if isinstance(source, Image.Image):
+            return to_rgb(source)
+        image = _smaller(_checked(_open(source, timeout, allow_private)), at_least)
+        with _in_turn(image.width * image.height):
+            with image:
+                image.load()
+                bounded = _bounded(image)
+            del image  # the rest needs memory too
+            return to_rgb(bounded)
     except MemoryError:
         raise
     except Exception as error:
@@ -65,27 +77,38 @@ def load_photo(
         raise OSError(f"{name or _name(source)}: cannot read it as an image: {error}") from error
 
 
-def _open(
-    source: Any, timeout: float | None, at_least: tuple[int, int] | None, allow_private: bool | None
-) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
+def _open(source: Any, timeout: float | None, allow_private: bool | None) -> Image.Image:
+    """A photo of which the header was read."""
     if isinstance(source, bytes | bytearray):
-        return _smaller(_checked(Image.open(io.BytesIO(source))), at_least)
+        return Image.open(io.BytesIO(source))
     if is_file(source):
-        with Image.open(source) as image:
-            _smaller(_checked(image), at_least).load()
-            return image
+        return Image.open(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return _smaller(_checked(Image.open(io.BytesIO(download(source, timeout, allow_private)))), at_least)
+        return Image.open(io.BytesIO(download(source, timeout, allow_private)))
     text = os.fspath(source)
     if text.startswith("data:image/"):
         text = text.partition(",")[2]
     try:
-        image = Image.open(io.BytesIO(base64.decodebytes(text.encode())))
+        return Image.open(io.BytesIO(base64.decodebytes(text.encode())))
     except (ValueError, OSError):
         raise FileNotFoundError("there is no such file") from None
-    return _smaller(_checked(image), at_least)
+
+
+@contextmanager
+def _in_turn(pixels: int) -> Iterator[None]:
+    """Let large photos be decoded one at a time, whatever the number of threads: each takes hundreds of megabytes.
+
+    glibc keeps what one thread frees from the others; it is told to give that back.
+    """
+    if pixels <= _KEPT_PIXELS:
+        yield
+        return
+    with _one_large_photo:
+        try:
+            yield
+        finally:
+            if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+                ctypes.CDLL(None).malloc_trim(0)
 
 
 def _checked(image: Image.Image) -> Image.Image:
@@ -185,13 +208,10 @@ def _bounded(image: Image.Image) -> Image.Image:
 def _reduced(image: Image.Image, factor: int, size: tuple[int, int]) -> Image.Image:
     """`image.reduce(factor)` in strips, as Pillow first makes a copy of all that has transparency."""
     strip = 64 * factor
-    parts = [
-        image.crop((0, top, image.width, min(top + strip, image.height))).reduce(factor)
-        for top in range(0, image.height, strip)
-    ]
     reduced = image.resize((1, 1), Image.Resampling.NEAREST).resize(size)  # with the info of the image
-    for number, part in enumerate(parts):
-        reduced.paste(part, (0, 64 * number))
+    for number, top in enumerate(range(0, image.height, strip)):
+        part = image.crop((0, top, image.width, min(top + strip, image.height)))
+        reduced.paste(part.reduce(factor), (0, 64 * number))
     return reduced
 
 

@@ -106,7 +106,9 @@ def modes() -> Iterator[HardImage]:
                 content = encoded(image, kind)
             except (OSError, ValueError, KeyError, SystemError):
                 continue  # the format has no such colours
-            yield HardImage(f"mode-{mode.replace(';', '-')}-{kind.lower()}.{kind.lower()}", content, "caption")
+            # Pillow 12.3 writes TIFFs in YCbCr of three bytes a pixel and reads them as if they had four.
+            expected = "either" if (mode, kind) == ("YCbCr", "TIFF") else "caption"
+            yield HardImage(f"mode-{mode.replace(';', '-')}-{kind.lower()}.{kind.lower()}", content, expected)
     palette = photo().convert("P")
     for name, transparency in {"colour": 3, "table": bytes(range(256))}.items():
         yield HardImage(

@@ -1,11 +1,15 @@
 """Whatever is given as a photo: a caption or an error that names the file; no crash, no hang, no gigabyte."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from hard_images import HardImage, disguised, encoded, hard_images, large, photo, turned
 from PIL import Image, ImageChops, ImageStat
@@ -87,6 +91,62 @@ def test_all_hard_images(tmp_path: Path) -> None:
 def test_large_images(tmp_path: Path) -> None:
     images = list(large())
     check(images, caption_all(images, tmp_path, timeout=3600))
+
+
+def peak_of_caption_command(folder: Path, photos: list[str]) -> int:
+    """The most memory, in bytes, that `nic caption` with four threads takes for photos of the folder."""
+    command = [sys.executable, "-m", "nic_hf", "caption", *(str(folder / "photos" / name) for name in photos)]
+    command += ["--model", str(folder / "checkpoint"), "--workers", "4", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
+    process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    most = 0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            most = max(most, process.memory_info().rss)
+        time.sleep(0.01)
+    assert process.returncode == 0
+    return most
+
+
+@pytest.mark.soak
+def test_threads_that_read_large_images_share_one_gigabyte(tmp_path: Path) -> None:
+    images = [image for image in large() if image.expected == "caption"]
+    assert len(images) >= 4
+    (tmp_path / "photos").mkdir()
+    for image in images:
+        (tmp_path / "photos" / image.name).write_bytes(image.content)
+    tiny_photos(1)[0].save(tmp_path / "photos" / "plain.png")
+    tiny_model().save_pretrained(tmp_path / "checkpoint")
+    cropping_processor().save_pretrained(tmp_path / "checkpoint")
+    alone = peak_of_caption_command(tmp_path, ["plain.png"])
+    taken = peak_of_caption_command(tmp_path, [image.name for image in images]) - alone
+    print(f"{taken / 2**20:.0f} MiB over the model's own")
+    assert taken < GIBIBYTE
+
+
+def test_large_photos_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = []
+    for number in range(4):
+        paths.append(tmp_path / f"{number}.png")
+        photo(number).save(paths[-1])
+    at_once, most = 0, 0
+
+    def bounded(image: Image.Image) -> Image.Image:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.05)
+        at_once -= 1
+        return image
+
+    monkeypatch.setattr("nic_hf.images_nic._bounded", bounded)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load_photo, paths))
+        assert most > 1, "these are small"
+        most = 0
+        monkeypatch.setattr("nic_hf.images_nic._KEPT_PIXELS", 100)
+        list(pool.map(load_photo, paths))
+        assert most == 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
