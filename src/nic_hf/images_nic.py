@@ -22,7 +22,7 @@ from .download_nic import download, without_secrets
 
 # Photos may take no gigabyte, whatever a few bytes of a file claim: Pillow's own limit is 179 million pixels, and half
 # of what is decoded needs several copies on the way to RGB.
-_KEPT_PIXELS = 2**25  # larger photos are reduced to at most this, 5793 x 5793, before anything is copied
+_KEPT_PIXELS = 2**25  # larger photos than 5793 x 5793 are reduced to a quarter of that before anything is copied
 _MOST_PIXELS = 2**26  # of formats whose decoders hold the photo several times over
 _DECODED_AT_ONCE = ("AVIF", "JPEG2000", "WEBP")
 _LONGEST = 100  # times the width that a photo may be high, or the other way round; the middle is kept of longer ones
@@ -152,8 +152,8 @@ def to_rgb(image: Any) -> Image.Image:
     """Turn any photo into an upright RGB one.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit and floating-point greys are scaled to 8 bits.
-    More than 33 million pixels are reduced to less, and of a photo more than 100 times as long as wide the middle is
-    taken, so that no photo takes a gigabyte of memory on its way to a model, which sees some hundred pixels a side.
+    More than 33 million pixels are reduced to 8 million, and of a photo more than 100 times as long as wide the middle
+    is taken, so that no photo takes a gigabyte of memory on its way to a model, which sees some hundred pixels a side.
 
     Args:
         image: a `PIL.Image.Image`, or an array or tensor of shape `(height, width)`, `(height, width, channels)` or
@@ -192,8 +192,9 @@ def _bounded(image: Image.Image) -> Image.Image:
         keep = (min(width, _LONGEST * height), min(height, _LONGEST * width))
         left, top = (width - keep[0]) // 2, (height - keep[1]) // 2
         image = image.crop((left, top, left + keep[0], top + keep[1]))
-    factor = math.ceil(math.sqrt(image.width * image.height / _KEPT_PIXELS))
-    if factor > 1:
+    pixels = image.width * image.height
+    if pixels > _KEPT_PIXELS:
+        factor = math.ceil(math.sqrt(4 * pixels / _KEPT_PIXELS))
         size = (-(-image.width // factor), -(-image.height // factor))
         try:
             image = _reduced(image, factor, size)
