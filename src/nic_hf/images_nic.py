@@ -113,13 +113,15 @@ def _in_turn(pixels: int) -> Iterator[None]:
 
 def _checked(image: Image.Image) -> Image.Image:
     """Refuse a file by its header, before a pixel of it is decoded."""
+    problem = ""
     if image.format in ("EPS", "WMF"):
-        raise OSError(f"{image.format} files are programs that draw, which are not run; save it as PNG")
-    if image.format in _DECODED_AT_ONCE and image.width * image.height > _MOST_PIXELS:
-        raise OSError(
-            f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}, too large for {image.format}; "
-            "make it smaller"
-        )
+        problem = f"{image.format} files are programs that draw, which are not run; save it as PNG"
+    elif image.format in _DECODED_AT_ONCE and image.width * image.height > _MOST_PIXELS:
+        size = f"{image.width} x {image.height} pixels"
+        problem = f"{size} are more than {_MOST_PIXELS:,}, too large for {image.format}; make it smaller"
+    if problem:
+        image.close()
+        raise OSError(problem)
     return image
 
 
