@@ -35,17 +35,22 @@ def cropping_processor() -> NICProcessor:
     return NICProcessor(build_image_processor(settings), tiny_tokenizer())
 
 
-def caption_all(images: list[HardImage], folder: Path, timeout: int) -> dict[str, dict]:
-    """What `captioning_child.py` reports of them."""
-    pytest.importorskip("resource", reason="only POSIX systems limit the memory of a process")
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("the memory of a process is read from /proc")
+def save_photos_and_captioner(images: list[HardImage], folder: Path) -> None:
+    """The photos, beside them `plain.png`, and a small captioner to caption them."""
     (folder / "photos").mkdir()
     for image in images:
         (folder / "photos" / image.name).write_bytes(image.content)
     tiny_photos(1)[0].save(folder / "photos" / "plain.png")
     tiny_model().save_pretrained(folder / "checkpoint")
     cropping_processor().save_pretrained(folder / "checkpoint")
+
+
+def caption_all(images: list[HardImage], folder: Path, timeout: int) -> dict[str, dict]:
+    """What `captioning_child.py` reports of them."""
+    pytest.importorskip("resource", reason="only POSIX systems limit the memory of a process")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the memory of a process is read from /proc")
+    save_photos_and_captioner(images, folder)
     command = [sys.executable, str(Path(__file__).with_name("captioning_child.py"))]
     command += [str(folder / "photos"), str(folder / "checkpoint"), str(folder / "report.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
@@ -112,12 +117,7 @@ def peak_of_caption_command(folder: Path, photos: list[str]) -> int:
 def test_threads_that_read_large_images_share_one_gigabyte(tmp_path: Path) -> None:
     images = [image for image in large() if image.expected == "caption"]
     assert len(images) >= 4
-    (tmp_path / "photos").mkdir()
-    for image in images:
-        (tmp_path / "photos" / image.name).write_bytes(image.content)
-    tiny_photos(1)[0].save(tmp_path / "photos" / "plain.png")
-    tiny_model().save_pretrained(tmp_path / "checkpoint")
-    cropping_processor().save_pretrained(tmp_path / "checkpoint")
+    save_photos_and_captioner(images, tmp_path)
     alone = peak_of_caption_command(tmp_path, ["plain.png"])
     taken = peak_of_caption_command(tmp_path, [image.name for image in images]) - alone
     print(f"{taken / 2**20:.0f} MiB over the model's own")

@@ -17,7 +17,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from ..backbone_nic import NICEncoder
 from ..cache_nic import CACHE_NAME, NICCache, cache_field
 from ..configuration_nic import NICConfig
-from ..logits_nic import QuickLogitsProcessors
 from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICForConditionalGeneration, NICOutput, unwrapped_features
 from .members import Member, load_members
 
@@ -224,6 +223,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
     get_image_features: Any = NICForConditionalGeneration.get_image_features
     prepare_decoder_input_ids_from_labels: Any = NICForConditionalGeneration.prepare_decoder_input_ids_from_labels
     prepare_inputs_for_generation: Any = NICForConditionalGeneration.prepare_inputs_for_generation
+    _get_logits_processor: Any = NICForConditionalGeneration._get_logits_processor
 
     def forward(
         self,
@@ -331,10 +331,6 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
     ) -> None:
         if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
             model_kwargs[CACHE_NAME] = NICEnsembleCache(len(self.readers))
-
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> QuickLogitsProcessors:
-        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
-        return QuickLogitsProcessors(processors, self.config.vocab_size)
 
 
 def find_same_encoder(encoder: NICEncoder, others: Sequence[nn.Module]) -> int | None:
