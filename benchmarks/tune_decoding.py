@@ -19,7 +19,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers.modeling_outputs import BaseModelOutput
@@ -27,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import PhotoDataset, load_captions
 from nic_hf.decoding import CaptionSimilarity, ConsensusDecoding, NICEnsemble
+from nic_hf.decoding.consensus import searched_captions
 from nic_hf.evaluation import score_captions
 from nic_hf.memory import keep_freed_memory
 
@@ -56,10 +56,9 @@ def search(model, features, batch_size, eos, **settings):
             output_scores=True,
             **settings,
         )
-        rows = [row[: row.index(eos) + 1] if eos in row else row for row in beam.sequences[:, 1:].tolist()]
-        lengths = np.array([len(row) for row in rows])
-        scores = beam.sequences_scores.double().numpy() if beams > 1 else np.zeros(len(rows))  # greedy: of no use
-        log_probs = scores * lengths ** settings["length_penalty"]
+        if beams == 1:  # greedy captions have no scores, and need none
+            beam.sequences_scores = torch.zeros(len(beam.sequences))
+        rows, log_probs = searched_captions(beam, [eos], settings["length_penalty"])
         photos = (slice(first, first + beams) for first in range(0, len(rows), beams))
         found += [(rows[own], log_probs[own]) for own in photos]
     return found

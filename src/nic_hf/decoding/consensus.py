@@ -90,9 +90,8 @@ class ConsensusDecoding:
         config.return_dict_in_generate = config.output_scores = True
         found = model._beam_search(input_ids, logits_processor, stopping_criteria, config, **model_kwargs)
         number, prompt_length = config.num_beams, input_ids.shape[1]
-        captions = [_words(row, config._eos_token_tensor) for row in found.sequences[:, prompt_length:].tolist()]
-        log_probs = found.sequences_scores.double().cpu().numpy()
-        log_probs = log_probs * np.array([max(len(caption), 1) for caption in captions]) ** config.length_penalty
+        ends = () if config._eos_token_tensor is None else config._eos_token_tensor.tolist()
+        captions, log_probs = searched_captions(found, ends, config.length_penalty, prompt_length)
         chosen = [
             start + place
             for start in range(0, len(captions), number)
@@ -131,8 +130,23 @@ class ConsensusDecoding:
         return [places[rank] for rank in order] + others
 
 
-def _words(row: list[int], eos: torch.Tensor | None) -> tuple[int, ...]:
+def searched_captions(
+    found: Any, ends: Sequence[int], length_penalty: float, prompt_length: int = 1
+) -> tuple[list[Caption], np.ndarray]:
+    """The captions of a beam search, their ends included and no padding, and their log-probabilities in nats.
+
+    Args:
+        found: what the search returned, with `sequences_scores`.
+        ends: ids of the words that end a caption.
+        length_penalty: of the search; its scores are divided by the length to this power.
+        prompt_length: number of words that were given, `<bos>` included.
+    """
+    captions = [_words(row, ends) for row in found.sequences[:, prompt_length:].tolist()]
+    lengths = np.array([max(len(caption), 1) for caption in captions])
+    return captions, found.sequences_scores.double().cpu().numpy() * lengths**length_penalty
+
+
+def _words(row: list[int], ends: Sequence[int]) -> Caption:
     """The words of a caption, its end included, without padding."""
-    ends = () if eos is None else eos.tolist()
     end = next((place + 1 for place, word in enumerate(row) if word in ends), len(row))
     return tuple(row[:end])
