@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import nic_hf
 from nic_hf.cli import app
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'nic_hf[ray]'")
+pytest.importorskip("ray", minversion="2.40", reason="Ray is not installed: pip install 'nic_hf[ray]'")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "caption_ray.py"
 NUMBER = 400

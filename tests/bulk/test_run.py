@@ -1,6 +1,7 @@
 """Many photos at once get the captions that each gets alone, in the order of their names."""
 
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -234,6 +235,44 @@ def test_no_more_photos_are_in_memory_than_two_batches(captioner: Captioner) -> 
         if taken >= 400:
             loader.stop()
     assert taken < 420
+
+
+def test_a_handler_of_a_signal_may_stop_it_at_any_line() -> None:
+    """A handler runs between two lines of the thread that takes batches, be it inside a lock of a semaphore."""
+    items = [PhotoItem(str(number), b"", (number, 0)) for number in range(9)]
+
+    def interrupted(at: int, lines: list[str], taken: list[int]) -> None:
+        loader = PhotoLoader(items, lambda item: 0, batch_size=2, workers=1, patience=0.01)
+        begun = False
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal begun
+            begun = begun or frame.f_code is PhotoLoader.batches.__code__
+            if begun and event == "line":
+                if len(lines) == at:
+                    loader.stop()
+                lines.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+            return trace
+
+        sys.settrace(trace)
+        try:
+            taken.extend(len(batch) for batch in loader.batches())
+        finally:
+            sys.settrace(None)
+
+    seen: set[str] = set()
+    for at in itertools.count():
+        lines: list[str] = []
+        taken: list[int] = []
+        thread = threading.Thread(target=interrupted, args=(at, lines, taken), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), f"a handler that interrupts {lines[at]} waits for ever"
+        if len(lines) <= at:
+            break
+        seen.add(lines[at])
+    assert sum(taken) == 9, "nothing stopped the last one"
+    assert sum(line.startswith("threading.py") for line in seen) > 20, "also inside its locks"
 
 
 def test_a_fault_in_the_names_of_photos_is_raised() -> None:

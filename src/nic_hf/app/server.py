@@ -4,7 +4,7 @@ import importlib.util
 import os
 import signal
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,15 +101,15 @@ def _environment(folder: str) -> Iterator[None]:
 
 def _wait() -> None:
     """Return at Ctrl-C or SIGTERM."""
-    ended = threading.Event()
+    ended: list[int] = []  # and no threading.Event: a handler may interrupt its lock's holder, and wait for ever
 
     def end(number: int, frame: Any) -> None:
-        ended.set()
+        ended.append(number)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while not ended.wait(0.5):  # Windows hands over a signal between waits only
-            pass
+        while not ended:
+            time.sleep(0.5)  # Windows hands over a signal between waits only
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

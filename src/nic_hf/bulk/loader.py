@@ -49,7 +49,7 @@ class PhotoLoader:
     ) -> None:
         self.batch_size, self.in_order, self.patience = batch_size, in_order, patience
         self._items, self._prepare = items, prepare
-        self._stop = threading.Event()
+        self._stopped = False
         self._slots = threading.Semaphore(2 * batch_size + workers)  # photos whose pixels lie in memory
         self._window = threading.Semaphore(_WINDOW + 2 * batch_size)
         self._wanted: queue.SimpleQueue[LoadedPhoto | None] = queue.SimpleQueue()
@@ -69,7 +69,7 @@ class PhotoLoader:
         total: int | None = None  # known when all names are read
         taken = 0  # photos given away
         try:
-            while not self._stop.is_set() and taken != total:
+            while not self._stopped and taken != total:
                 batch = self._full(ready, taken, None if total is None else total - taken)
                 if batch is None:
                     try:
@@ -93,7 +93,7 @@ class PhotoLoader:
                 for _ in batch:
                     self._slots.release()
         finally:
-            self.stop()
+            self._release_threads()
 
     def _full(self, ready: dict[int, LoadedPhoto], taken: int, left: int | None) -> list[LoadedPhoto] | None:
         wanted = self.batch_size if left is None else min(self.batch_size, left)
@@ -108,8 +108,14 @@ class PhotoLoader:
             self._window.release(number)
 
     def stop(self) -> None:
-        """End soon: no photo is begun any more. May be called from a handler of a signal."""
-        self._stop.set()
+        """End soon: no photo is begun any more. May be called from a handler of a signal.
+
+        It takes no lock: a handler runs in the thread it interrupts, which may hold that lock.
+        """
+        self._stopped = True
+
+    def _release_threads(self) -> None:
+        self.stop()
         for _ in self._threads:
             self._wanted.put(None)
         self._slots.release(len(self._threads))
@@ -121,7 +127,7 @@ class PhotoLoader:
             for item in self._items:
                 self._window.acquire()
                 self._slots.acquire()
-                if self._stop.is_set():
+                if self._stopped:
                     return
                 self._wanted.put(LoadedPhoto(place, item))
                 place += 1
@@ -131,7 +137,7 @@ class PhotoLoader:
         self._arrived.put(place)
 
     def _work(self) -> None:
-        while (photo := self._wanted.get()) is not None and not self._stop.is_set():
+        while (photo := self._wanted.get()) is not None and not self._stopped:
             if photo.item.problem is not None:
                 photo.error = photo.item.problem
             else:
