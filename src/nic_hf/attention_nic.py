@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .configuration_nic import NICConfig
-from .decoder_nic import NICLSTM, NICDropout
+from .decoder_nic import NICLSTM, NICDropout, quick_dropout
 
 
 class NICRegions(NamedTuple):
@@ -145,7 +144,7 @@ class NICAttentiveDecoder(nn.Module):
             inputs = torch.cat([inputs, context], dim=-1)
             mask = self.dropout.draw_mask(inputs) if mask is None else mask
             if position == 0 and state is None and self.image_dropout != self.dropout.p:
-                inputs = F.dropout(inputs, self.image_dropout, self.training)
+                inputs = quick_dropout(inputs, self.image_dropout, self.training)
             else:
                 inputs = self.dropout(inputs, mask)
             cells = self._read(inputs, cells, weights)

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .configuration_nic import NICConfig
 
@@ -13,6 +14,19 @@ State = tuple[torch.Tensor, torch.Tensor]
 
 # The image and <bos>, with which `generate()` begins: on a CPU nn.LSTM takes longer to prepare than these take.
 _FEW = 2
+
+# At each word oneDNN adds to the gradient of all weights, which takes longest where they fit into no cache.
+_FIT_INTO_CACHE = 4_000_000
+
+
+def quick_dropout(inputs: torch.Tensor, rate: float, training: bool = True) -> torch.Tensor:
+    """F.dropout, which on a CPU takes four times as long to draw its mask as uniform numbers take."""
+    if not (training and rate):
+        return inputs
+    if inputs.device.type != "cpu":
+        return F.dropout(inputs, rate)
+    mask = torch.rand(inputs.shape).ge_(rate).div_(1 - rate)
+    return inputs * mask.to(inputs.dtype)
 
 
 class NICDropout(nn.Dropout):
@@ -30,7 +44,7 @@ class NICDropout(nn.Dropout):
         """A mask for a caption's words one by one, of the shape of `inputs`; `None` where each word has its own."""
         if not (self.variational and self.training and self.p):
             return None
-        return F.dropout(torch.ones_like(inputs), self.p)
+        return quick_dropout(torch.ones_like(inputs), self.p)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Drop from `inputs`, of shape `(num_captions, sequence_length, size)`, or `(num_captions, size)` for a word.
@@ -39,7 +53,7 @@ class NICDropout(nn.Dropout):
         """
         if mask is None and inputs.ndim == 3:
             mask = self.draw_mask(inputs[:, :1])
-        return super().forward(inputs) if mask is None else inputs * mask
+        return quick_dropout(inputs, self.p, self.training) if mask is None else inputs * mask
 
 
 def drop_inputs(inputs: torch.Tensor, dropout: NICDropout, image_dropout: float | None) -> torch.Tensor:
@@ -52,7 +66,7 @@ def drop_inputs(inputs: torch.Tensor, dropout: NICDropout, image_dropout: float 
     """
     if image_dropout is None or image_dropout == dropout.p or not dropout.training:
         return dropout(inputs)
-    image = F.dropout(inputs[:, :1], image_dropout)
+    image = quick_dropout(inputs[:, :1], image_dropout)
     return torch.cat([image, dropout(inputs[:, 1:])], dim=1) if inputs.shape[1] > 1 else image
 
 
@@ -78,9 +92,15 @@ class NICLSTM(nn.LSTM):
         self.recurrent_dropout = recurrent_dropout
 
     def forward(  # type: ignore[override]
-        self, inputs: torch.Tensor, state: State | None = None
+        self, inputs: torch.Tensor, state: State | None = None, lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
         """Read `inputs` of shape `(num_captions, sequence_length, input_size)`.
+
+        Args:
+            inputs: what is read.
+            state: (h, c) to go on from.
+            lengths (`torch.LongTensor` of shape `(num_captions,)`): how many inputs of each caption there are, where
+                the rest is padding, of which outputs and state may then know nothing.
 
         Returns:
             The outputs of the last layer, and the state (h, c), each of shape `(num_layers, num_captions,
@@ -89,14 +109,35 @@ class NICLSTM(nn.LSTM):
         is_word = inputs.shape[1] == 1 and state is not None
         if not self.training and (is_word or (inputs.shape[1] <= _FEW and inputs.device.type == "cpu")):
             return self._step_by_step(inputs, state)
+        if lengths is not None and self._is_faster_packed(inputs):
+            return self._read_packed(inputs, self._start(inputs) if state is None else state, lengths)
         if not (self.training and self.recurrent_dropout):
             return super().forward(inputs, state)
         state = self._start(inputs) if state is None else state
-        weights = [weight for layer in self.draw_weights() for weight in layer]
         outputs, hidden, cell = torch.lstm(
-            inputs, state, weights, True, self.num_layers, self.dropout, True, False, True
+            inputs, state, self._weights(), True, self.num_layers, self.dropout, True, False, True
         )
         return outputs, (hidden, cell)
+
+    def _read_packed(self, inputs: torch.Tensor, state: State, lengths: torch.Tensor) -> tuple[torch.Tensor, State]:
+        packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+        state = (state[0][:, packed.sorted_indices], state[1][:, packed.sorted_indices])
+        options = (True, self.num_layers, self.dropout, self.training, False)
+        data, hidden, cell = torch.lstm(packed.data, packed.batch_sizes, state, self._weights(), *options)
+        outputs, _ = pad_packed_sequence(packed._replace(data=data), True, total_length=inputs.shape[1])
+        return outputs, (hidden[:, packed.unsorted_indices], cell[:, packed.unsorted_indices])
+
+    def _weights(self) -> list[torch.Tensor]:
+        return [weight for layer in self.draw_weights() for weight in layer]
+
+    def _is_faster_packed(self, inputs: torch.Tensor) -> bool:
+        """Whether captions without their padding are read faster; oneDNN wins with float32 and small weights."""
+        if inputs.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else inputs.dtype
+        return (
+            dtype is torch.bfloat16 and 4 * self.hidden_size * (self.input_size + self.hidden_size) > _FIT_INTO_CACHE
+        )
 
     def _start(self, inputs: torch.Tensor) -> State:
         zeros = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)
@@ -116,7 +157,7 @@ class NICLSTM(nn.LSTM):
         layers = cast(list[list[torch.Tensor]], self.all_weights)
         if not (self.recurrent_dropout and self.training):
             return layers
-        return [[ih, F.dropout(hh, self.recurrent_dropout), *biases] for ih, hh, *biases in layers]
+        return [[ih, quick_dropout(hh, self.recurrent_dropout), *biases] for ih, hh, *biases in layers]
 
     def step(
         self,
@@ -134,7 +175,7 @@ class NICLSTM(nn.LSTM):
         new_cells = []
         for layer, layer_weights in enumerate(weights):
             if layer > 0:
-                inputs = F.dropout(inputs, self.dropout, self.training)
+                inputs = quick_dropout(inputs, self.dropout, self.training)
             hidden, cell = torch.lstm_cell(inputs, cells[layer], *layer_weights)
             new_cells.append((hidden, cell))
             inputs = hidden
@@ -163,9 +204,14 @@ class NICDecoder(nn.Module):
         )
 
     def forward(
-        self, inputs_embeds: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+        self,
+        inputs_embeds: torch.Tensor,
+        state: tuple[torch.Tensor, torch.Tensor] | None = None,
+        lengths: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Read inputs of shape `(batch_size, sequence_length, embedding_size)`, going on from `state`.
+
+        With `lengths`, of shape `(batch_size,)`, what lies behind so many inputs may be left out (see [`NICLSTM`]).
 
         Returns:
             The outputs, of shape `(batch_size, sequence_length, hidden_size)`, and the state (h, c) after them, each
@@ -174,5 +220,5 @@ class NICDecoder(nn.Module):
         if not self.training:  # dropout that drops nothing still takes a twentieth of a word's time
             return self.lstm(inputs_embeds, state)
         inputs_embeds = drop_inputs(inputs_embeds, self.dropout, self.image_dropout if state is None else None)
-        outputs, state = self.lstm(inputs_embeds, state)
+        outputs, state = self.lstm(inputs_embeds, state, lengths)
         return self.dropout(outputs), state

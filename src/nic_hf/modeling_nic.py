@@ -49,7 +49,8 @@ class NICOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`): equation 10, the mean over the words of the batch; with `labels`.
-        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): scores of each next word.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): scores of each next word; in
+            training on a CPU 0 where labels are padding.
         cache (`NICCache`): the LSTM's state, with `use_cache`; `past_key_values` is another name for it.
         decoder_hidden_states (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, hidden_size)`):
             outputs of the last LSTM layer, with `output_hidden_states`.
@@ -353,21 +354,31 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             first_input = first_input.unsqueeze(1).repeat_interleave(num_captions, dim=0)
             inputs_embeds = torch.cat([first_input, inputs_embeds.to(first_input.dtype)], dim=1)
 
+        # Padding is not computed in training on a CPU; elsewhere to find it takes longer than to compute it.
+        is_word = None
+        if labels is not None and self.training and labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            is_word = labels.flatten(0, -2) != IGNORED_LABEL
         if self.config.attention is None:
-            hidden_states, state = self.decoder(inputs_embeds, state)
+            lengths = None if is_word is None or image is None else 1 + _num_words(is_word)  # and the image
+            hidden_states, state = self.decoder(inputs_embeds, state, lengths)
         elif regions is None:
             raise ValueError("`cache` holds no regions to look at: it is of a model without attention")
         else:
             hidden_states, state, weights = self.decoder(inputs_embeds, state, regions)
         if image_features is not None:
             hidden_states = hidden_states[:, 1:]  # what the LSTM says on seeing the image alone predicts no word
-        logits = self.lm_head(hidden_states)  # shape: (batch_size, sequence_length, vocab_size)
+        if is_word is None:
+            logits = self.lm_head(hidden_states)  # shape: (batch_size, sequence_length, vocab_size)
+            scores = logits.flatten(0, 1)
+        else:
+            scores = self.lm_head(hidden_states[is_word])  # shape: (num_words, vocab_size)
+            logits = scores.new_zeros(*is_word.shape, scores.shape[-1]).index_put((is_word,), scores)
 
         if use_cache:
             cache = NICCache() if cache is None else cache
             cache.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1], regions=regions)
         return NICOutput(
-            loss=None if labels is None else self._loss(logits, labels, num_items_in_batch, weights, image),
+            loss=None if labels is None else self._loss(scores, labels, num_items_in_batch, weights, image),
             logits=logits,
             **cache_field(cache if use_cache else None),
             decoder_hidden_states=(hidden_states,) if output_hidden_states else None,
@@ -403,23 +414,26 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _loss(
         self,
-        logits: torch.Tensor,
+        scores: torch.Tensor,
         labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None,
         weights: torch.Tensor | None = None,
         image: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """-sum_t log p_t(S_t), equation 10, over the number of words; in training, with the losses beside it."""
+        """-sum_t log p_t(S_t), equation 10, over the number of words; in training, with the losses beside it.
+
+        `scores` are of shape `(num_places, vocab_size)`, of all places of `labels` or of those alone that have words.
+        """
+        labels = labels.flatten(0, -2).to(scores.device)
+        is_word = labels != IGNORED_LABEL
         loss = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            labels.flatten().to(logits.device),
+            scores.float(),
+            labels.flatten() if len(scores) == labels.numel() else labels[is_word],
             ignore_index=IGNORED_LABEL,
             reduction="mean" if num_items_in_batch is None else "sum",
             label_smoothing=self.config.label_smoothing if self.training else 0.0,
         )
         if self.training:
-            labels = labels.flatten(0, -2).to(logits.device)
-            is_word = labels != IGNORED_LABEL
             costs = []  # of each caption, so over the number of words like the rest of its cost
             if weights is not None and self.config.attention_regularisation:
                 penalty = doubly_stochastic_penalty(weights, is_word)
@@ -550,6 +564,12 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 return compiled(*args, **kwargs)
 
         return step
+
+
+def _num_words(is_word: torch.Tensor) -> torch.Tensor:
+    """Number of places up to the last word of each caption; those before it may be masked out."""
+    places = torch.arange(1, is_word.shape[1] + 1, device=is_word.device)
+    return (places * is_word).amax(dim=1)
 
 
 def unwrapped_features(encoder_outputs: Any) -> Any:

@@ -3,10 +3,25 @@
 import pytest
 import torch
 from tiny import tiny_config, tiny_labels, tiny_pixels
-from torch.nn import functional as F
 
 from nic_hf import NICConfig, NICForConditionalGeneration
-from nic_hf.decoder_nic import NICLSTM, NICDecoder, NICDropout, drop_inputs
+from nic_hf.decoder_nic import NICLSTM, NICDecoder, NICDropout, drop_inputs, quick_dropout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_a_share_and_scales_the_rest_and_its_gradient(dtype: torch.dtype) -> None:
+    inputs = torch.ones(200, 300, dtype=dtype, requires_grad=True)
+    dropped = quick_dropout(inputs, 0.2)
+    assert dropped.dtype is dtype and set(dropped.unique().tolist()) == {0.0, 1.25}
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    dropped.sum().backward()
+    assert torch.equal(inputs.grad, dropped), "what was dropped learns nothing"
+    assert quick_dropout(inputs, 0.0) is inputs and quick_dropout(inputs, 0.2, training=False) is inputs
+
+
+def test_dropout_is_that_of_the_seed() -> None:
+    first, again, other = (torch.manual_seed(seed) and quick_dropout(torch.ones(50), 0.5) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_variational_dropout_takes_the_same_units_from_all_words() -> None:
@@ -39,7 +54,7 @@ def test_recurrent_dropout_equals_a_loop_over_words_with_the_same_weights_droppe
     outputs, (hidden, cell) = decoder(inputs)
 
     torch.manual_seed(5)
-    weights = [[ih, F.dropout(hh, 0.4), *biases] for ih, hh, *biases in decoder.lstm.all_weights]
+    weights = [[ih, quick_dropout(hh, 0.4), *biases] for ih, hh, *biases in decoder.lstm.all_weights]
     expected = inputs
     for layer, own in enumerate(weights):
         state = (torch.zeros(3, decoder.lstm.hidden_size), torch.zeros(3, decoder.lstm.hidden_size))
