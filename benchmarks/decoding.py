@@ -2,9 +2,10 @@
 
     python benchmarks/decoding.py CHECKPOINT --data path/to/flickr8k
 
-Beam search of a batch against a vectorised beam loop, and a greedy caption of one photo against a loop over the LSTM.
-Captions must be the same. Both take turns in one process, so that a machine that slows down slows both. Prints one
-table and writes JSON.
+Beam search of a batch against a vectorised beam loop, and a greedy caption of one photo against a loop over the LSTM:
+the whole caption, with what `generate()` prepares once, and each further word of one that does not end. Captions must
+be the same. Both take turns in one process, so that a machine that slows down slows both. Prints one table and writes
+JSON.
 """
 
 import argparse
@@ -100,20 +101,31 @@ def strip(ids, bare):
     return ids[: ids.index(bare.eos)] if bare.eos in ids else ids
 
 
+def seconds(run, words, more_words=None):
+    """Of so many words, or of each word more."""
+    start = time.perf_counter()
+    run(words)
+    short = time.perf_counter() - start
+    if more_words is None:
+        return short
+    start = time.perf_counter()
+    run(more_words)
+    return (time.perf_counter() - start - short) / (more_words - words)
+
+
 @torch.inference_mode()
-def compare(name, ours, theirs, rounds):
-    """Seconds of both in turn, and their ratio."""
-    ours(), theirs()
-    ratios, first, second = [], [], []
+def compare(name, ours, theirs, rounds, lengths):
+    """Seconds of both in turn, and their ratio; with two lengths, seconds a word from the one to the other.
+
+    `ours` and `theirs` take the number of words.
+    """
+    for run in (ours, theirs):
+        run(lengths[-1])
+    first, second = [], []
     for _ in range(rounds):
-        start = time.perf_counter()
-        ours()
-        middle = time.perf_counter()
-        theirs()
-        end = time.perf_counter()
-        first.append(middle - start)
-        second.append(end - middle)
-        ratios.append(first[-1] / second[-1])
+        first.append(seconds(ours, *lengths))
+        second.append(seconds(theirs, *lengths))
+    ratios = [mine / other for mine, other in zip(first, second, strict=True)]
     row = {
         "what": name,
         "generate_ms": 1e3 * min(first),
@@ -121,7 +133,7 @@ def compare(name, ours, theirs, rounds):
         "ratio_of_best": min(first) / min(second),
         "ratio_median": statistics.median(ratios),
     }
-    print(f"{name:32}", *(f"{value:9.2f}" for value in list(row.values())[1:]))
+    print(f"{name:34}", *(f"{value:9.2f}" for value in list(row.values())[1:]))
     return row
 
 
@@ -145,35 +157,52 @@ def main():
     def encoded(rows):
         return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=features[:rows].unsqueeze(1))
 
-    def generated(rows, **settings):
+    def generated(rows, max_words, **settings):
         with torch.inference_mode():
             return model.generate(
-                encoder_outputs=encoded(rows), max_new_tokens=args.max_words, length_penalty=1.0, **settings
+                encoder_outputs=encoded(rows), max_new_tokens=max_words, length_penalty=1.0, **settings
             ).tolist()
 
-    beams, words = args.num_beams, args.max_words
-    pairs = [
+    beams, batch = args.num_beams, args.batch_size
+    once, further = (args.max_words,), (args.max_words, 4 * args.max_words)
+    endless = Bare(model)
+    endless.eos = bare.bos  # which is never said
+    rows = [
         (
-            f"beam {beams}, {args.batch_size} photos",
-            lambda: generated(args.batch_size, num_beams=beams),
-            lambda: bare.beam(features, beams, words),
+            f"beam {beams}, {batch} photos",
+            lambda words: generated(batch, words, num_beams=beams),
+            lambda words: bare.beam(features, beams, words),
+            once,
         ),
-        ("greedy, 1 photo", lambda: generated(1, num_beams=1), lambda: bare.greedy(features[:1], words)),
+        (
+            "greedy, 1 photo",
+            lambda words: generated(1, words, num_beams=1),
+            lambda words: bare.greedy(features[:1], words),
+            once,
+        ),
+        (
+            "greedy, 1 photo, each further word",
+            lambda words: generated(1, words, num_beams=1, eos_token_id=bare.bos),
+            lambda words: endless.greedy(features[:1], words),
+            further,
+        ),
         (
             f"beam {beams}, 1 photo",
-            lambda: generated(1, num_beams=beams),
-            lambda: bare.beam(features[:1], beams, words),
+            lambda words: generated(1, words, num_beams=beams),
+            lambda words: bare.beam(features[:1], beams, words),
+            once,
         ),
     ]
-    print(f"{'':32} {'generate':>9} {'bare':>9} {'ratio':>9} {'median':>9}")
-    rows = []
-    for name, ours, theirs in pairs:
+    print(f"{'':34} {'generate':>9} {'bare':>9} {'ratio':>9} {'median':>9}")
+    results = []
+    for name, ours, theirs, lengths in rows:
         with torch.inference_mode():
-            same = sum(strip(a, bare) == strip(b, bare) for a, b in zip(ours(), theirs(), strict=True))
-        row = compare(name, ours, theirs, args.rounds)
-        rows.append({**row, "same_captions": same})
-    save(args.output, settings=vars(args), threads=torch.get_num_threads(), rows=rows)
-    print([row["same_captions"] for row in rows], "captions are the same")
+            found = zip(ours(lengths[-1]), theirs(lengths[-1]), strict=True)
+            same = sum(strip(mine, bare) == strip(other, bare) for mine, other in found)
+        row = compare(name, ours, theirs, args.rounds, lengths)
+        results.append({**row, "same_captions": same})
+    save(args.output, settings=vars(args), threads=torch.get_num_threads(), rows=results)
+    print([row["same_captions"] for row in results], "captions are the same")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def main():
     parser.add_argument("--data", required=True, help="captioned photos with a train split")
     parser.add_argument("--backbone", required=True, help="pretrained vision model")
     parser.add_argument("--max-photos", type=int, default=None)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=100, help="of a round; an epoch at most")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=512)
@@ -135,6 +135,8 @@ def main():
     features = (features - model.image_projection.mean) / model.image_projection.std
     pairs = dataset.pairs.with_format(None)
     samples = [(pair["row"], torch.tensor(pair["labels"])) for pair in pairs]
+
+    args.steps = min(args.steps, len(samples) // args.batch_size)  # an epoch
 
     plain_loop(features, samples, len(tokenizer), 5, args, seed=0)  # warm up
     rounds = []
