@@ -8,6 +8,7 @@ down slows all. Prints one table and writes JSON.
 """
 
 import argparse
+import copy
 import random
 import statistics
 import tempfile
@@ -74,6 +75,7 @@ def plain_loop(features, samples, vocab_size, steps, args, seed, order=None):
 
 def trainer_loop(model, dataset, steps, args, seed, bf16=False):
     """Seconds a step of CaptioningTrainer, its set-up left out."""
+    model = copy.deepcopy(model)  # Accelerate prepares a model once, for the number format of that time
     model.init_weights()
     with tempfile.TemporaryDirectory() as folder:
         trainer = CaptioningTrainer(
