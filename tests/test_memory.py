@@ -34,3 +34,40 @@ def test_pages_are_kept() -> None:
         done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         faults[way] = int(done.stdout)
     assert faults["keep"] < faults["default"] / 5, faults
+
+
+STEPS = """
+import resource, time
+import torch
+from nic_hf import memory
+memory._SECONDS = 0.05
+assert memory.keep_freed_memory(limit=32 << 20)
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon:")) / 1024
+
+def step():
+    tensors = [torch.ones(1 << 20) for _ in range(40)]  # 160 MiB
+    time.sleep(0.04)
+    del tensors
+    time.sleep(0.04)
+
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(25):
+    step()
+taken = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+kept = resident()
+time.sleep(2)
+print(taken / 25, kept, resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+def test_what_each_step_takes_again_is_left_alone_and_what_lies_idle_is_given_back() -> None:
+    environment = {"PYTHONPATH": str(Path(nic_hf.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", STEPS]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    faults, kept, left = map(float, done.stdout.split())
+    assert faults < 4000, "a tenth of the 40,960 pages of a step"
+    assert left < kept - 100, f"{kept} MiB after the last step, {left} MiB after two seconds"
