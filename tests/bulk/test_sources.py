@@ -146,7 +146,7 @@ def test_processes_share_photos_without_loss(processes: int, photos: Path, tmp_p
         shares = [list(sources.items(rank, processes)) for rank in range(processes)]
         together = sorted((item for share in shares for item in share), key=lambda item: item.key)
         assert together == list(sources.items())
-        assert all(shares)
+        assert sum(map(bool, shares)) > 1  # of so few photos chance may leave a third process none
 
 
 def test_a_photo_stays_with_its_process_when_others_are_added(photos: Path) -> None:
