@@ -7,8 +7,9 @@ from pathlib import Path
 from harness import fuzz, instrumented
 
 with instrumented():
-    from nic_hf.data.loading import _read_json
+    from nic_hf.data.loading import rows_of
     from nic_hf.data.problems import CaptionDataError, Problems
+    from nic_hf.data.sources import Part, SourceOptions
 
 _FOLDER = tempfile.TemporaryDirectory()
 _ROOT = Path(_FOLDER.name, "data")
@@ -26,7 +27,8 @@ def check(data: bytes) -> None:
     file.write_bytes(data[1:])
     for on_error in ("skip", "raise"):
         try:
-            rows = _read_json(file, [None, "train"][data[0] % 2], None, Problems(on_error))
+            split = [None, "train"][data[0] % 2]
+            rows, _ = rows_of([Part(file)], split, SourceOptions(), Problems(on_error), str(file))
         except CaptionDataError as error:
             assert str(_ROOT) in str(error), f"names no file: {error}"
             continue

@@ -7,9 +7,9 @@ from pathlib import Path
 from harness import fuzz, instrumented
 
 with instrumented():
-    from nic_hf.data.flickr import is_token_file, read_kaggle, read_token
-    from nic_hf.data.imagefolder import read_imagefolder
+    from nic_hf.data.loading import rows_of
     from nic_hf.data.problems import CaptionDataError, Problems, SkippedItem
+    from nic_hf.data.sources import Part, SourceOptions
 
 _FOLDER = tempfile.TemporaryDirectory()
 _ROOT = Path(_FOLDER.name, "data")
@@ -44,23 +44,15 @@ def check(data: bytes) -> None:
 
 
 def _read(kind: int, content: bytes, problems: Problems) -> list:
-    if kind < 2:
-        file = _ROOT / "captions.txt"
-        file.write_bytes(content)
-        is_token_file(file)
-        return (read_kaggle, read_token)[kind](file, None, None, problems)
+    """Rows of a table, of one with a split list, or of a metadata file."""
+    table, lists = _ROOT / "captions.txt", _ROOT / "Flickr_8k.trainImages.txt"
+    file = [table, _ROOT / "captions.tsv", lists, _PHOTOS / "metadata.csv", _PHOTOS / "metadata.jsonl"][kind]
     if kind == 2:
-        (_ROOT / "captions.txt").write_bytes(b"image,caption\na.jpg,a dog\n1.jpg,a cat\n")
-        lists = _ROOT / "Flickr_8k.trainImages.txt"
-        lists.write_bytes(content)
-        try:
-            return read_kaggle(_ROOT / "captions.txt", "train", None, problems)
-        finally:
-            lists.unlink()
-    file = _PHOTOS / ("metadata.csv" if kind == 3 else "metadata.jsonl")
+        table.write_bytes(b"image,caption\na.jpg,a dog\n1.jpg,a cat\n")
     file.write_bytes(content)
     try:
-        return read_imagefolder(_PHOTOS, None, None, problems)
+        part = Part(table if kind == 2 else file, root=_PHOTOS if kind > 2 else None)
+        return rows_of([part], "train" if kind == 2 else None, SourceOptions(), problems, str(_ROOT))[0]
     finally:
         file.unlink()
 

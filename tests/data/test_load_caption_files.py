@@ -87,19 +87,21 @@ def test_a_token_file_of_another_name_is_known_by_its_lines(tmp_path: Path) -> N
     [
         ("", r"captions\.txt: the file is empty; expected the header image,caption"),
         ("\n\r\n", r"captions\.txt: the file is empty"),
-        ("image|caption\n", r"line 1: expected the header image,caption and found 'image\|caption'"),
-        ("a.jpg,A dog .\n", r"line 1: expected the header image,caption and found 'a\.jpg,A dog \.'"),
+        ("A dog .\n", r"line 1: expected a header with an image and a caption column, .* and found 'A dog \.'"),
+        ("image,label\n", r"line 1: no caption column: expected one of captions, .* and found image, label"),
+        ("label,caption\n", r"line 1: no image column: expected one of image, .* and found label, caption"),
         ("image,caption\n", r"no photo with a caption"),
         (f"{KAGGLE}\na.jpg\n", r"captions\.txt: line 6: no comma between photo name and caption: 'a\.jpg'"),
-        (f"{KAGGLE}a.jpg,\n", r"captions\.txt: line 5: no caption after the comma \(a\.jpg\)"),
-        (f"{KAGGLE}a.jpg,  \n", r"line 5: no caption after the comma"),
-        (f'{KAGGLE}a.jpg,"\t"\n', r"line 5: no caption after the comma"),
+        (f"{KAGGLE}a.jpg,\n", r"captions\.txt: line 5: blank caption \(a\.jpg\)"),
+        (f"{KAGGLE}a.jpg,  \n", r"line 5: blank caption"),
+        (f'{KAGGLE}a.jpg,"\t"\n', r"line 5: blank caption"),
         (f"{KAGGLE},A dog\n", r"line 5: no photo name \(found ''\)"),
-        (f"{KAGGLE}a.jpg,One, two\n", r"line 5: 3 fields where 2 are expected; .* quotes \(a\.jpg\)"),
+        (f'{KAGGLE}a.jpg,"One", two\n', r"line 5: 3 fields where 2 are expected; .* quotes \(a\.jpg\)"),
         (f'{KAGGLE}a.jpg,"One\nb.jpg,two"\n', r"line 5: broken quotes .* \(a\.jpg\)"),
         (f"{KAGGLE}z.jpg,No photo\n", r"line 5: photo not found: .*Images.z\.jpg"),
-        (b"image,caption\na.jpg,caf\xe9\n", r"captions\.txt: line 2: not valid UTF-8 \(byte 0xe9\)"),
-        ("image,caption\na.jpg,A dog\n".encode("utf-16"), r"line 1: not valid UTF-8 \(byte 0xff\)"),
+        (b"image,caption\na.jpg,caf\xe9\na.jpg,caf\xc3\xa9", r"captions\.txt: line 2: not valid UTF-8 \(byte 0xe9\)"),
+        ("image,caption\na.jpg,собака бежит\n".encode("cp1251"), r"captions\.txt: not UTF-8 \(byte 0xf1\); save the"),
+        ("image,caption\na.jpg,A dog\n".encode("utf-16")[:-1], r"captions\.txt: not valid UTF-16-LE; save the file"),
     ],
 )
 def test_a_faulty_captions_file_is_an_error_that_names_the_place(
@@ -117,7 +119,7 @@ def test_a_faulty_captions_file_is_an_error_that_names_the_place(
     [
         ("a.jpg A dog", r"line 2: expected name\.jpg#number, a tab and a caption, and found 'a\.jpg A dog'"),
         ("a.jpg#x\tA dog", r"line 2: expected name\.jpg#number"),
-        ("a.jpg#1\t ", r"line 2: no caption after the tab \(a\.jpg\)"),
+        ("a.jpg#1\t ", r"line 2: blank caption \(a\.jpg\)"),
         ("#1\tA dog", r"line 2: expected name\.jpg#number"),
     ],
 )
@@ -154,7 +156,7 @@ def test_a_folder_in_the_place_of_a_photo_is_an_error(tmp_path: Path) -> None:
 
 def test_skipping_leaves_out_nothing_but_the_named_items(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = (
-        b"image,caption\na.jpg,A dog .\na.jpg,\na.jpg,caf\xe9\nno comma\nb.jpg,A cat .\na.jpg,One, two\n"
+        b'image,caption\na.jpg,A dog .\na.jpg,\na.jpg,caf\xe9\nno comma\nb.jpg,A caf\xc3\xa9 .\na.jpg,"One", two\n'
         b'c.jpg,  \nz.jpg,No photo .\nz.jpg,None .\na.jpg,"Open\na.jpg,A last dog .\nd.jpg,A bird .\n'
     )
     make_folder(tmp_path, text)
@@ -162,7 +164,7 @@ def test_skipping_leaves_out_nothing_but_the_named_items(tmp_path: Path, caplog:
     skipped: list[SkippedItem] = []
     with caplog.at_level(logging.WARNING, logger="nic_hf"):
         found = load(tmp_path, on_error="skip", skipped=skipped)
-    assert found == {"a.jpg": ["A dog .", "A last dog ."], "b.jpg": ["A cat ."]}
+    assert found == {"a.jpg": ["A dog .", "A last dog ."], "b.jpg": ["A café ."]}
     assert sorted((item.line, item.name) for item in skipped if item.line != 4 and item.line != 5) == [
         (3, "a.jpg"),
         (7, "a.jpg"),
@@ -177,7 +179,7 @@ def test_skipping_leaves_out_nothing_but_the_named_items(tmp_path: Path, caplog:
     assert any(item.name == "c.jpg" and "no caption that can be used" in item.reason for item in skipped)
     (record,) = caplog.records
     assert record.getMessage().startswith("9 item(s) of the caption data skipped")
-    assert "captions.txt: line 3: no caption after the comma (a.jpg)" in record.getMessage()
+    assert "captions.txt: line 3: blank caption (a.jpg)" in record.getMessage()
 
 
 def test_the_warning_shows_the_first_twenty_skipped_items(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -185,7 +187,7 @@ def test_the_warning_shows_the_first_twenty_skipped_items(tmp_path: Path, caplog
     with caplog.at_level(logging.WARNING, logger="nic_hf"):
         load(tmp_path, on_error="skip")
     message = caplog.records[0].getMessage()
-    assert message.count("no caption after the comma") == 20
+    assert message.count("blank caption") == 20
     assert message.startswith("25 item") and message.endswith("and 5 more")
 
 
@@ -216,14 +218,17 @@ def test_a_split_is_what_its_list_names_in_the_order_of_the_captions(tmp_path: P
 
 def test_an_unknown_split_lists_the_available_ones(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    add_lists(tmp_path, train="a", test="b")
-    with pytest.raises(CaptionDataError, match=r"no split 'validation'; available: test, train"):
-        load(tmp_path, "dev")
+    add_lists(tmp_path, train="a", dev="b")
+    with pytest.raises(CaptionDataError, match=r"no split 'test'; available: train, validation"):
+        load(tmp_path, "test")
 
 
-def test_a_split_without_lists_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(CaptionDataError, match=r"no split 'train': none of Flickr_8k\.trainImages\.txt, .* is in"):
-        load(make_folder(tmp_path), "train")
+def test_a_list_of_test_photos_alone_leaves_the_others_for_training(tmp_path: Path) -> None:
+    make_folder(tmp_path, KAGGLE + "c.jpg,A cow .\nd.jpg,A duck .\n")
+    add_lists(tmp_path, test="b")
+    assert list(load(tmp_path, "test")) == ["b.jpg"]
+    rest = [*load(tmp_path, "train"), *load(tmp_path, "dev")]
+    assert sorted(rest) == ["a.jpg", "c.jpg", "d.jpg"]
 
 
 @pytest.mark.parametrize("split", [None, "train", "test"])
@@ -237,8 +242,8 @@ def test_lists_that_share_a_photo_are_always_an_error(tmp_path: Path, split: str
 
 
 def test_a_list_that_names_a_photo_without_captions_is_an_error(tmp_path: Path) -> None:
-    make_folder(tmp_path)
-    add_lists(tmp_path, train="a c", test="b")
+    make_folder(tmp_path, KAGGLE + "d.jpg,A duck .\n")
+    add_lists(tmp_path, train="a c", dev="d", test="b")
     with pytest.raises(CaptionDataError, match=r"trainImages\.txt: line 2: c\.jpg has no caption in .*captions\.txt"):
         load(tmp_path, "train")
     assert list(load(tmp_path, "train", on_error="skip")) == ["a.jpg"]
@@ -253,8 +258,8 @@ def test_a_list_that_names_a_photo_twice_is_an_error(tmp_path: Path) -> None:
 
 
 def test_faults_of_photos_in_other_splits_do_not_hurt(tmp_path: Path) -> None:
-    make_folder(tmp_path, KAGGLE + "z.jpg,No photo .\nb.jpg,\nb.jpg,One, two\n")
-    add_lists(tmp_path, train="a", test="b")
+    make_folder(tmp_path, KAGGLE + "z.jpg,No photo .\nb.jpg,\nb.jpg,\nd.jpg,A duck .\n")
+    add_lists(tmp_path, train="a", dev="d", test="b")
     assert load(tmp_path, "train") == {"a.jpg": ["A dog .", "A brown dog ."]}
     with pytest.raises(CaptionDataError, match="line 6"):
         load(tmp_path, "test")
@@ -274,13 +279,30 @@ def test_photos_are_decoded_when_their_row_is_read_and_not_before(tmp_path: Path
 
 
 def test_the_photo_folder_can_be_named(tmp_path: Path) -> None:
-    make_folder(tmp_path)
-    (tmp_path / "Images").rename(tmp_path / "elsewhere")
+    data, photos = tmp_path / "sets" / "dogs" / "text", tmp_path / "photos"
+    data.mkdir(parents=True)
+    make_folder(data)
+    (data / "Images").rename(photos)
     with pytest.raises(CaptionDataError, match=r"no photo folder; looked for .*Images.*; name it with images="):
-        load(tmp_path)
+        load(data)
     with pytest.raises(CaptionDataError, match=r"images='.*nowhere' is not a folder"):
-        load(tmp_path, images=tmp_path / "nowhere")
-    assert list(load(tmp_path, images=tmp_path / "elsewhere")) == ["a.jpg", "b.jpg"]
+        load(data, images=tmp_path / "nowhere")
+    assert list(load(data, images=photos)) == ["a.jpg", "b.jpg"]
+
+
+def test_a_photo_folder_beside_the_captions_is_found_where_it_is_the_only_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "text").mkdir()
+    make_folder(tmp_path / "text")
+    (tmp_path / "text" / "Images").rename(tmp_path / "pictures")
+    assert list(load(tmp_path / "text" / "captions.txt")) == ["a.jpg", "b.jpg"]
+    assert "photos found in" in caplog.text
+    (tmp_path / "others").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "others" / name).write_bytes(b"not these")
+    with pytest.raises(CaptionDataError, match=r"its photos may be in .*others, .*pictures; name one of them"):
+        load(tmp_path / "text" / "captions.txt")
 
 
 def test_photos_may_lie_in_subfolders(tmp_path: Path) -> None:
@@ -293,7 +315,7 @@ def test_photos_may_lie_in_subfolders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nowhere/captions.txt", "/nowhere/at/all", "../nowhere"])
 def test_a_source_that_is_not_there_lists_the_supported_forms(name: str) -> None:
     with pytest.raises(
-        CaptionDataError, match=r"no such file or folder; supported: a folder with captions\.txt .*COCO"
+        CaptionDataError, match=r"no such file or folder; supported: a folder or file .*captions\.txt.*COCO"
     ):
         load_captions(name)
 

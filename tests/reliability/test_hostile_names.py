@@ -13,8 +13,7 @@ from hard_images import encoded, photo
 
 import nic_hf
 from nic_hf.bulk.sources import PhotoSources
-from nic_hf.data.loading import _read_file
-from nic_hf.data.problems import CaptionDataError, Problems, SkippedItem
+from nic_hf.data import CaptionDataError, SkippedItem, load_captions
 from nic_hf.data.tar_shards import tar_rows
 from nic_hf.images_nic import load_photo
 
@@ -38,6 +37,10 @@ def caption_files(name: str) -> dict[str, str]:
         "dataset_coco.json": json.dumps(
             {"images": [{"filename": n, "sentences": [{"raw": "a cat"}]} for n in (name, "a.jpg")]}
         ),
+        "captions.jsonl": "\n".join(json.dumps({"image": n, "caption": "a cat"}) for n in (name, "a.jpg")),
+        "list.json": json.dumps([{"image": n, "caption": "a cat"} for n in (name, "a.jpg")]),
+        "names.json": json.dumps({name: ["a dog"], "a.jpg": ["a cat"]}),
+        "results.csv": f"image_name| comment_number| comment\n{name}| 0| a dog\na.jpg| 0| a cat\n",
         "captions_x.json": json.dumps(
             {
                 "images": [{"id": 1, "file_name": name}, {"id": 2, "file_name": "a.jpg"}],
@@ -56,11 +59,13 @@ def test_no_name_leads_out_of_the_photo_folder(name: str, file: str, tmp_path: P
         path.write_bytes(b"photo")
     (root / file).write_text(caption_files(name)[file])
     skipped: list[SkippedItem] = []
-    rows = _read_file(root / file, None, None, Problems("skip", skipped))
-    assert [row.path for row in rows] == [str(root / "Images" / "a.jpg")]
+    rows = load_captions(root / file, on_error="skip", skipped=skipped, cache_dir=tmp_path / "cache")
+    assert rows.with_format("arrow")[:]["image"].to_pylist() == [
+        {"bytes": None, "path": str(root / "Images" / "a.jpg")}
+    ]
     assert any("leads out of the photo folder" in str(item) for item in skipped), skipped
     with pytest.raises(CaptionDataError, match="leads out of the photo folder"):
-        _read_file(root / file, None, None, Problems("raise"))
+        load_captions(root / file, cache_dir=tmp_path / "cache")
 
 
 def test_nothing_of_an_archive_is_unpacked_and_its_links_are_not_followed(tmp_path: Path) -> None:

@@ -1,36 +1,101 @@
-"""Which columns of a table hold captions, and the captions in their cells."""
+"""Which columns of a table hold photos, captions and splits, and the captions in their cells."""
 
+import ast
+import functools
+import io
 import re
+import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .problems import RejectedError
 
-CAPTION_COLUMNS = ("captions", "caption", "sentences", "text")
+# By name, the likeliest first.
+IMAGE_COLUMNS = (
+    *("image", "file_name", "filename", "image_name", "image_path", "image_file", "image_filename", "file"),
+    *("file_path", "filepath", "path", "img", "img_name", "img_path", "img_file", "photo", "photo_name", "photo_path"),
+    *("photo_file", "picture", "image_id", "img_id", "photo_id"),
+)
+CAPTION_COLUMNS = (
+    *("captions", "caption", "sentences", "sentence", "text", "texts", "comments", "comment", "description"),
+    *("descriptions", "caption_text", "caption_str", "raw", "alt_text", "title"),
+)
+_SPLIT_COLUMNS = ("split", "set_name", "partition")
 
-_NUMBERED = re.compile(r"(?:caption|sentence|text)_?(\d+)")
+_NUMBERED = re.compile(r"(?:caption|sentence|text|comment|description)s?_?(\d+)")
+_IMAGE_WORDS = {"image", "images", "file", "filename", "photo", "picture", "img"}
+_CAPTION_WORDS = {"caption", "captions", "sentence", "text", "comment", "description"}
+_OTHER_WORDS = {"number", "id", "ids", "url", "count", "length", "len", "width", "height", "size", "lang", "language"}
 
 
-def caption_columns(columns: Iterable[str]) -> list[str]:
+class Columns(NamedTuple):
+    """Names of the columns that are read.
+
+    Attributes:
+        image: photo names; None where the photos themselves are in the table.
+        captions: captions, one column or several.
+        split: names of splits, where there is such a column.
+    """
+
+    image: str | None
+    captions: tuple[str, ...]
+    split: str | None
+
+
+@functools.lru_cache(maxsize=1000)  # records of JSON files bring their own columns, mostly the same
+def recognise(columns: tuple[str, ...], image: str | None = None, caption: str | None = None) -> Columns:
+    """Recognise image, caption and split columns by their names.
+
+    Args:
+        columns: all names.
+        image: name of the image column, where it is known.
+        caption: name of the caption column, or several with commas between, where it is known.
+
+    Raises:
+        RejectedError: there is no such column, or none that is recognised; the message lists those there are.
+    """
+    found = _named(columns, image)[0] if image else _image_column(columns)
+    rest = [name for name in columns if name != found]
+    return Columns(found, tuple(caption_columns(rest, caption, columns)), split_column(columns))
+
+
+def caption_columns(columns: Iterable[str], named: str | None = None, shown: Sequence[str] | None = None) -> list[str]:
     """Return the first of `CAPTION_COLUMNS` there is, or else all of `caption_0`, `caption_1`, ..., in that order.
 
     >>> caption_columns(["image", "caption_1", "caption_0"])
     ['caption_0', 'caption_1']
 
+    Args:
+        columns: all names.
+        named: name of the caption column, or several with commas between, where it is known.
+        shown: all columns of the table, for messages.
+
     Raises:
         RejectedError: there is neither.
     """
     columns = list(columns)
+    if named:
+        return _named(columns, named)
+    plain = {_plain(name): name for name in reversed(columns)}
     for name in CAPTION_COLUMNS:
-        if name in columns:
-            return [name]
-    numbered = [(int(match[1]), match[0]) for match in map(_NUMBERED.fullmatch, columns) if match]
-    if not numbered:
-        raise RejectedError(
-            f"no caption column: expected one of {', '.join(CAPTION_COLUMNS)}, or caption_0, caption_1, ..., "
-            f"and found {', '.join(columns) or 'no columns'}"
-        )
-    return [name for _, name in sorted(numbered)]
+        if name in plain:
+            return [plain[name]]
+    numbered = [(int(match[1]), plain[match[0]]) for match in map(_NUMBERED.fullmatch, plain) if match]
+    if numbered:
+        return [name for _, name in sorted(numbered)]
+    likely = [plain[name] for name in plain if _words(name) & _CAPTION_WORDS and not _words(name) & _OTHER_WORDS]
+    if len(likely) == 1:
+        return likely
+    raise RejectedError(
+        f"no caption column: expected one of {', '.join(CAPTION_COLUMNS[:9])}, or caption_0, caption_1, ..., "
+        f"and found {', '.join(shown or columns) or 'no columns'}"
+    )
+
+
+def split_column(columns: Iterable[str]) -> str | None:
+    """The column that names each row's split, None where there is none."""
+    plain = {_plain(name): name for name in columns}
+    return next((plain[name] for name in _SPLIT_COLUMNS if name in plain), None)
 
 
 def cell_captions(cells: Sequence[Any]) -> Iterator[Any]:
@@ -44,3 +109,64 @@ def cell_captions(cells: Sequence[Any]) -> Iterator[Any]:
             continue
         for value in cell if isinstance(cell, list) else [cell]:
             yield value["raw"] if isinstance(value, Mapping) and "raw" in value else value
+
+
+def listed(cell: str) -> str | list[str]:
+    """The captions of a cell into which pandas or NumPy wrote a list; any other text as it is.
+
+    >>> listed("['a dog', \\"a dog's bed\\"]"), listed("[a dog]")
+    (['a dog', "a dog's bed"], '[a dog]')
+    """
+    text = cell.strip()
+    if not (text.startswith("[") and text.endswith("]") and len(text) > 2 and text[1:].lstrip()[:1] in "'\""):
+        return cell
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+        # One by one: NumPy puts no commas between texts, and Python would join them to one.
+        captions = [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return cell
+    others = {token.string for token in tokens if token.type not in (tokenize.STRING, tokenize.NL, tokenize.NEWLINE)}
+    if others <= {"[", "]", ",", ""} and all(isinstance(caption, str) for caption in captions):
+        return captions
+    return cell
+
+
+def _image_column(columns: Sequence[str]) -> str:
+    plain = {_plain(name): name for name in reversed(columns)}
+    for name in IMAGE_COLUMNS:
+        if name in plain:
+            return plain[name]
+    unlikely = _OTHER_WORDS | _CAPTION_WORDS
+    likely = [plain[name] for name in plain if _words(name) & _IMAGE_WORDS and not _words(name) & unlikely]
+    if len(likely) == 1:
+        return likely[0]
+    raise RejectedError(
+        f"no image column: expected one of {', '.join(IMAGE_COLUMNS[:5])}, ... "
+        f"and found {', '.join(columns) or 'no columns'}"
+    )
+
+
+def _named(columns: Sequence[str], names: str) -> list[str]:
+    plain = {_plain(name): name for name in reversed(columns)}
+    found = []
+    for name in names.split(","):
+        column = name.strip() if name.strip() in columns else plain.get(_plain(name))
+        if column is None:
+            raise RejectedError(f"no column {name.strip()!r}: the columns are {', '.join(columns) or 'none'}")
+        found.append(column)
+    return found
+
+
+def _plain(name: str) -> str:
+    """A name in lower case with underscores: "Image Name", "imageName" and "image-name" are one.
+
+    >>> _plain(" Image Name"), _plain("fileName")
+    ('image_name', 'file_name')
+    """
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip(" \"'\t\ufeff"))
+    return re.sub(r"[\s-]+", "_", name).lower()
+
+
+def _words(name: str) -> set[str]:
+    return set(name.split("_"))

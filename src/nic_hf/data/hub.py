@@ -1,17 +1,18 @@
 """Anything Hugging Face Datasets opens: a Hub id, a local folder of parquet files, a data set already in memory."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from .columns import caption_columns, cell_captions
-from .problems import SUPPORTED, CaptionDataError, Problems, RejectedError
-from .splits import canonical_split, check_split
-from .storage import dataset_of_captions
+from .columns import caption_columns, cell_captions, split_column
+from .problems import SUPPORTED, CaptionDataError, Problems, RejectedError, SkippedItem
+from .sources import SourceOptions
+from .splits import SPLITS, canonical_split, check_split, choose_split
+from .storage import dataset_of_captions, dataset_of_shards
 from .text import clean_caption
 
 ID_COLUMNS = ("image_id", "id", "filename", "file_name", "image_name")
@@ -34,29 +35,68 @@ def open_data(source: str, cache_dir: Path | None) -> Dataset | DatasetDict:
         raise CaptionDataError(f"{source}: {what} ({error}); supported: {SUPPORTED}") from error
 
 
+def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset:
+    """Read the photos and captions of local tar files into an Arrow file.
+
+    Raises:
+        CaptionDataError: one of them is on another machine.
+    """
+    remote = next((shard for shard in shards if "://" in shard), None)
+    if remote is not None:
+        raise CaptionDataError(f"{remote}: not on this machine; stream_captions reads it without a copy")
+    return dataset_of_shards(shards, cache_dir)
+
+
 def read_dataset(
-    data: Dataset | DatasetDict, split: str | None, problems: Problems, cache_dir: Path | None, label: str
-) -> Dataset:
+    data: Dataset | DatasetDict,
+    split: str | None,
+    options: SourceOptions,
+    problems: Problems,
+    cache_dir: Path | None,
+    label: str,
+) -> tuple[Dataset, str | None, str]:
     """Bring a data set into the form image, image_id, captions; image bytes stay where they are, uncopied.
 
     The image id is the first of the columns image_id, id, filename, file_name, image_name, or else the row number.
     Rows with one id are one image: the first row's image with the captions of all. Without a split, all splits are
-    put together in their order.
+    put together in their order. A column `split` tells the splits of a data set that has one itself, at most.
 
     Args:
         data: A data set, or several by split.
         split: Canonical name of the split, or None for all.
+        options: Names of columns, and how to split.
         problems: Takes the rows that cannot be used.
         cache_dir: Where the gathered captions are written.
         label: Name of the data set in messages.
 
+    Returns:
+        The data set, how it was split (see [`splits.Choice`]), and `label`.
+
     Raises:
         CaptionDataError: unknown split, no image or caption column, or a row that cannot be used.
     """
-    table = _chosen(data, split, label).with_format(None)
+    parts: dict[str | None, Dataset] = {}
+    if isinstance(data, Dataset):
+        parts[None if data.split is None else canonical_split(str(data.split))] = data
+    else:
+        parts.update((canonical_split(name), part) for name, part in data.items())
+    names, wanted = list(parts), split
+    if wanted is not None and len(names) > 1:
+        held_out = {"train", "validation"} if "train" in names else set()
+        check_split(wanted, {*names, *held_out}, label)  # type: ignore[arg-type]
+        # Held out of train, validation is of the same rows.
+        whole = wanted in names and (wanted != "train" or "validation" in names)
+        parts = {wanted: parts[wanted]} if whole else {"train": parts["train"]}
+        wanted = None if whole else wanted
     try:
-        image_column = _image_column(table)
-        columns = caption_columns(name for name in table.column_names if name != image_column)
+        table = next(iter(parts.values())) if len(parts) == 1 else concatenate_datasets(list(parts.values()))
+    except ValueError as error:
+        raise CaptionDataError(f"{label}: the splits do not fit together: {error}; name one split") from error
+    table = table.with_format(None)
+    try:
+        image_column = _image_column(table, options.image_column)
+        others = [name for name in table.column_names if name != image_column]
+        columns = caption_columns(others, options.caption_column)
     except RejectedError as rejected:
         raise CaptionDataError(f"{label}: {rejected}") from None
     images = table.select_columns([image_column]).cast_column(image_column, Image())
@@ -79,33 +119,49 @@ def read_dataset(
             for value in cell_captions(cells):
                 with problems.at(label, entry=place, name=image_id):
                     gathered.append(clean_caption(value))
+    if "problem" in table.column_names:  # of tar shards
+        for row, problem in enumerate(table["problem"]):
+            if problem:
+                problems.add(SkippedItem(label, None, None, problem.removeprefix(f"{label}: ")), image_ids[row])
 
+    rule, chosen = None, set(first_row)
+    if wanted is not None:
+        by_split = _by_split(table, first_row) if len(names) == 1 else None
+        by_split = by_split or {name: list(first_row) if name in parts else [] for name in names}
+        chosen, rule = choose_split(by_split, wanted, options.shares, label)
     kept = []
     for image_id, row in first_row.items():
+        if image_id not in chosen:
+            continue
         with problems.at(label, entry=f"row {row}", name=image_id):
             if not captions[row]:
                 raise RejectedError("the photo has no caption that can be used")
             kept.append(row)
+    problems.settle(elsewhere=first_row.keys() - chosen)
     dataset = concatenate_datasets([images, dataset_of_captions(image_ids, captions, cache_dir)], axis=1)
-    return dataset if len(kept) == len(dataset) else dataset.select(kept)
+    return (dataset if len(kept) == len(dataset) else dataset.select(kept)), rule, label
 
 
-def _chosen(data: Dataset | DatasetDict, split: str | None, label: str) -> Dataset:
-    if isinstance(data, Dataset):
-        own = None if data.split is None else canonical_split(str(data.split))
-        if split is not None:
-            check_split(split, [] if own is None else [own], label)
-        return data
-    if split is not None:
-        check_split(split, map(canonical_split, data), label)
-    parts = [part for name, part in data.items() if split is None or canonical_split(name) == split]
-    try:
-        return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-    except ValueError as error:
-        raise CaptionDataError(f"{label}: the splits do not fit together: {error}; name one split") from error
+def _by_split(table: Dataset, first_row: Mapping[str, int]) -> dict[str | None, list[str]] | None:
+    """Image ids by what a column `split` says; None where there is no such column of texts."""
+    column = split_column(table.column_names)
+    if column is None:
+        return None
+    names = table.select_columns([column])[column][:]
+    if not any(isinstance(name, str) and canonical_split(name) in SPLITS for name in names):
+        return None
+    found: dict[str | None, list[str]] = {}
+    for image_id, row in first_row.items():
+        name = names[row]
+        found.setdefault(canonical_split(name) if isinstance(name, str) else None, []).append(image_id)
+    return found
 
 
-def _image_column(table: Dataset) -> str:
+def _image_column(table: Dataset, named: str | None) -> str:
+    if named is not None:
+        if named not in table.column_names:
+            raise RejectedError(f"no column {named!r}: the columns are {', '.join(table.column_names) or 'none'}")
+        return named
     if "image" in table.column_names:
         return "image"
     typed = [name for name, feature in table.features.items() if isinstance(feature, Image)]

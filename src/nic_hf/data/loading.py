@@ -2,23 +2,22 @@
 
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .coco import read_coco
-from .flickr import KAGGLE_FILE, TOKEN_FILES, is_token_file, read_kaggle, read_token
-from .imagefolder import METADATA_FILES, metadata_files, read_imagefolder
-from .karpathy import KARPATHY_FILES, read_karpathy
-from .photos import Row
-from .problems import SUPPORTED, CaptionDataError, OnError, Problems, SkippedItem
-from .splits import canonical_split
-from .text import read_json
+from .photos import Row, find_photos
+from .problems import SUPPORTED, CaptionDataError, OnError, Problems, SkippedItem, say_once
+from .sources import CAPTION_SUFFIXES, METADATA_FILES, Part, SourceOptions, find_parts, read_part
+from .splits import ALL, Choice, SplitShares, canonical_split, choose_split
+from .tar_shards import TAR_SUFFIXES, find_shards
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+    from .photos import CaptionedPhoto, CaptionFile
+
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".token", ".txt", ".zip")
 
 
 def load_captions(
@@ -26,11 +25,16 @@ def load_captions(
     split: str | None = None,
     *,
     images: str | os.PathLike[str] | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    dev_share: float = 0.1,
+    test_share: float = 0.1,
+    split_seed: int = 0,
     on_error: OnError = "raise",
     skipped: list[SkippedItem] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> "Dataset":
-    """Load photos with their captions, one row a photo.
+    """Load photos with their captions, one row per photo.
 
     Photos are not opened here: that each is there and is not empty is checked, and it is decoded when its row is read.
     The rows live in a memory-mapped Arrow file under `cache_dir`, so the data set takes the same memory whatever its
@@ -39,19 +43,33 @@ def load_captions(
     Args:
         source: One of
 
-            - a folder with `captions.txt` (Kaggle's Flickr8k: CSV, header `image,caption`), or that file;
-            - a folder with `Flickr8k.token.txt` (lines `name.jpg#k<TAB>caption`), or such a file. Both forms look for
-              photos beside the file, in `Images/`, `Flicker8k_Dataset/` and the like, and for the official split
-              lists `Flickr_8k.trainImages.txt`, `.devImages.txt`, `.testImages.txt`;
-            - a Karpathy JSON file (`dataset_coco.json`), its "restval" counting as "train", or a folder with one;
-            - a COCO captions JSON file (`captions_val2017.json`), which is one split by itself;
-            - a folder with `metadata.csv` or `metadata.jsonl`: `file_name`, and `caption`, `captions`, `sentences` or
-              `text`, or `caption_0`, `caption_1`, ...; folders `train`, `validation`, `test` in it are the splits;
+            - a folder or file of captions as Kaggle, Flickr8k and Flickr30k have it: `captions.txt`,
+              `Flickr8k.token.txt` (lines `name.jpg#k<TAB>caption`), `results.csv` (rows `name| number| caption`). The
+              official lists `Flickr_8k.trainImages.txt`, `.devImages.txt` and `.testImages.txt` are used where they
+              are in the same folder;
+            - any CSV, TSV, JSON or JSONL file, or a folder with one, that has an image and a caption column (`image`,
+              `file_name`, ... and `caption`, `captions`, `text`, ..., or `caption_0`, `caption_1`, ...), one caption
+              or a list of them in a row. Files named after splits (`train.json`, `val.json`) are those splits, and a
+              column `split` names each row's;
+            - a Karpathy JSON file (`dataset_coco.json`), its "restval" counting as "train"; a COCO captions JSON file,
+              or COCO's folder with `annotations/captions_train2017.json` and so on;
+            - a folder with `metadata.csv` or `metadata.jsonl`, or with a text file for each photo, a caption a line;
+              folders `train`, `validation`, `test` in it are the splits;
+            - tar shards of `key.jpg` and `key.txt` or `key.json`: a file, a folder of them or a pattern;
             - a Hub id or a local folder that `datasets.load_dataset` opens, or a `Dataset` or `DatasetDict`, with an
               image column and caption columns named as above.
-        split: "train", "validation" (also spelled "dev" or "val"), "test", or another that the source has. None takes
-            all photos, those in no split too.
-        images: Folder of the photos, where it is not beside the captions.
+
+            Photos are looked for in the usual places near the captions.
+        split: "train", "validation" (also spelled "dev" or "val"), "test", or another that the source has. None and
+            "all" take all photos, those in no split too.
+        images: Folder of the photos, where it is not found.
+        image_column: Name of the column of photo names, where it is not recognised.
+        caption_column: Name of the column of captions, or several with commas between, where it is not recognised.
+        dev_share: Share of the validation split where the source has none. A source without splits is split by a hash
+            of its image ids, and one with train alone likewise; of a source with train and test, validation is held
+            out of train. Photos known to be Flickr8k's are split as its official lists have it. The log says which.
+        test_share: Share of the test split where the source has no splits, or train alone.
+        split_seed: Seed of that hash.
         on_error: "raise" stops at the first fault. "skip" leaves out the line, caption or photo at fault, and nothing
             else, and logs a warning with the first of them. A photo left without captions is left out as well.
         skipped: List that takes a `SkippedItem` for each item left out.
@@ -59,11 +77,13 @@ def load_captions(
 
     Returns:
         A `datasets.Dataset` in the order of the source, with `image` (`datasets.Image`), `image_id` (str, unique) and
-        `captions` (list of str in the order of the source, without white space at their ends).
+        `captions` (list of str in the order of the source, without white space at their ends). `info.description` says
+        how a source without splits was split.
 
     Raises:
         CaptionDataError: the source is in no supported form, or something in it cannot be used; the message says which
-            file, line or entry, and what was expected. Two split lists that share a photo are never skipped.
+            file, line or entry, and what was expected. A photo in two splits is never skipped.
+        ValueError: the shares leave nothing to train on.
         ImportError: the package `datasets` is not installed.
 
     Example:
@@ -80,83 +100,115 @@ def load_captions(
     from . import hub, storage
 
     problems = Problems(on_error, skipped)
-    split = None if split is None else canonical_split(split)
-    photos = None if images is None else Path(images).expanduser()
+    wanted = None if split is None or split == ALL else canonical_split(split)
+    options = SourceOptions(
+        None if images is None else Path(images).expanduser(),
+        image_column,
+        caption_column,
+        SplitShares(dev_share, test_share, split_seed),
+    )
     cache = None if cache_dir is None else Path(cache_dir).expanduser()
-
-    if isinstance(source, (str, os.PathLike)):
-        label = os.fspath(Path(source).expanduser()) if Path(source).expanduser().exists() else os.fspath(source)
-        rows = _read_rows(label, split, photos, problems)
-    elif isinstance(source, (Dataset, DatasetDict)):
-        label = type(source).__name__
-        rows = None
-    else:
+    if isinstance(source, (Dataset, DatasetDict)):
+        _refuse_images(images, type(source).__name__)
+        return _checked(*hub.read_dataset(source, wanted, options, problems, cache, type(source).__name__))
+    if not isinstance(source, (str, os.PathLike)):
         raise CaptionDataError(f"cannot load captions from a {type(source).__name__}; supported: {SUPPORTED}")
+    path = Path(source).expanduser()
+    label = os.fspath(path if path.exists() else source)
+    parts = _parts(path, label, options)
+    if parts:
+        rows, rule = rows_of(parts, wanted, options, problems, label)
+        return _checked(storage.dataset_of_photos(rows, cache), rule, label) if rows else _empty(label)
+    _refuse_images(images, label)
+    shards = find_shards(label, None)
+    data = hub.open_shards(shards, cache) if shards else hub.open_data(label, cache)
+    return _checked(*hub.read_dataset(data, wanted, options, problems, cache, label))
 
-    if rows is not None:
-        _check_not_empty(len(rows), label, problems)
-        dataset = storage.dataset_of_photos(rows, cache)
+
+def _parts(path: Path, label: str, options: SourceOptions) -> list[Part]:
+    """The files that are read here; none where it is tar files, or for Hugging Face Datasets to open."""
+    if path.is_dir():
+        return find_parts(path, options)
+    if path.is_file():
+        if path.name in METADATA_FILES:
+            return [Part(path, root=path.parent)]
+        return [] if path.name.lower().endswith(TAR_SUFFIXES) else [Part(path)]
+    is_hub_id = _HUB_ID.fullmatch(label) and path.suffix not in (*CAPTION_SUFFIXES, ".parquet", ".zip")
+    if is_hub_id or label.lower().endswith(TAR_SUFFIXES):
+        return []
+    raise CaptionDataError(f"{label}: no such file or folder; supported: {SUPPORTED}")
+
+
+def rows_of(
+    parts: list[Part], wanted: str | None, options: SourceOptions, problems: Problems, label: str
+) -> tuple[list[Row], str | None]:
+    """Read the photos of a split from files of captions.
+
+    Returns:
+        The photos, and how the source was split (see [`splits.Choice`]).
+
+    Raises:
+        CaptionDataError: as `load_captions`.
+    """
+    ids: dict[str | None, list[str]] = defaultdict(list)
+    if wanted is not None and {wanted, "train", "validation"} <= (splits := {part.split for part in parts}):
+        ids |= {split: [] for split in splits}
+        parts = [part for part in parts if part.split == wanted]  # each split has its files, and no other is asked
+    files = [read_part(part, options, problems) for part in parts]
+    owners: dict[str, tuple[CaptionFile, CaptionedPhoto]] = {}
+    for part, found in zip(parts, files, strict=True):
+        for image_id, photo in found.photos.items():
+            if image_id in owners:
+                image_id = photo.image_id = _other_id(image_id, part, found, photo, *owners[image_id])
+            owners[image_id] = found, photo
+            ids[photo.split].append(image_id)
+    if wanted is None:
+        choice = Choice(set(owners))
     else:
-        if photos is not None:
-            raise CaptionDataError(f"{label}: images= has no meaning here: this data set brings its own photos")
-        data = source if isinstance(source, (Dataset, DatasetDict)) else hub.open_data(label, cache)
-        dataset = hub.read_dataset(data, split, problems, cache, label)
-        _check_not_empty(len(dataset), label, problems)
-    problems.report()
+        choice = choose_split(ids, wanted, options.shares, label)
+        if len(ids) > 1 and ids.get(None):
+            say_once(f"{label}: {len(ids[None]):,} photos are in no split")
+    rows: list[Row] = []
+    for found in files:
+        photos = [photo for photo in found.photos.values() if photo.image_id in choice.ids]
+        if photos:
+            rows += find_photos(found, photos, options.images, problems)
+    problems.settle(elsewhere=owners.keys() - choice.ids)
+    return rows, choice.rule
+
+
+def _other_id(
+    image_id: str,
+    part: Part,
+    found: "CaptionFile",
+    photo: "CaptionedPhoto",
+    file: "CaptionFile",
+    first: "CaptionedPhoto",
+) -> str:
+    """An id for a photo of a file, where a photo of another file has the same.
+
+    Raises:
+        CaptionDataError: it is the same photo, in two splits.
+    """
+    if photo.split != first.split and (photo.names, list(found.folders)) == (first.names, list(file.folders)):
+        raise CaptionDataError(
+            f"{image_id} is in two splits: {file.file} ({first.split}) and {found.file} ({photo.split}); "
+            "a photo may be in one only"
+        )
+    return f"{photo.split or part.path.stem}/{image_id}"
+
+
+def _checked(dataset: "Dataset", rule: str | None, label: str) -> "Dataset":
+    if not len(dataset):
+        _empty(label)
+    dataset.info.description = rule or ""
     return dataset
 
 
-def _read_rows(source: str, split: str | None, images: Path | None, problems: Problems) -> list[Row] | None:
-    """Return the rows of a form that is read here, or None where Hugging Face Datasets has to open the source."""
-    path = Path(source)
-    if path.is_dir():
-        return _read_folder(path, split, images, problems)
-    if path.is_file():
-        return _read_file(path, split, images, problems)
-    if _HUB_ID.fullmatch(source) and path.suffix not in _FILE_SUFFIXES:
-        return None
-    raise CaptionDataError(f"{source}: no such file or folder; supported: {SUPPORTED}")
+def _refuse_images(images: object, label: str) -> None:
+    if images is not None:
+        raise CaptionDataError(f"{label}: images= has no meaning here: this data set brings its own photos")
 
 
-def _read_folder(folder: Path, split: str | None, images: Path | None, problems: Problems) -> list[Row] | None:
-    for name in (KAGGLE_FILE, *TOKEN_FILES, *KARPATHY_FILES):
-        if (folder / name).is_file():
-            return _read_file(folder / name, split, images, problems)
-    if metadata_files(folder):
-        return read_imagefolder(folder, split, images, problems)
-    return None
-
-
-def _read_file(file: Path, split: str | None, images: Path | None, problems: Problems) -> list[Row]:
-    if file.suffix == ".json":
-        return _read_json(file, split, images, problems)
-    if file.name in METADATA_FILES:
-        return read_imagefolder(file.parent, split, images, problems)
-    if file.suffix not in (".csv", ".token", ".txt"):
-        raise CaptionDataError(f"{file}: not a captions file; supported: {SUPPORTED}")
-    read = read_token if is_token_file(file) else read_kaggle
-    return read(file, split, images, problems)
-
-
-def _read_json(file: Path, split: str | None, images: Path | None, problems: Problems) -> list[Row]:
-    document = read_json(file)
-    entries = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(entries, list):
-        found = f"the keys {', '.join(document)}" if isinstance(document, dict) else f"a {type(document).__name__}"
-        raise CaptionDataError(f'{file}: expected a JSON object with a list "images" and found {found}')
-    if not entries:
-        raise CaptionDataError(f'{file}: the list "images" is empty')
-    if isinstance(document.get("annotations"), list):
-        return read_coco(file, document, split, images, problems)
-    if any(isinstance(entry, dict) and "sentences" in entry for entry in entries):
-        return read_karpathy(file, document, split, images, problems)
-    raise CaptionDataError(
-        f'{file}: expected "sentences" in each image (Karpathy) or a list "annotations" beside "images" (COCO) and '
-        f"found neither; the keys are {', '.join(document)}"
-    )
-
-
-def _check_not_empty(rows: int, label: str, problems: Problems) -> None:
-    if not rows:
-        problems.report()
-        raise CaptionDataError(f"{label}: no photo with a caption that can be used")
+def _empty(label: str) -> "Dataset":
+    raise CaptionDataError(f"{label}: no photo with a caption that can be used")

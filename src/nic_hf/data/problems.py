@@ -1,7 +1,10 @@
 """What can be wrong with caption data, and what becomes of it: an error, or an item left out and reported."""
 
+import functools
 import logging
 import os
+from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,14 +15,19 @@ OnError = Literal["raise", "skip"]
 ITEMS_IN_WARNING = 20
 
 SUPPORTED = (
-    "a folder with captions.txt (header image,caption) or Flickr8k.token.txt beside a folder of photos, or one of "
-    "these files; a Karpathy or COCO captions JSON file; a folder of photos with metadata.csv or metadata.jsonl; a "
-    "folder or Hub id that datasets.load_dataset opens; a Dataset or DatasetDict"
+    "a folder or file of captions as Kaggle, Flickr8k and Flickr30k have it (captions.txt, Flickr8k.token.txt, "
+    "results.csv); any CSV, TSV, JSON or JSONL file with an image and a caption column; Karpathy or COCO JSON, or "
+    "COCO's own folder; a folder of photos with metadata.csv or metadata.jsonl, or with a .txt file for each photo; "
+    "tar shards; a folder or Hub id that datasets.load_dataset opens; a Dataset or DatasetDict"
 )
 
 
 class CaptionDataError(ValueError):
     """Caption data that cannot be used; the message names the file, the place in it, and what was expected there."""
+
+
+class NoCaptionsError(CaptionDataError):
+    """A file that holds no captions at all."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,16 @@ class RejectedError(Exception):
     """Says why the item at hand cannot be used; `Problems.at` adds where that item is."""
 
 
+@functools.lru_cache(maxsize=1000)
+def say_once(text: str) -> None:
+    """Log a warning, once in a process: train, validation and test are often loaded one after another."""
+    logger.warning("%s", text)
+
+
 class Problems:
-    """Turns rejected items into an error (`on_error="raise"`) or into a list of skipped items (`"skip"`).
+    """Collects what cannot be used; `settle` makes an error of it (`on_error="raise"`) or skipped items (`"skip"`).
+
+    It waits until it is known which photos are wanted: faults of photos in other splits do not concern the caller.
 
     Raises:
         ValueError: `on_error` is neither "raise" nor "skip".
@@ -62,7 +78,8 @@ class Problems:
             raise ValueError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
         self._on_error = on_error
         self._skipped = skipped
-        self._items: list[SkippedItem] = []
+        self._items: list[tuple[SkippedItem, str | None]] = []
+        self._left_out: Counter[tuple[str, str]] = Counter()
 
     def at(
         self,
@@ -71,39 +88,53 @@ class Problems:
         line: int | None = None,
         name: str | None = None,
         entry: str | None = None,
+        photo: str | None = None,
     ) -> "_Place":
         """Name the item that the body of a `with` works on; a `RejectedError` raised there ends the body only.
 
-        Raises:
-            CaptionDataError: on leaving the body, where it rejected the item and `on_error` is "raise".
+        Args:
+            file, line, name, entry: see [`SkippedItem`].
+            photo: id of the photo concerned, where it is not `name`.
         """
-        return _Place(self, file, line, name, entry)
+        return _Place(self, file, line, name, entry, photo)
 
-    def add(self, item: SkippedItem) -> None:
-        """Take an item that cannot be used.
+    def add(self, item: SkippedItem, photo: str | None = None) -> None:
+        """Take an item that cannot be used, of the photo of that id."""
+        self._items.append((item, photo))
+
+    def leave_out(self, file: str | os.PathLike[str], what: str, number: int = 1) -> None:
+        """Count what is left out by right, such as captions that the data set's makers rejected."""
+        self._left_out[os.fspath(file), what] += number
+
+    def settle(self, elsewhere: Container[str] = ()) -> None:
+        """Raise the first problem, or log them all.
+
+        Args:
+            elsewhere: ids of photos that are not wanted, whose problems do not count.
 
         Raises:
-            CaptionDataError: `on_error` is "raise".
+            CaptionDataError: `on_error` is "raise" and there is a problem.
         """
-        if self._on_error == "raise":
-            raise CaptionDataError(str(item)) from None
-        self._items.append(item)
-        if self._skipped is not None:
-            self._skipped.append(item)
-
-    def report(self) -> None:
-        """Log one warning with the number of skipped items and the first of them."""
-        if not self._items:
+        items = [item for item, photo in self._items if photo is None or photo not in elsewhere]
+        self._items = []
+        if items and self._on_error == "raise":
+            more = f" (and {len(items) - 1:,} more faults)" if len(items) > 1 else ""
+            raise CaptionDataError(f'{items[0]}{more}; on_error="skip" leaves out what is at fault')
+        for (file, what), number in self._left_out.items():
+            say_once(f"{file}: {number:,} {what} left out")
+        if not items:
             return
-        shown = [f"  {item}" for item in self._items[:ITEMS_IN_WARNING]]
-        if len(self._items) > ITEMS_IN_WARNING:
-            shown.append(f"  ... and {len(self._items) - ITEMS_IN_WARNING} more")
-        logger.warning("%d item(s) of the caption data skipped:\n%s", len(self._items), "\n".join(shown))
+        if self._skipped is not None:
+            self._skipped.extend(items)
+        shown = [f"  {item}" for item in items[:ITEMS_IN_WARNING]]
+        if len(items) > ITEMS_IN_WARNING:
+            shown.append(f"  ... and {len(items) - ITEMS_IN_WARNING:,} more")
+        logger.warning("%d item(s) of the caption data skipped:\n%s", len(items), "\n".join(shown))
 
 
 # A class and not a contextlib.contextmanager: it is entered once or twice for every caption.
 class _Place:
-    __slots__ = ("_entry", "_file", "_line", "_name", "_problems")
+    __slots__ = ("_entry", "_file", "_line", "_name", "_photo", "_problems")
 
     def __init__(
         self,
@@ -112,12 +143,14 @@ class _Place:
         line: int | None,
         name: str | None,
         entry: str | None,
+        photo: str | None,
     ):
         self._problems = problems
         self._file = file
         self._line = line
         self._name = name
         self._entry = entry
+        self._photo = photo
 
     def __enter__(self) -> None:
         pass
@@ -126,5 +159,5 @@ class _Place:
         if not isinstance(error, RejectedError):
             return False
         item = SkippedItem(os.fspath(self._file), self._line, self._name, str(error), self._entry)
-        self._problems.add(item)
+        self._problems.add(item, self._photo or self._name)
         return True

@@ -1,21 +1,76 @@
-"""Names of splits, and the official split lists of Flickr8k."""
+"""Names of splits, lists of photo names, and how a source without splits is split."""
 
-from collections.abc import Iterable
+import hashlib
+import math
+import unicodedata
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file
 
 from .photos import safe_name
-from .problems import CaptionDataError, Problems, RejectedError
+from .problems import CaptionDataError, Problems, RejectedError, say_once
 from .text import read_lines
 
-_SYNONYMS = {"dev": "validation", "val": "validation", "valid": "validation"}
+SPLITS = ("train", "validation", "test")
+ALL = "all"
+
+_SYNONYMS = {
+    **dict.fromkeys(("training", "restval"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "devel", "development", "eval"), "validation"),
+    "testing": "test",
+}
 
 FLICKR8K_LISTS = {
     "train": "Flickr_8k.trainImages.txt",
     "validation": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
+# CRC-32 of the names of photos in each of Flickr8k's official splits; `benchmarks/flickr8k_split.py` writes it.
+_FLICKR8K_NAMES = Path(__file__).with_name("flickr8k_split.safetensors")
+# 91 of its 8,091 photos are in no split.
+_KNOWN_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class SplitShares:
+    """How photos without splits are shared out.
+
+    Attributes:
+        dev: share of the validation split, from 0 to below 1.
+        test: share of the test split.
+        seed: of the hash; another one gives other splits.
+
+    Raises:
+        ValueError: the shares leave nothing to train on.
+    """
+
+    dev: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.dev, self.test) < 0 or self.dev + self.test >= 1:
+            raise ValueError(
+                f"dev_share {self.dev} and test_share {self.test} must be 0 or more, and together less than 1"
+            )
+
+
+class Choice(NamedTuple):
+    """The photos of a split.
+
+    Attributes:
+        ids: their ids.
+        rule: how the source was split, for logs and model cards; None where it has the splits itself.
+    """
+
+    ids: set[str]
+    rule: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,12 +87,13 @@ class SplitList:
 
 
 def canonical_split(split: str) -> str:
-    """Return "validation" for its other spellings, and any other name as it is.
+    """Return "train", "validation" or "test" for other spellings of them, and any other name as it is.
 
-    >>> canonical_split("dev"), canonical_split("train")
-    ('validation', 'train')
+    >>> canonical_split("dev"), canonical_split("Train"), canonical_split("extra")
+    ('validation', 'train', 'extra')
     """
-    return _SYNONYMS.get(split, split)
+    lower = split.strip().lower()
+    return _SYNONYMS.get(lower, lower if lower in SPLITS else split)
 
 
 def check_split(split: str, available: Iterable[str], where: str) -> None:
@@ -53,8 +109,74 @@ def check_split(split: str, available: Iterable[str], where: str) -> None:
         raise CaptionDataError(f"{where}: no split {split!r}; available: {', '.join(names)}")
 
 
-def read_flickr8k_lists(folder: Path, problems: Problems) -> dict[str, SplitList]:
-    """Read the split lists that are in `folder`.
+def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares: SplitShares, where: str) -> Choice:
+    """Choose the photos of a split from a source that may have splits, some of them, or none.
+
+    - A source with splits keeps them. Where it has no validation split, or train alone, the rest is held out of train.
+    - Flickr8k's photos without split lists are split as the official lists have it.
+    - All other photos are split by a hash of their ids.
+
+    Args:
+        parts: ids of photos by the split that the source puts them in; None for those in no split.
+        wanted: canonical name of a split.
+        shares: for the hash.
+        where: the source, for messages.
+
+    Raises:
+        CaptionDataError: there is no such split, or too few photos for it.
+    """
+    named = {split: ids for split, ids in parts.items() if split is not None}
+    if len(named) == 1 and "train" not in named and parts.get(None):  # a list of test photos, say, and all others
+        named["train"] = parts[None]
+    names = set(named)
+    if wanted in names and (wanted != "train" or "validation" in names) and len(names) > 1:
+        return Choice(set(named[wanted]))
+    if len(names) > 1:
+        if "train" not in names or wanted not in ("train", "validation"):
+            check_split(wanted, names | ({"train", "validation"} if "train" in names else set()), where)
+        pool, shares = named["train"], SplitShares(shares.dev, 0, shares.seed)
+    else:
+        pool = next(iter(named.values()), parts.get(None, ()))
+        if wanted not in SPLITS:
+            if wanted in names:
+                return Choice(set(pool))
+            check_split(wanted, SPLITS, where)
+        official = _official(pool)
+        if official is not None:
+            return _said(where, official, wanted, "Flickr8k's official split, by the photos' names")
+    reason, what = ("no validation split", "train") if names else ("no splits", "photos")
+    if len(names) == 1:
+        reason, what = f"no split but {next(iter(names))!r}", "photos"
+    rule = f"{reason}: {what} split by a hash of their ids (seed {shares.seed})"
+    return _said(where, hashed_splits(pool, shares), wanted, rule)
+
+
+def hashed_splits(image_ids: Iterable[str], shares: SplitShares) -> dict[str, list[str]]:
+    """Split photos by a hash of their ids: the same on every machine, whatever their order.
+
+    A photo keeps its split where others are added or removed. Only where there are few, and chance gives validation
+    or test less than half or more than twice its share, do the photos nearest to the border change sides.
+
+    >>> {name: len(ids) for name, ids in hashed_splits(map(str, range(1000)), SplitShares()).items()}
+    {'train': 803, 'validation': 96, 'test': 101}
+    """
+    place = {image_id: _place(image_id, shares.seed) for image_id in image_ids}
+    order = sorted(place, key=lambda image_id: (place[image_id], image_id))
+    counts = {}
+    left = len(order) - 1
+    for split, share, number in (
+        ("validation", shares.dev, sum(value < shares.dev for value in place.values())),
+        ("test", shares.test, sum(value >= 1 - shares.test for value in place.values())),
+    ):
+        least, most = math.ceil(share * len(order) / 2), math.ceil(share * len(order) * 2)
+        counts[split] = max(0, min(left, most, max(number, least)))
+        left -= counts[split]
+    first, last = counts["validation"], len(order) - counts["test"]
+    return {"train": order[first:last], "validation": order[:first], "test": order[last:]}
+
+
+def read_split_lists(folder: Path, problems: Problems) -> dict[str, SplitList]:
+    """Read Flickr8k's split lists that are in `folder`.
 
     Raises:
         CaptionDataError: two lists share a photo. That is never skipped: whichever list kept the photo, scores on the
@@ -73,6 +195,39 @@ def read_flickr8k_lists(folder: Path, problems: Problems) -> dict[str, SplitList
                     f"{other.file} (line {other.lines[name]}); a photo may be in one only"
                 )
     return lists
+
+
+def name_key(name: str) -> int:
+    """What stands for a photo's name in the table of Flickr8k's official splits."""
+    return zlib.crc32(PurePosixPath(name).name.encode())
+
+
+def _said(where: str, splits: Mapping[str, Sequence[str]], wanted: str, rule: str) -> Choice:
+    counts = ", ".join(f"{len(splits[name]):,} {name}" for name in SPLITS)
+    text = f"{rule}: {counts}"
+    say_once(f"{where}: {text}; split={ALL!r} takes all photos")
+    if not splits[wanted]:
+        raise CaptionDataError(f"{where}: split {wanted!r} holds no photos ({text}); more photos or a larger share")
+    return Choice(set(splits[wanted]), text)
+
+
+def _official(image_ids: Sequence[str]) -> dict[str, list[str]] | None:
+    """Flickr8k's official splits of these photos; None where they are others', or too few for three splits."""
+    if len(image_ids) < len(SPLITS):
+        return None
+    keys = np.asarray([name_key(image_id) for image_id in image_ids], dtype=np.uint32)
+    table = load_file(_FLICKR8K_NAMES)
+    members = {split: np.isin(keys, table[split]) for split in SPLITS}
+    if sum(map(np.count_nonzero, members.values())) < _KNOWN_SHARE * len(keys):
+        return None
+    found = {split: [image_ids[row] for row in np.flatnonzero(members[split]).tolist()] for split in SPLITS}
+    return found if all(found.values()) else None
+
+
+def _place(image_id: str, seed: int) -> float:
+    """A number from 0 to below 1 that follows from the id."""
+    text = f"{seed}\0{unicodedata.normalize('NFC', image_id)}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
 def _read_list(file: Path, problems: Problems) -> SplitList:

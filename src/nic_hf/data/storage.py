@@ -17,7 +17,11 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value, config
 
 from .photos import Row
+from .tar_shards import tar_rows
 
+SHARD_FEATURES = Features(
+    {"image": Image(), "image_id": Value("string"), "captions": List(Value("string")), "problem": Value("string")}
+)
 CAPTION_FEATURES = {"image_id": Value("string"), "captions": List(Value("string"))}
 
 _ROWS_A_BATCH = 1000
@@ -43,6 +47,13 @@ def dataset_of_captions(
     rows = list(zip(image_ids, captions, strict=True))
     records = ({"image_id": image_id, "captions": texts} for image_id, texts in rows)
     return _stored(Features(CAPTION_FEATURES), records, _key(rows), cache_dir)
+
+
+def dataset_of_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset:
+    """Return a memory-mapped data set with the photos of tar files: `image`, `image_id`, `captions`, `problem`."""
+    places = [Path(shard) for shard in shards]
+    key = _key([[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in places])
+    return _stored(SHARD_FEATURES, tar_rows(shards, "skip"), key, cache_dir)
 
 
 def _key(rows: Iterable[Sequence[Any]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Features, Image, List, Value
+from datasets import Image
 from datasets.exceptions import DatasetsError
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
@@ -22,13 +22,10 @@ from .feature_cache import load_photo_row, photo_name
 from .hub import ID_COLUMNS
 from .problems import ITEMS_IN_WARNING, SUPPORTED, CaptionDataError, OnError, Problems, RejectedError
 from .splits import canonical_split, check_split
+from .storage import SHARD_FEATURES
 from .tar_shards import clean_captions, find_shards, tar_rows
 
 logger = logging.getLogger(__name__)
-
-STREAM_FEATURES = Features(
-    {"image": Image(), "image_id": Value("string"), "captions": List(Value("string")), "problem": Value("string")}
-)
 
 _PHOTOS_UNSHUFFLED = 32  # a block where nothing is shuffled
 # When to give up on a stream of which nothing can be used: a share of a small one may be empty in some passes.
@@ -73,7 +70,7 @@ def stream_captions(
     shards = find_shards(source, split)
     if shards:
         return datasets.IterableDataset.from_generator(
-            tar_rows, features=STREAM_FEATURES, gen_kwargs={"shards": shards, "on_error": on_error}
+            tar_rows, features=SHARD_FEATURES, gen_kwargs={"shards": shards, "on_error": on_error}
         )
     if not isinstance(source, (str, os.PathLike)):
         raise CaptionDataError(f"cannot stream captions from {source!r}: no tar files among them")
@@ -92,9 +89,9 @@ def stream_captions(
 
 
 def _normalised(stream: datasets.IterableDataset, on_error: OnError, label: str) -> datasets.IterableDataset:
-    """A stream of any columns as one of `STREAM_FEATURES`."""
+    """A stream of any columns as one of `SHARD_FEATURES`."""
     names = stream.column_names or list(next(iter(stream), {}))
-    if stream.features is not None and set(STREAM_FEATURES) <= set(names):
+    if stream.features is not None and set(SHARD_FEATURES) <= set(names):
         return stream
     typed = [name for name, feature in (stream.features or {}).items() if isinstance(feature, Image)]
     image = "image" if "image" in names else typed[0] if len(typed) == 1 else None
@@ -114,11 +111,11 @@ def _normalised(stream: datasets.IterableDataset, on_error: OnError, label: str)
     reader = _RowReader(image, columns, key, on_error, label)
     if stream.features is not None:  # of a mapped stream they are unknown, and photos are decoded already
         stream = stream.cast_column(image, Image(decode=False))
-    return stream.map(reader, with_indices=True, remove_columns=names, features=STREAM_FEATURES)
+    return stream.map(reader, with_indices=True, remove_columns=names, features=SHARD_FEATURES)
 
 
 class _RowReader:
-    """Brings a row into the form of `STREAM_FEATURES`; a class, so that spawned workers can unpickle it."""
+    """Brings a row into the form of `SHARD_FEATURES`; a class, so that spawned workers can unpickle it."""
 
     def __init__(self, image: str, columns: list[str], key: str | None, on_error: OnError, label: str) -> None:
         self.image, self.columns, self.key, self.on_error, self.label = image, columns, key, on_error, label

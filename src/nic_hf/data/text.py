@@ -1,60 +1,91 @@
-"""Reading text, CSV lines, JSON and captions so that every fault has a place and a plain reason."""
+"""Reading text, delimited rows, JSON and captions so that every fault has a place and a plain reason."""
 
 import codecs
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .problems import CaptionDataError, Problems, RejectedError
+from .problems import CaptionDataError, NoCaptionsError, Problems, RejectedError, say_once
 
 LONGEST_CAPTION = 131_072  # characters, which is also the most that Python's csv takes for a field
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# Of Western text in Windows-1252, a byte in ten has an accent at most; in other scripts nearly all are above 127.
+_MOST_ACCENTS = 0.2
 
 
 def read_lines(file: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Yield the number (from 1) and the text of each line that is not blank.
 
-    A byte-order mark and CR LF line ends are accepted. Only LF ends a line: captions may hold the rarer line
-    separators of Unicode. A line that is not UTF-8 is rejected; the others are still read.
-    """
-    # The whole file at once: a generator over an open file would keep its handle for as long as an error is kept.
-    for number, raw in enumerate(file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
-        text = ""
-        with problems.at(file, line=number):
-            text = _decode(raw)
-        if text.strip():
-            yield number, text.removesuffix("\r")
-
-
-def csv_fields(line: str) -> list[str]:
-    """Split one line of a CSV file into its fields.
-
-    A record is one line. Were quotes allowed to run over line ends, one forgotten quote would swallow the lines
-    after it.
+    UTF-8 and UTF-16 are read, with or without a byte-order mark, and Windows-1252 where the file is not UTF-8
+    anywhere; which of them is said in the log. CR LF line ends are accepted. Only LF ends a line: captions may hold
+    the rarer line separators of Unicode. A line that is not UTF-8 in a file that otherwise is one is rejected.
 
     Raises:
-        RejectedError: a quote is not closed, or text follows a closing quote.
+        CaptionDataError: the encoding is none of these.
     """
+    # The whole file at once: a generator over an open file would keep its handle for as long as an error is kept.
+    raw = file.read_bytes()
+    text = _decode(file, raw)
+    if text is not None:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield number, line.removesuffix("\r")
+        return
+    for number, part in enumerate(raw.split(b"\n"), start=1):
+        line = ""
+        with problems.at(file, line=number):
+            line = _utf8(part)
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def first_line(file: Path) -> str:
+    """The first line of a file that is not blank, "" where there is none; bytes in no known encoding are replaced."""
+    with file.open("rb") as opened:
+        raw = opened.read(65_536)
+    encoding = _encoding(raw) or "utf-8"
+    lines = raw.decode(encoding, errors="replace").lstrip("\ufeff").split("\n")
+    return next((line.removesuffix("\r") for line in lines if line.strip()), "")
+
+
+def fields_of(row: str, delimiter: str) -> list[str]:
+    """Split one row of a delimited file into its fields, by the rules of CSV.
+
+    Raises:
+        RejectedError: a quote is not closed, text follows a closing quote, or a field is too long.
+    """
+    if delimiter == "|":  # Flickr30k's, where quotes are part of the text
+        return row.split("|")
+    if len(row) > csv.field_size_limit():
+        raise RejectedError(f"a field of more than {csv.field_size_limit():,} characters")
     try:
-        return next(csv.reader([line], strict=True))
+        return next(csv.reader([row], delimiter=delimiter, strict=True))
     except csv.Error as error:
-        if "field limit" in str(error):
-            raise RejectedError(f"a field of more than {csv.field_size_limit():,} characters") from None
-        raise RejectedError(f"broken quotes ({error}); a quoted field must open and close on one line") from None
+        raise RejectedError(f"broken quotes ({error}); a quoted field must be closed") from None
 
 
 def read_json(file: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        CaptionDataError: the file is empty, not UTF-8, or not JSON.
+        CaptionDataError: the file is empty, in no known encoding, or not JSON.
     """
-    raw = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+    raw = file.read_bytes()
     if not raw.strip():
-        raise CaptionDataError(f"{file}: the file is empty")
+        raise NoCaptionsError(f"{file}: the file is empty")
     try:
-        return json.loads(_decode(raw))
+        text = _decode(file, raw)
+        return json.loads(_utf8(raw) if text is None else text)
     except RejectedError as rejected:
         raise CaptionDataError(f"{file}: {rejected}") from None
     except json.JSONDecodeError as error:
@@ -64,12 +95,12 @@ def read_json(file: Path) -> Any:
 
 
 def clean_caption(value: object, if_blank: str = "blank caption") -> str:
-    """Return the caption without white space at its ends.
+    """Return the caption in one line, without white space at its ends.
 
     Raises:
         RejectedError: it is not text, is blank (with the reason `if_blank`), is longer than `LONGEST_CAPTION`, whose
-            tokens would take gigabytes, or holds half of a surrogate pair, which
-            JSON can spell (`\\ud83d`) and no UTF-8 file can hold.
+            tokens would take gigabytes, or holds half of a surrogate pair, which JSON can spell (`\\ud83d`) and no
+            UTF-8 file can hold.
     """
     if value is None:
         raise RejectedError(if_blank)
@@ -80,6 +111,8 @@ def clean_caption(value: object, if_blank: str = "blank caption") -> str:
         raise RejectedError(if_blank)
     if len(caption) > LONGEST_CAPTION:
         raise RejectedError(f"the caption has {len(caption):,} characters; {LONGEST_CAPTION:,} are the most")
+    if "\n" in caption or "\r" in caption:
+        caption = re.sub(r"[ \t]*[\r\n]+[ \t]*", " ", caption)
     return valid_unicode(caption, "caption")
 
 
@@ -96,7 +129,53 @@ def valid_unicode(text: str, what: str) -> str:
     return text
 
 
-def _decode(raw: bytes) -> str:
+def _encoding(raw: bytes) -> str | None:
+    """The encoding that a byte-order mark or the zeros of UTF-16 tell; None where neither does."""
+    for mark, encoding in _BOMS:
+        if raw.startswith(mark):
+            return encoding
+    start = raw[:4096]
+    pairs = len(start) // 2
+    if pairs and start.count(0) > 0.4 * pairs:
+        return "utf-16-be" if start[::2].count(0) > start[1::2].count(0) else "utf-16-le"
+    return None
+
+
+def _decode(file: Path, raw: bytes) -> str | None:
+    """The text of a file; None where some lines are UTF-8 and others are not."""
+    encoding = _encoding(raw)
+    try:
+        text = raw.decode(encoding or "utf-8").removeprefix("\ufeff")
+        if encoding not in (None, "utf-8"):
+            say_once(f"{file}: read as {str(encoding).upper()}")
+        return text
+    except UnicodeDecodeError as error:
+        if encoding not in (None, "utf-8"):
+            raise CaptionDataError(f"{file}: not valid {str(encoding).upper()}; save the file as UTF-8") from error
+        bad = raw[error.start]
+    lines = raw.split(b"\n")
+    if any(not line.isascii() and _is_utf8(line) for line in lines):
+        return None
+    accents = sum(byte > 127 for byte in raw)
+    try:
+        if accents > _MOST_ACCENTS * len(raw):
+            raise CaptionDataError(f"{file}: not UTF-8 (byte 0x{bad:02x}); save the file as UTF-8")
+        text = raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return None
+    say_once(f"{file}: not UTF-8 (byte 0x{bad:02x}), read as Windows-1252 (cp1252)")
+    return text
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _utf8(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

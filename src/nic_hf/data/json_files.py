@@ -1,0 +1,172 @@
+"""Captions in JSON files: COCO's form, Karpathy's, lists of objects, and names with their captions."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .photos import PHOTO_FOLDERS, PHOTO_SUFFIXES, CaptionedPhoto, CaptionFile, names_to_try, safe_name
+from .problems import NoCaptionsError, Problems, RejectedError
+from .splits import canonical_split
+from .tables import Record, gather, object_record
+from .text import clean_caption, read_json, valid_unicode
+
+
+def read_json_file(file: Path, problems: Problems, image: str | None, caption: str | None) -> CaptionFile:
+    """Read a JSON file of any form.
+
+    - COCO (`images` and `annotations`; VizWiz and nocaps have the same).
+    - Karpathy (`images`, each with its `sentences`).
+    - A list of objects with an image and a caption key (BLIP, LAVIS, COCO results), also under a key such as `data`
+      (TextCaps).
+    - An object of photo names with a caption each, or a list of captions.
+
+    Raises:
+        CaptionDataError: it is none of these.
+    """
+    document = read_json(file)
+    entries = document.get("images") if isinstance(document, dict) else None
+    if entries == []:
+        raise NoCaptionsError(f'{file}: the list "images" is empty')
+    if isinstance(entries, list) and entries:
+        if isinstance(document.get("annotations"), list):
+            return _read_coco(file, document, problems)
+        if any(isinstance(entry, dict) and "sentences" in entry for entry in entries):
+            return _read_karpathy(file, entries, problems)
+    records = _records_of(document, image, caption)
+    if records is not None:
+        return gather(file, _checked(file, *records, problems, image, caption), problems)
+    found = f"the keys {', '.join(document)[:200]}" if isinstance(document, dict) else f"a {type(document).__name__}"
+    raise NoCaptionsError(
+        f"{file}: expected a list of objects with an image and a caption key, or a JSON object with a list "
+        f'"images" and captions in a list "annotations" (COCO) or in the "sentences" of each image (Karpathy), and '
+        f"found {found}"
+    )
+
+
+def _records_of(document: Any, image: str | None, caption: str | None) -> tuple[str, list[Any]] | None:
+    """The objects of a document that hold a photo's name and captions, and the name of their list."""
+    lists = {"": document} if isinstance(document, list) else document if isinstance(document, dict) else {}
+    for name, value in lists.items():
+        if isinstance(value, list):
+            for entry in value:
+                try:
+                    object_record(0, entry, image, caption)
+                except RejectedError:
+                    continue
+                return name, value
+    if isinstance(document, dict) and any(map(_is_photo, document)) and all(map(_are_captions, document.values())):
+        return "", [{"image": name, "captions": captions} for name, captions in document.items()]
+    return None
+
+
+def _is_photo(name: str) -> bool:
+    return name.isdecimal() or name.lower().endswith(PHOTO_SUFFIXES)
+
+
+def _are_captions(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+
+
+def _checked(
+    file: Path, name: str, entries: list[Any], problems: Problems, image: str | None, caption: str | None
+) -> Iterator[Record]:
+    for number, entry in enumerate(entries):
+        place = f"{name}[{number}]"
+        record = None
+        with problems.at(file, entry=place):
+            record = object_record(place, entry, image, caption)
+        if record is not None:
+            yield record
+
+
+def _read_coco(file: Path, document: Mapping[str, Any], problems: Problems) -> CaptionFile:
+    """Source: Chen et al., "Microsoft COCO Captions: Data Collection and Evaluation Server" (2015).
+
+    The image id is COCO's, as text. `annotations/captions_val2017.json` belongs to `val2017/`. Captions that VizWiz's
+    annotators rejected are left out.
+    """
+    parent, year = file.parent, file.stem.removeprefix("captions_")
+    near = [folder / name for folder in (parent.parent, parent) for name in (year, f"images/{year}")]
+    found = CaptionFile(file, [*near, *(parent / name for name in PHOTO_FOLDERS), parent])
+    for number, entry in enumerate(document["images"]):
+        place = f"images[{number}]"
+        with problems.at(file, entry=place):
+            image_id = _image_id(entry, "id")
+            if image_id in found.photos:
+                raise RejectedError(f"image {image_id} is already at {found.photos[image_id].entry}")
+            name = safe_name(entry.get("file_name"))
+            found.photos[image_id] = CaptionedPhoto(names_to_try(name), image_id, entry=place)
+
+    rejected = set()
+    for number, annotation in enumerate(document["annotations"]):
+        place = f"annotations[{number}]"
+        with problems.at(file, entry=place):
+            image_id = _image_id(annotation, "image_id")
+            photo = found.photos.get(image_id)
+            if photo is None:
+                raise RejectedError(f'image {image_id} is not in the list "images"')
+            if annotation.get("is_rejected"):
+                problems.leave_out(file, "captions that annotators rejected")
+                rejected.add(image_id)
+                continue
+            with problems.at(file, entry=place, name=photo.names[0], photo=image_id):
+                photo.captions.append(clean_caption(annotation.get("caption")))
+    for image_id in rejected:
+        if not found.photos[image_id].captions:
+            problems.leave_out(file, "photos all of whose captions annotators rejected")
+            del found.photos[image_id]
+    return found
+
+
+def _read_karpathy(file: Path, entries: list[Any], problems: Problems) -> CaptionFile:
+    """Source: Karpathy and Fei-Fei, "Deep Visual-Semantic Alignments for Generating Image Descriptions" (CVPR 2015).
+
+    "restval" (the part of COCO val2014 that is in neither validation nor test) counts as "train", as is usual in the
+    literature. The image id is `cocoid` where there is one, so that predictions can be scored by COCO's tools, else
+    the file name.
+    """
+    found = CaptionFile(file, [*(file.parent / name for name in PHOTO_FOLDERS), file.parent])
+    for number, entry in enumerate(entries):
+        place = f"images[{number}]"
+        with problems.at(file, entry=place):
+            if not isinstance(entry, Mapping):
+                raise RejectedError(f"expected an object and found {entry!r:.200}")
+            photo = _karpathy_photo(entry, place)
+            if photo.image_id in found.photos:
+                raise RejectedError(f"image {photo.image_id} is already at {found.photos[photo.image_id].entry}")
+            found.photos[photo.image_id] = photo
+            with problems.at(file, entry=place, name=photo.names[0], photo=photo.image_id):
+                _add_sentences(photo, entry.get("sentences"), file, problems)
+    return found
+
+
+def _karpathy_photo(entry: Mapping[str, Any], place: str) -> CaptionedPhoto:
+    filename = safe_name(entry.get("filename"))
+    # COCO's entries name their folder (val2014); photos gathered in one folder have no such level.
+    filepath = entry.get("filepath")
+    name = f"{safe_name(filepath)}/{filename}" if filepath else filename
+    cocoid = entry.get("cocoid")
+    image_id = valid_unicode(str(cocoid) if cocoid is not None else filename, "id")
+    split = entry.get("split")
+    own = canonical_split(split) if isinstance(split, str) else None
+    return CaptionedPhoto(names_to_try(name), image_id, entry=place, split=own)
+
+
+def _add_sentences(photo: CaptionedPhoto, sentences: Any, file: Path, problems: Problems) -> None:
+    if not isinstance(sentences, list):
+        raise RejectedError(f'"sentences" is not a list (found {sentences!r:.200})')
+    for number, sentence in enumerate(sentences):
+        place = f"{photo.entry}.sentences[{number}]"
+        with problems.at(file, entry=place, name=photo.names[-1], photo=photo.image_id):
+            if not isinstance(sentence, Mapping) or "raw" not in sentence:
+                raise RejectedError(f'expected an object with "raw" and found {sentence!r:.200}')
+            photo.captions.append(clean_caption(sentence["raw"]))
+
+
+def _image_id(entry: Any, key: str) -> str:
+    if not isinstance(entry, Mapping):
+        raise RejectedError(f"expected an object and found {entry!r:.200}")
+    image_id = entry.get(key)
+    if not isinstance(image_id, int | str):
+        raise RejectedError(f'"{key}" is neither a number nor text (found {image_id!r:.200})')
+    return valid_unicode(str(image_id), "id")

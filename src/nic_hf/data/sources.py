@@ -1,0 +1,266 @@
+"""Which files of a folder hold the captions, and in which form: one reader a form."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from .json_files import read_json_file
+from .photos import PHOTO_SUFFIXES, CaptionFile
+from .problems import SUPPORTED, CaptionDataError, Problems, say_once
+from .splits import SPLITS, SplitShares, canonical_split, read_split_lists
+from .tables import TABLE_SUFFIXES, Record, gather, is_table, read_json_lines, read_table
+from .text import read_lines
+
+CAPTION_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".jsonl")
+KAGGLE_FILE = "captions.txt"
+TOKEN_FILES = ("Flickr8k.token.txt", "results_20130124.token")
+KARPATHY_FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
+METADATA_FILES = ("metadata.csv", "metadata.jsonl")
+
+# Where one of these is, other files of the folder are not asked.
+_KNOWN_FILES = (KAGGLE_FILE, *TOKEN_FILES, "results.csv")
+_SIDECAR_SUFFIXES = (".txt", ".caption")
+_COCO_FILE = re.compile(r"captions_(train|val|test)(\d{4})\.json")
+_ANNOTATIONS = ("annotations", "captions")  # folders beside those of the photos
+_OF_DATASETS = ("dataset_dict.json", "state.json")  # written by `save_to_disk`
+_DEEPEST = 2  # folders in folders, as unpacking makes them
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read.
+
+    Attributes:
+        images: folder of the photos, where it is not near the captions.
+        image_column: name of the column of photo names.
+        caption_column: name of the column of captions, or several with commas between.
+        shares: how photos without splits are shared out.
+    """
+
+    images: Path | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    shares: SplitShares = field(default_factory=SplitShares)
+
+
+class Part(NamedTuple):
+    """A file, or a folder of sidecar files, with its captions.
+
+    Attributes:
+        path: the file; a folder where each photo has a file of its own.
+        split: canonical name of the split that it holds; None where its content tells, or nothing does.
+        root: the folder that photo paths start from, where it is not that of the file.
+    """
+
+    path: Path
+    split: str | None = None
+    root: Path | None = None
+
+
+def find_parts(source: Path, options: SourceOptions) -> list[Part]:
+    """The files that hold the captions of a folder; none where Hugging Face Datasets or tar files are meant.
+
+    Raises:
+        CaptionDataError: several files may be meant.
+    """
+    found = _parts_of(source, options)
+    if found or _is_of_datasets(source):
+        return found
+    below = dict(_below(source, options, _DEEPEST))
+    if len(below) > 1:
+        listed = ", ".join(map(str, below))
+        raise CaptionDataError(f"{source}: captions in several folders: {listed}; name one of them")
+    for folder, parts in below.items():
+        say_once(f"{source}: captions found in {folder}")
+        return parts
+    return []
+
+
+def read_part(part: Part, options: SourceOptions, problems: Problems) -> CaptionFile:
+    """Read all captions of a file.
+
+    Raises:
+        CaptionDataError: it is in no supported form.
+    """
+    file, columns = part.path, (options.image_column, options.caption_column)
+    below = PurePosixPath() if part.root is None else PurePosixPath(file.parent.relative_to(part.root).as_posix())
+    if file.is_dir():
+        found = _read_sidecars(file, problems)
+    elif file.suffix == ".json":
+        found = read_json_file(file, problems, *columns)
+    elif file.suffix == ".jsonl":
+        found = read_json_lines(file, problems, *columns, below)
+    elif file.suffix in TABLE_SUFFIXES:
+        found = read_table(file, problems, *columns, read_split_lists(file.parent, problems), below)
+    else:
+        raise CaptionDataError(f"{file}: not a captions file; supported: {SUPPORTED}")
+    if part.root is not None:
+        found.folders = [part.root]
+    for photo in found.photos.values():
+        photo.split = photo.split or part.split
+    return found
+
+
+def _parts_of(folder: Path, options: SourceOptions) -> list[Part]:
+    """The files of captions in a folder itself, or in its `annotations`."""
+    if _is_of_datasets(folder):
+        return []
+    coco = _coco_files(folder)
+    if coco:
+        return coco
+    names = _files(folder)
+    for name in _KNOWN_FILES:
+        if name in names:
+            return [Part(folder / name)]
+    karpathy = [folder / name for name in KARPATHY_FILES if name in names]
+    if karpathy:
+        return [Part(_only(karpathy, folder))]
+    metadata = _metadata_files(folder)
+    if metadata:
+        return metadata
+    for place in (folder, *(folder / name for name in _ANNOTATIONS if (folder / name).is_dir())):
+        parts = [] if _has_parquet(folder) else _other_files(place, options)
+        if parts:
+            return parts
+    if next(_sidecars(folder), None) is not None:
+        return [Part(folder)]
+    return []
+
+
+def _is_of_datasets(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _OF_DATASETS)
+
+
+def _coco_files(folder: Path) -> list[Part]:
+    """COCO's caption files, one a split, of the latest year that there is."""
+    places = [folder / "annotations", folder]
+    found: dict[str, list[Part]] = {}
+    for place in places:
+        for name in sorted(_files(place)):
+            match = _COCO_FILE.fullmatch(name)
+            if match:
+                found.setdefault(match[2], []).append(Part(place / name, canonical_split(match[1])))
+        if found:
+            break
+    if len(found) > 1:
+        say_once(f"{folder}: captions of {' and '.join(sorted(found))}; those of {max(found)} are read")
+    return found[max(found)] if found else []
+
+
+def _metadata_files(folder: Path) -> list[Part]:
+    """The metadata file of a folder, or else those of its split folders: the imagefolder form of Datasets.
+
+    Raises:
+        CaptionDataError: a folder holds both kinds of metadata file.
+    """
+    parts = []
+    subfolders = sorted(path for path in folder.iterdir() if canonical_split(path.name) in SPLITS and path.is_dir())
+    for place in (folder, *subfolders):
+        files = [place / name for name in METADATA_FILES if (place / name).is_file()]
+        if len(files) > 1:
+            raise CaptionDataError(f"{place}: holds both {' and '.join(METADATA_FILES)}; keep one")
+        if files and place == folder:
+            return [Part(files[0], root=folder)]
+        parts += [Part(file, root=folder) for file in files]
+    return parts
+
+
+def _other_files(folder: Path, options: SourceOptions) -> list[Part]:
+    """Files that are named after splits, or else the only one that may hold captions."""
+    photos = {_stem(name) for name in _files(folder) if name.lower().endswith(PHOTO_SUFFIXES)}
+    files = [
+        folder / name
+        for name in sorted(_files(folder))
+        if name.endswith(CAPTION_SUFFIXES) and _stem(name) not in photos and not name.endswith(".caption")
+    ]
+    columns = (options.image_column, options.caption_column)
+    files = [file for file in files if file.suffix in (".json", ".jsonl") or is_table(file, *columns)]
+    if len(files) > 1:
+        files = [file for file in files if file.suffix != ".json" or _holds_captions(file, options)]
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        words = {canonical_split(word) for word in re.split(r"[^A-Za-z]+", file.stem)} & set(SPLITS)
+        if len(words) == 1:
+            by_split.setdefault(words.pop(), []).append(file)
+    if by_split:
+        return [Part(_only(own, folder), split) for split, own in by_split.items()]
+    return [Part(_only(files, folder))] if files else []
+
+
+def _holds_captions(file: Path, options: SourceOptions) -> bool:
+    try:
+        read_json_file(file, Problems("skip"), options.image_column, options.caption_column)
+    except CaptionDataError:
+        return False
+    return True
+
+
+def _has_parquet(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) is not None for pattern in ("*.parquet", "*/*.parquet"))
+
+
+def _only(files: Sequence[Path], folder: Path) -> Path:
+    if len(files) > 1:
+        listed = ", ".join(file.name for file in files)
+        raise CaptionDataError(f"{folder}: several files may hold the captions: {listed}; name one of them")
+    return files[0]
+
+
+def _below(folder: Path, options: SourceOptions, depth: int) -> Iterator[tuple[Path, list[Part]]]:
+    """Folders below that hold captions; what lies below one of them is not looked at."""
+    for name in sorted(_folders(folder)):
+        parts = _parts_of(folder / name, options)
+        if parts:
+            yield folder / name, parts
+        elif depth > 1:
+            yield from _below(folder / name, options, depth - 1)
+
+
+def _read_sidecars(folder: Path, problems: Problems) -> CaptionFile:
+    """Read the text file of each photo, a caption a line; `train`, `val` and `test` in its path are the splits."""
+    records = []
+    without = 0
+    for photo, sidecar in _sidecars(folder, every=True):
+        if sidecar is None:
+            without += 1
+            continue
+        lines = [text for _, text in read_lines(sidecar, problems)]
+        place = sidecar.relative_to(folder).as_posix()
+        records.append(Record(place, photo.relative_to(folder).as_posix(), lines))
+    if without:
+        problems.leave_out(folder, "photos without a text file", without)
+    found = gather(folder, records, problems)
+    found.folders = [folder]
+    return found
+
+
+def _sidecars(folder: Path, every: bool = False) -> Iterator[tuple[Path, Path | None]]:
+    """Photos with the text file of the same name; with `every`, photos without one too."""
+    for place, subfolders, files in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        texts = {_stem(name): name for name in sorted(files) if name.lower().endswith(_SIDECAR_SUFFIXES)}
+        for name in sorted(files):
+            if name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith("."):
+                text = texts.get(_stem(name))
+                if text is not None or every:
+                    yield Path(place, name), None if text is None else Path(place, text)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _files(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")}
+    except OSError:
+        return set()
+
+
+def _folders(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}

@@ -1,0 +1,317 @@
+"""Captions in rows of text: CSV, TSV, Flickr30k's `|`, Flickr8k's `name.jpg#k<TAB>caption`, and JSON lines.
+
+Datasets reads such files too (`load_dataset("csv")`), but gives one row a caption, so five for a photo with five
+captions, and cannot say which line is at fault.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from .columns import Columns, cell_captions, listed, recognise
+from .photos import PHOTO_FOLDERS, PHOTO_SUFFIXES, CaptionedPhoto, CaptionFile, names_to_try, safe_name
+from .problems import NoCaptionsError, Problems, RejectedError, say_once
+from .splits import SPLITS, SplitList, canonical_split
+from .text import clean_caption, fields_of, first_line, read_lines, valid_unicode
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".token")
+DELIMITERS = {",": "comma", "\t": "tab", "|": "bar", ";": "semicolon"}
+
+_TOKEN_LINE = re.compile(r"(?P<name>.+)#\d+\t(?P<caption>.*)", re.DOTALL)
+_PHOTO_FIELD = re.compile(
+    rf"\s*\"?[^\"]*({'|'.join(map(re.escape, PHOTO_SUFFIXES))})\"?\s*(?P<delimiter>[,\t|;])", re.IGNORECASE
+)
+# Flickr30k's one damaged row lacks the bar behind the number of the caption.
+_NUMBERED_CAPTION = re.compile(r"\s*(?P<number>\d+)\s+(?P<caption>\S.*)")
+_MOST_JOINED = 50  # lines that a quoted field may run over
+_HERE = PurePosixPath()
+
+
+class Record(NamedTuple):
+    """One row, entry or object.
+
+    Attributes:
+        place: its line (text files), or its place (JSON).
+        name: of the photo, as it stands there.
+        captions: as they stand there.
+        split: as it stands there, where there is one.
+    """
+
+    place: int | str
+    name: Any
+    captions: Sequence[Any]
+    split: Any = None
+
+
+class _Layout(NamedTuple):
+    """How the rows of a table are read.
+
+    Attributes:
+        delimiter: between fields.
+        header: names of the columns.
+        columns: those that are read.
+        has_header: whether the first line is the header.
+    """
+
+    delimiter: str
+    header: list[str]
+    columns: Columns
+    has_header: bool
+
+
+def read_table(
+    file: Path,
+    problems: Problems,
+    image: str | None,
+    caption: str | None,
+    lists: Mapping[str, SplitList],
+    below: PurePosixPath = _HERE,
+) -> CaptionFile:
+    """Read a delimited file, or lines `name.jpg#k<TAB>caption`, one or more captions a line.
+
+    Args:
+        file: with a header that names the columns; without one, photo name and caption.
+        problems: takes the lines that cannot be used.
+        image, caption: names of the columns, where they are known; see [`columns.recognise`].
+        lists: split lists, by split.
+        below: see [`gather`].
+
+    Raises:
+        CaptionDataError: the file is empty, or its columns are not recognised.
+    """
+    lines = list(read_lines(file, problems))
+    if not lines:
+        raise NoCaptionsError(f"{file}: the file is empty; expected the header image,caption and one caption a line")
+    if _TOKEN_LINE.fullmatch(lines[0][1]):
+        records = _token_records(file, lines, problems)
+    else:
+        number, text = lines[0]
+        try:
+            layout = _layout(text, image, caption)
+        except RejectedError as rejected:
+            raise NoCaptionsError(f"{file}: line {number}: {rejected}") from None
+        if not layout.has_header:
+            say_once(f"{file}: no header; {text!r:.100} is read as a photo's name and its caption")
+        records = _records(file, lines[layout.has_header :], layout, problems)
+    found = gather(file, records, problems, below)
+    splits = {name: split for split, own in lists.items() for name in own.lines}
+    if splits:
+        for photo in found.photos.values():
+            photo.split = splits.pop(photo.image_id, None)
+        for name, split in splits.items():
+            own = lists[split]
+            with problems.at(own.file, line=own.lines[name], name=name):
+                found.photos.setdefault(name, CaptionedPhoto([name], name, line=own.lines[name], split=split))
+                raise RejectedError(f"{name} has no caption in {file}")
+    return found
+
+
+def read_json_lines(
+    file: Path, problems: Problems, image: str | None, caption: str | None, below: PurePosixPath = _HERE
+) -> CaptionFile:
+    """Read a file with a JSON object a line.
+
+    Raises:
+        CaptionDataError: the file is empty.
+    """
+    lines = list(read_lines(file, problems))
+    if not lines:
+        raise NoCaptionsError(f"{file}: the file is empty; expected one object a line")
+    return gather(file, _json_records(file, lines, problems, image, caption), problems, below)
+
+
+def gather(file: Path, records: Iterable[Record], problems: Problems, below: PurePosixPath = _HERE) -> CaptionFile:
+    """Gather the captions of each photo, in the order of the file.
+
+    The image id is the photo's path. Its split is what the record says; else the folder in its path that is named
+    as one, as in `train/dog.jpg`.
+
+    Args:
+        file: the file of the records.
+        records: in the order of the file.
+        problems: takes what cannot be used.
+        below: folder, from the root of the data set, that the photos' names start from.
+    """
+    parent = file.parent
+    beside = [folder / name for folder in (parent, parent.parent) for name in PHOTO_FOLDERS]
+    found = CaptionFile(file, [*beside[: len(PHOTO_FOLDERS)], parent, *beside[len(PHOTO_FOLDERS) :]])
+    for record in records:
+        place: dict[str, Any] = {"line" if isinstance(record.place, int) else "entry": record.place}
+        with problems.at(file, **place):
+            name = (below / valid_unicode(safe_name(_text(record.name)), "name")).as_posix()
+            photo = found.photos.get(name)
+            if photo is None:
+                split = _split_of(record.split, name)
+                photo = found.photos[name] = CaptionedPhoto(names_to_try(name), name, split=split, **place)
+            for value in record.captions:
+                with problems.at(file, **place, name=name):
+                    photo.captions.append(clean_caption(value))
+    return found
+
+
+def object_record(place: int | str, value: Any, image: str | None, caption: str | None) -> Record:
+    """A record of a JSON object.
+
+    Raises:
+        RejectedError: it is no object, or its keys are not recognised.
+    """
+    if not isinstance(value, Mapping):
+        raise RejectedError(f"expected an object and found {value!r:.200}")
+    columns = recognise(tuple(value), image, caption)
+    cells = [value[name] for name in columns.captions]
+    split = None if columns.split is None else value[columns.split]
+    return Record(place, value[columns.image], list(cell_captions(cells)), split)
+
+
+def is_table(file: Path, image: str | None = None, caption: str | None = None) -> bool:
+    """Whether the first line of a text file is a header that is recognised, or a photo's name and its caption."""
+    line = first_line(file)
+    try:
+        return _TOKEN_LINE.fullmatch(line) is not None or bool(_layout(line, image, caption))
+    except RejectedError:
+        return False
+
+
+def _layout(text: str, image: str | None, caption: str | None) -> _Layout:
+    delimiters = sorted(DELIMITERS, key=text.count, reverse=True)
+    reasons = []
+    for delimiter in delimiters:
+        if delimiter in text:
+            try:
+                header = [name.strip().lstrip("\ufeff") for name in fields_of(text, delimiter)]
+                return _Layout(delimiter, header, recognise(tuple(header), image, caption), True)
+            except RejectedError as rejected:
+                reasons.append(str(rejected))
+    match = _PHOTO_FIELD.match(text)
+    if match is not None and image is None and caption is None:
+        return _Layout(match["delimiter"], ["image", "caption"], Columns("image", ("caption",), None), False)
+    if reasons:
+        raise RejectedError(reasons[0])
+    raise RejectedError(
+        f"expected a header with an image and a caption column, such as image,caption, and found {text!r:.200}"
+    )
+
+
+def _token_records(file: Path, lines: Sequence[tuple[int, str]], problems: Problems) -> Iterator[Record]:
+    for number, text in lines:
+        match = _TOKEN_LINE.fullmatch(text)
+        if match is not None:
+            yield Record(number, match["name"], [match["caption"]])
+            continue
+        with problems.at(file, line=number):
+            raise RejectedError(f"expected name.jpg#number, a tab and a caption, and found {text!r:.200}")
+
+
+def _records(file: Path, lines: Sequence[tuple[int, str]], layout: _Layout, problems: Problems) -> Iterator[Record]:
+    header, columns = layout.header, layout.columns
+    assert columns.image is not None
+    image = header.index(columns.image)
+    captions = [header.index(name) for name in columns.captions]
+    split = None if columns.split is None else header.index(columns.split)
+    last = captions == [len(header) - 1]
+    position = 0
+    while position < len(lines):
+        number, text = lines[position]
+        position += 1
+        try:
+            fields, more = _fields(text, lines[position : position + _MOST_JOINED], layout, last)
+        except RejectedError as rejected:
+            with problems.at(file, line=number, name=_name_of(text, layout, image)):
+                raise rejected
+            continue
+        position += more
+        cells = [listed(fields[column]) for column in captions]
+        own_split = None if split is None else fields[split]
+        yield Record(number, fields[image].strip(), list(cell_captions(cells)), own_split)
+
+
+def _fields(
+    text: str, following: Sequence[tuple[int, str]], layout: _Layout, caption_last: bool
+) -> tuple[list[str], int]:
+    """The fields of a row, and how many of the lines behind it belong to them.
+
+    Raises:
+        RejectedError: the quotes are broken, or the fields are too few or too many.
+    """
+    number, delimiter = len(layout.header), layout.delimiter
+    # By the rule of CSV a caption with the delimiter in it stands in quotes. Many files have been written without.
+    plain = text.split(delimiter, number - 1) if caption_last else []
+    unquoted = len(plain) == number and not any(field.lstrip().startswith('"') for field in plain)
+    try:
+        fields = fields_of(text, delimiter)
+    except RejectedError:
+        joined = _joined(text, following, delimiter)
+        if joined is not None:
+            return joined
+        if unquoted:
+            return plain, 0
+        raise
+    if len(fields) == number:
+        return fields, 0
+    if unquoted or (delimiter == "|" and len(plain) == number):
+        return plain, 0
+    numbered = _NUMBERED_CAPTION.fullmatch(fields[-1])
+    if delimiter == "|" and caption_last and len(fields) == number - 1 and numbered is not None:
+        return [*fields[:-1], numbered["number"], numbered["caption"]], 0
+    if len(fields) == 1:
+        raise RejectedError(f"no {DELIMITERS[delimiter]} between photo name and caption: {text!r:.200}")
+    quotes = "; a caption with a comma in it must stand in quotes" if len(fields) > number else ""
+    raise RejectedError(f"{len(fields)} fields where {number} are expected{quotes}")
+
+
+def _joined(text: str, following: Sequence[tuple[int, str]], delimiter: str) -> tuple[list[str], int] | None:
+    """The fields of a row whose quoted field runs over line ends, and the number of lines behind the first.
+
+    A line that begins like a row of its own ends the search: a forgotten quote must not swallow the rows behind it.
+    """
+    for more, (_, line) in enumerate(following, start=1):
+        if text.count('"') % 2 == 0 or _PHOTO_FIELD.match(line):
+            return None
+        text += "\n" + line
+        if text.count('"') % 2 == 0:
+            try:
+                return fields_of(text, delimiter), more
+            except RejectedError:
+                return None
+    return None
+
+
+def _name_of(text: str, layout: _Layout, image: int) -> str | None:
+    """The photo's name in a row that is broken behind it."""
+    if image != 0:
+        return None
+    name = text.split(layout.delimiter, 1)[0].strip(' "')
+    try:
+        return safe_name(name) if layout.delimiter in text else None
+    except RejectedError:
+        return None
+
+
+def _json_records(
+    file: Path, lines: Sequence[tuple[int, str]], problems: Problems, image: str | None, caption: str | None
+) -> Iterator[Record]:
+    for number, text in lines:
+        record = None
+        with problems.at(file, line=number):
+            try:
+                value = json.loads(text)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise RejectedError(f"not valid JSON: {error}") from None
+            record = object_record(number, value, image, caption)
+        if record is not None:
+            yield record
+
+
+def _text(name: Any) -> Any:
+    """A number as the text that it is written with; all else as it is."""
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
+def _split_of(split: Any, name: str) -> str | None:
+    if isinstance(split, str) and split.strip():
+        return canonical_split(split)
+    folders = name.split("/")[:-1]
+    named = {canonical_split(folder) for folder in folders} & set(SPLITS) if folders else set()
+    return named.pop() if len(named) == 1 else None
