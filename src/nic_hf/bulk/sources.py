@@ -4,7 +4,7 @@ import glob
 import os
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -51,6 +51,7 @@ class PhotoSources:
         lists: text files of paths and addresses, one a line.
         data: a data set that [`nic_hf.data.load_captions`] reads.
         split: its split; all of it where not given.
+        data_options: arguments of `load_captions` for it.
 
     Raises:
         FileNotFoundError: naming a path that is not there, a pattern that no file fits, or a folder without photos.
@@ -64,6 +65,7 @@ class PhotoSources:
         lists: Sequence[str | os.PathLike[str]] = (),
         data: str | None = None,
         split: str | None = None,
+        data_options: Mapping[str, Any] | None = None,
     ) -> None:
         if not paths and not lists and data is None:
             raise ValueError("no photos: name files, folders, addresses, a --list or --data")
@@ -80,7 +82,7 @@ class PhotoSources:
                 raise FileNotFoundError(f"{file}: no such file")
             self._sources.append(_PathList(os.fspath(file)))
         if data is not None:
-            self._sources.append(_Data(data, split))
+            self._sources.append(_Data(data, split, data_options or {}))
         self._sources = list({(type(source), source.name): source for source in self._sources}.values())
 
     @property
@@ -204,9 +206,9 @@ class _Shard(_Source):
 
 
 class _Data(_Source):
-    def __init__(self, name: str, split: str | None) -> None:
+    def __init__(self, name: str, split: str | None, options: Mapping[str, Any]) -> None:
         super().__init__(name)
-        self.split = split
+        self.split, self.options = split, options
         self._rows: Any = None
 
     @property
@@ -216,7 +218,8 @@ class _Data(_Source):
 
             from ..data.loading import load_captions
 
-            self._rows = load_captions(self.name, self.split).cast_column("image", Image(decode=False))
+            rows = load_captions(self.name, self.split, **self.options)
+            self._rows = rows.cast_column("image", Image(decode=False))
         return self._rows
 
     def __iter__(self) -> Iterator[tuple[str, Any, str | None]]:

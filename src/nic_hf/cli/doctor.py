@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .data_options import (
+    CaptionColumnOption,
+    DevShareOption,
+    ImageColumnOption,
+    ImagesOption,
+    SplitSeedOption,
+    TestShareOption,
+    data_options,
+)
 from .terminal import print_json, reported, silence_transformers
 
 if TYPE_CHECKING:
@@ -17,6 +26,12 @@ def doctor(
         str | None, typer.Option(help="Captioned photos such as those it was trained on, for a closer look.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.", show_default="all of it")] = None,
+    images: ImagesOption = None,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    dev_share: DevShareOption = None,
+    test_share: TestShareOption = None,
+    split_seed: SplitSeedOption = None,
     backbone: Annotated[
         str | None, typer.Option(help="The pretrained vision model that it was built on, to compare with.")
     ] = None,
@@ -40,7 +55,10 @@ def doctor(
 
     silence_transformers()
     with reported("doctor"):
-        findings = examine(model, data=data, split=split, backbone=backbone, max_photos=max_photos)
+        options = data_options(model, data, images, image_column, caption_column, dev_share, test_share, split_seed)
+        findings = examine(
+            model, data=data, split=split, data_options=options, backbone=backbone, max_photos=max_photos
+        )
     problems = [finding for finding in findings if finding.status == Status.PROBLEM]
     if as_json:
         print_json({"model": model, "ok": not problems, "findings": [finding.to_json() for finding in findings]})

@@ -6,6 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from .data_options import (
+    CaptionColumnOption,
+    DevShareOption,
+    ImageColumnOption,
+    ImagesOption,
+    SplitSeedOption,
+    TestShareOption,
+    data_options,
+)
 from .terminal import print_json, reported
 
 
@@ -35,7 +44,18 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Folder for a captioner's report, captions and figures.")] = Path(
         "evaluation"
     ),
-    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split to evaluate on; all for every photo.", show_default="test, or dev where there is none"
+        ),
+    ] = None,
+    images: ImagesOption = None,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    dev_share: DevShareOption = None,
+    test_share: TestShareOption = None,
+    split_seed: SplitSeedOption = None,
     train_split: Annotated[
         str | None, typer.Option(help="Split whose captions tell which captions are new; '' for none.")
     ] = "train",
@@ -101,6 +121,9 @@ def evaluate(
             data,
             output,
             split=split,
+            data_options=data_options(
+                source, data, images, image_column, caption_column, dev_share, test_share, split_seed
+            ),
             train_split=train_split or None,
             include=PARTS if full else ("generation",),
             beams=_beams(beams, full),

@@ -81,12 +81,14 @@ def train(
 
 
 def _changes(words: Sequence[str]) -> dict[str, str]:
-    """`--name value` and `--name=value`; a name alone is a switch."""
+    """`--name value` and `--name=value`; a name alone is a switch. Dashes in names are underscores."""
     changes: dict[str, str] = {}
     name = None
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
+            stage, dot, setting = name.rpartition(".")
+            name = f"{stage}{dot}{setting.replace('-', '_')}"  # of a stage's name a dash is part
             changes[name] = value if equals else "true"
             name = None if equals else name
         elif name is None:

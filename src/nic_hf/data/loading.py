@@ -153,7 +153,7 @@ def rows_of(
     ids: dict[str | None, list[str]] = defaultdict(list)
     if wanted is not None and {wanted, "train", "validation"} <= (splits := {part.split for part in parts}):
         ids |= {split: [] for split in splits}
-        parts = [part for part in parts if part.split == wanted]  # each split has its files, and no other is asked
+        parts = [part for part in parts if part.split == wanted or not part.whole]
     files = [read_part(part, options, problems) for part in parts]
     owners: dict[str, tuple[CaptionFile, CaptionedPhoto]] = {}
     for part, found in zip(parts, files, strict=True):

@@ -26,6 +26,10 @@ class CaptionDataError(ValueError):
     """Caption data that cannot be used; the message names the file, the place in it, and what was expected there."""
 
 
+class NoSplitError(CaptionDataError):
+    """Caption data without the split that is asked for; the message lists those there are."""
+
+
 class NoCaptionsError(CaptionDataError):
     """A file that holds no captions at all."""
 

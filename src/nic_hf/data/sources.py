@@ -53,11 +53,13 @@ class Part(NamedTuple):
         path: the file; a folder where each photo has a file of its own.
         split: canonical name of the split that it holds; None where its content tells, or nothing does.
         root: the folder that photo paths start from, where it is not that of the file.
+        whole: whether no other part is needed to know the photos of its split, as with COCO's large files.
     """
 
     path: Path
     split: str | None = None
     root: Path | None = None
+    whole: bool = False
 
 
 def find_parts(source: Path, options: SourceOptions) -> list[Part]:
@@ -142,7 +144,7 @@ def _coco_files(folder: Path) -> list[Part]:
         for name in sorted(_files(place)):
             match = _COCO_FILE.fullmatch(name)
             if match:
-                found.setdefault(match[2], []).append(Part(place / name, canonical_split(match[1])))
+                found.setdefault(match[2], []).append(Part(place / name, canonical_split(match[1]), whole=True))
         if found:
             break
     if len(found) > 1:

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from .photos import safe_name
-from .problems import CaptionDataError, Problems, RejectedError, say_once
+from .problems import CaptionDataError, NoSplitError, Problems, RejectedError, say_once
 from .text import read_lines
 
 SPLITS = ("train", "validation", "test")
@@ -100,13 +100,13 @@ def check_split(split: str, available: Iterable[str], where: str) -> None:
     """Check that a canonical split name is among those that the data has.
 
     Raises:
-        CaptionDataError: it is not; the message lists those there are.
+        NoSplitError: it is not; the message lists those there are.
     """
     names = sorted(set(available))
     if not names:
-        raise CaptionDataError(f"{where}: no split {split!r}: there are no splits here; leave split out to load all")
+        raise NoSplitError(f"{where}: no split {split!r}: there are no splits here; leave split out to load all")
     if split not in names:
-        raise CaptionDataError(f"{where}: no split {split!r}; available: {', '.join(names)}")
+        raise NoSplitError(f"{where}: no split {split!r}; available: {', '.join(names)}")
 
 
 def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares: SplitShares, where: str) -> Choice:
@@ -207,7 +207,7 @@ def _said(where: str, splits: Mapping[str, Sequence[str]], wanted: str, rule: st
     text = f"{rule}: {counts}"
     say_once(f"{where}: {text}; split={ALL!r} takes all photos")
     if not splits[wanted]:
-        raise CaptionDataError(f"{where}: split {wanted!r} holds no photos ({text}); more photos or a larger share")
+        raise NoSplitError(f"{where}: split {wanted!r} holds no photos ({text}); more photos or a larger share")
     return Choice(set(splits[wanted]), text)
 
 

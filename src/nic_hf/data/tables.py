@@ -222,6 +222,8 @@ def _records(file: Path, lines: Sequence[tuple[int, str]], layout: _Layout, prob
                 raise rejected
             continue
         position += more
+        if layout.delimiter == "|" and text.count("|") < len(header) - 1:
+            say_once(f"{file}: line {number}: no bar behind the caption's number; read as if there were one")
         cells = [listed(fields[column]) for column in captions]
         own_split = None if split is None else fields[split]
         yield Record(number, fields[image].strip(), list(cell_captions(cells)), own_split)

@@ -1,7 +1,8 @@
 """What users otherwise ask in issues: what is wrong with this captioner, and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .findings import Finding, Status
 
@@ -13,6 +14,7 @@ def examine(
     *,
     data: str | None = None,
     split: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
     backbone: str | None = None,
     max_photos: int = 64,
 ) -> list[Finding]:
@@ -23,6 +25,7 @@ def examine(
         data: captioned photos such as those that it was trained on (see [`nic_hf.data.load_captions`]); without them
             less can be told.
         split: their split; the whole where not given.
+        data_options: arguments of `load_captions` for them.
         backbone: the pretrained vision model that it was built on, to compare with.
         max_photos: photos to look at, spread over the data.
 
@@ -49,7 +52,7 @@ def examine(
     findings += found
     sample = Sample(drawn_photos(), None)
     if data is not None:
-        photos, captions = _sample(data, split, max_photos)
+        photos, captions = _sample(data, split, max_photos, data_options or {})
         sample = Sample(photos, captions)
     if model is not None and processor is not None:
         findings.append(check_preprocessing(model, processor, backbone))
@@ -70,14 +73,14 @@ def _has(findings: Sequence[Finding], check: str) -> bool:
     return any(finding.check == check and finding.status == Status.PROBLEM for finding in findings)
 
 
-def _sample(data: str, split: str | None, number: int) -> tuple[list, list[str]]:
+def _sample(data: str, split: str | None, number: int, options: Mapping[str, Any]) -> tuple[list, list[str]]:
     """Photos spread over the data, and a caption of each."""
     from datasets import Image
 
     from ..data.feature_cache import load_photo_row
     from ..data.loading import load_captions
 
-    rows = load_captions(data, split).cast_column("image", Image(decode=False))
+    rows = load_captions(data, split, **options).cast_column("image", Image(decode=False))
     step = max(len(rows) // number, 1)
     photos, captions = [], []
     for row in rows.select(range(0, len(rows), step)[:number]):

@@ -192,7 +192,7 @@ def model_card(
         settings=list(_settings(stages)),
         recipe_note=_recipe_note(recipe or {}),
         data={
-            "text": _data_text(data_name, known, last),
+            "text": _data_text(data_name, known, last, (recipe or {}).get("split")),
             "license": facts.data_license or (known.license if known else "not stated; ask those who made the data"),
             "shown": known.shown if known else "its training data alone",
             "bias": known.bias if known else None,
@@ -334,8 +334,9 @@ def _recipe_note(recipe: Mapping[str, Any]) -> str:
     return f"`nic train --recipe recipe.yaml` trains the same again ({versions})."
 
 
-def _data_text(name: str | None, known: KnownData | None, settings: Mapping[str, Any]) -> str:
+def _data_text(name: str | None, known: KnownData | None, settings: Mapping[str, Any], rule: str | None) -> str:
     splits = f" Trained on its {settings['train_split']} split." if "train_split" in settings else ""
+    splits += f" Its splits: {rule}." if rule else ""
     if known:
         return f"{known.title}, {known.description}.{splits}"
     return f"{name}.{splits}" if name else "not named."

@@ -35,7 +35,7 @@ def load_splits(settings: DataSettings, args: CaptioningTrainingArguments) -> di
     with args.main_process_first(desc="loading captions"):  # the others then find them prepared
         for part, split in splits.items():
             if split is not None:
-                table = load_captions(settings.data, split, on_error=settings.on_error)
+                table = load_captions(settings.data, split, **settings.source_options())
                 limit = limits.get(part)
                 tables[part] = table if limit is None else table.select(range(min(limit, len(table))))
     return tables

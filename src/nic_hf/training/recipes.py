@@ -45,7 +45,7 @@ _HUB = (
     "hub_always_push",
     "hub_revision",
 )
-_NOTES = ("recipe", "description", "versions")  # of a file; no settings
+_NOTES = ("recipe", "description", "versions", "split")  # of a file; no settings
 
 Settings = dict[str, Any]
 
@@ -58,6 +58,7 @@ class Stage:
         name: of the stage, part of its folder's name.
         objective: `cross-entropy` or `self-critical`.
         model, data, args: its settings.
+        split_rule: how data without splits was split; see [`nic_hf.data.load_captions`].
     """
 
     name: str
@@ -65,6 +66,7 @@ class Stage:
     model: ModelSettings
     data: DataSettings
     args: CaptioningTrainingArguments
+    split_rule: str | None = None
 
     def settings(self) -> Settings:
         """Every setting of model and data, and those of the Trainer that are this package's or not its default."""
@@ -147,8 +149,11 @@ def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
 
 
 def as_recipe(stages: Iterable[Stage]) -> Settings:
-    """The stages with all settings and versions, as `recipe.yaml` holds them."""
+    """The stages with all settings and versions, as `recipe.yaml` holds them, and how the data was split."""
+    stages = list(stages)
+    rule = next((stage.split_rule for stage in stages if stage.split_rule), None)
     return {
+        **({"split": rule} if rule else {}),
         "versions": {
             "nic_hf": __version__,
             "transformers": transformers.__version__,

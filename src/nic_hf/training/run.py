@@ -94,6 +94,7 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
         transformers.utils.logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
     tables = load_splits(stage.data, args)
+    stage.split_rule = tables["train"].info.description or None
     if start is None:
         model, processor = new_captioner(stage.model, tables["train"], stage.data.min_frequency)
     else:

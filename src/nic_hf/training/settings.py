@@ -1,7 +1,12 @@
 """What a run of training is made of, besides the arguments of its Trainer: the model and the data."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+SOURCE_OPTIONS = (
+    *("images", "image_column", "caption_column"),
+    *("dev_share", "test_share", "split_seed", "on_error"),
+)
 
 
 @dataclass
@@ -66,6 +71,17 @@ class DataSettings:
     """What it learns from."""
 
     data: str = field(metadata={"help": "Captioned photos: see `nic_hf.data.load_captions` for the forms it takes."})
+    images: str | None = field(default=None, metadata={"help": "Folder of the photos, where it is not found."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of the photos' names, where it is not recognised."}
+    )
+    caption_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the captions, or several with commas between, where it is not recognised."},
+    )
+    dev_share: float = field(default=0.1, metadata={"help": "Share of the validation split, where the data has none."})
+    test_share: float = field(default=0.1, metadata={"help": "Share of the test split, where the data has no splits."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the hash that splits data without splits."})
     train_split: str = field(default="train", metadata={"help": "Split to learn from."})
     eval_split: str = field(default="validation", metadata={"help": "Split to choose by."})
     predict_split: str | None = field(
@@ -97,3 +113,7 @@ class DataSettings:
         },
     )
     num_sample_photos: int = field(default=8, metadata={"help": "Photos whose captions are logged through training."})
+
+    def source_options(self) -> dict[str, Any]:
+        """The arguments of [`nic_hf.data.load_captions`] besides source and split."""
+        return {name: getattr(self, name) for name in SOURCE_OPTIONS}

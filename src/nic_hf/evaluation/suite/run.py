@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...data import PhotoDataset, cache_features, load_captions
-from ...data.problems import OnError
+from ...data.problems import NoSplitError, OnError
 from ...modeling_nic import NICForConditionalGeneration
 from ...processing_nic import NICProcessor
 from ...writing import write_text
@@ -34,7 +34,8 @@ def evaluate_captioner(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str] = "evaluation",
     *,
-    split: str = "test",
+    split: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
     train_split: str | None = "train",
     include: Sequence[str] = PARTS,
     beams: Sequence[int] = BEAMS,
@@ -57,13 +58,14 @@ def evaluate_captioner(
         data: captioned photos, in any form of [`nic_hf.data.load_captions`].
         output: folder for `report.html`, `report.md` with its pictures, `evaluation.json` and
             `predictions-beam<k>.jsonl`.
-        split: split to evaluate on.
+        split: split to evaluate on; by default test, or validation where there is no test split.
+        data_options: arguments of [`nic_hf.data.load_captions`] for `data`, such as `images` or `dev_share`.
         train_split: split whose captions tell which captions are new; None where there is none.
         include: of `PARTS`: "generation" (scores at each of `beams`, diversity), "n_best" (the 15 best captions),
             "ranking" (both directions), "neighbours" (of words).
         beams: beam sizes; the report's pictures are of 3, or of the first where 3 is not among them.
         metrics: as for `score_captions`; by default BLEU, ROUGE-L, CIDEr-D and, where Java is there, METEOR.
-        transfer: other data sets by name, whose split `split` is captioned too.
+        transfer: other data sets by name, of which the same split is captioned too.
         run: output folder of a training run, for a plot of the score of its checkpoints against training time.
         run_split: split that those checkpoints are scored on.
         words: words to look up in the embedding.
@@ -97,13 +99,19 @@ def evaluate_captioner(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     processor = NICProcessor.from_pretrained(checkpoint)
 
+    options = {"on_error": on_error, **(data_options or {})}
+    if split is None:
+        split = _evaluation_split(data, options)
     training = None
     if train_split is not None:
-        table = load_captions(data, train_split, on_error=on_error)
-        training = [caption for own in table["captions"] for caption in own]
+        try:
+            table = load_captions(data, train_split, **options)
+            training = [caption for own in table["captions"] for caption in own]
+        except NoSplitError as error:
+            logger.warning("%s: which captions are new is not told", error)
 
-    def subject(source: Any, wanted: str) -> parts.Subject:
-        table = load_captions(source, wanted, on_error=on_error)
+    def subject(source: Any, wanted: str, options: Mapping[str, Any]) -> parts.Subject:
+        table = load_captions(source, wanted, **options)
         if max_photos is not None:
             table = table.select(range(min(max_photos, len(table))))
         if len(table) == 0:
@@ -111,8 +119,8 @@ def evaluate_captioner(
         features = cache_features(model, processor, table, cache_dir, on_error=on_error)
         return parts.Subject(model, processor, PhotoDataset(table, processor, features), training, metrics, seed)
 
-    main = subject(data, split)
-    others = {name: subject(source, split) for name, source in (transfer or {}).items()}
+    main = subject(data, split, options)
+    others = {name: subject(source, split, {"on_error": on_error}) for name, source in (transfer or {}).items()}
     beam = 3 if 3 in beams else beams[0]
 
     # Each part with what it depends on beside captioner and photos.
@@ -127,7 +135,7 @@ def evaluate_captioner(
         details = [beam, other.photos.photos._fingerprint]
         work.append((f"transfer {name}", details, partial(parts.transfer, other, name, beam)))
     if run is not None:
-        watched = subject(data, run_split)
+        watched = subject(data, run_split, options)
         steps = sorted(path.name for path in Path(run).glob("checkpoint-*"))
         details = [beam, str(run), *steps, watched.photos.photos._fingerprint]
         work.append(("learning_curve", details, partial(parts.learning_curve, Path(run), watched, beam)))
@@ -162,6 +170,16 @@ def evaluate_captioner(
     }
     write_report(folder, about, results, main.photos)
     return results
+
+
+def _evaluation_split(data: Any, options: Mapping[str, Any]) -> str:
+    """The test split; the validation split where there is no test split, which is said."""
+    try:
+        load_captions(data, "test", **options)
+        return "test"
+    except NoSplitError as error:
+        logger.warning("%s: evaluating on validation", error)
+        return "validation"
 
 
 def _fingerprint(model: NICForConditionalGeneration, processor: NICProcessor) -> str:
