@@ -159,6 +159,12 @@ def own_output_json(folder: Path) -> None:
     write(folder / "out.json", json.dumps([{"image_id": name, "caption": CAPTIONS[0]} for name in NAMES]))
 
 
+@layout(source="out.parquet", captions=("A brown dog leaps over a log .",))
+def own_output_parquet(folder: Path) -> None:
+    photos(folder)
+    pd.DataFrame({"image_id": NAMES, "caption": [CAPTIONS[0]] * len(NAMES)}).to_parquet(folder / "out.parquet")
+
+
 @layout()
 def lists_that_pandas_wrote(folder: Path) -> None:
     photos(folder)
@@ -336,6 +342,18 @@ def tar_shards(folder: Path) -> None:
         (folder / "drawn" / name).unlink()
     write_tar(folder / "shards" / "000.tar", members[:12])
     write_tar(folder / "shards" / "001.tar", members[12:])
+
+
+@layout(own_splits={"train": 6, "validation": 6})
+def tar_shards_by_split(folder: Path) -> None:
+    tar_shards(folder)
+    (folder / "shards" / "000.tar").rename(folder / "shards" / "train-000.tar")
+    (folder / "shards" / "001.tar").rename(folder / "shards" / "val-000.tar")
+
+
+@layout(source="data/train-00000-of-00001.parquet")
+def parquet_file(folder: Path) -> None:
+    parquet_of_one_split(folder)
 
 
 @layout()

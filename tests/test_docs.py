@@ -65,6 +65,8 @@ def make_kit(test_data: Path, kit: Path) -> Path:
     """The folder that pages run in: photos and captions of Flickr8k, and a captioner that was trained on them."""
     work = kit / "work"
     make_subset(test_data / "flickr8k", work / "flickr8k", train=24, dev=8, test=4)
+    for lists in (work / "flickr8k").glob("Flickr_8k.*"):
+        lists.unlink()  # as Kaggle has it: captions.txt and Images
     photos = sorted((work / "flickr8k" / "Images").iterdir())
     (work / "holiday").mkdir()
     for name, photo in zip(("photo.jpg", "a.jpg", "b.jpg", "holiday/1.jpg", "holiday/2.jpg"), photos, strict=False):

@@ -13,6 +13,7 @@ from .problems import SUPPORTED, CaptionDataError, Problems, RejectedError, Skip
 from .sources import SourceOptions
 from .splits import SPLITS, canonical_split, check_split, choose_split
 from .storage import dataset_of_captions, dataset_of_shards
+from .tar_shards import splits_named
 from .text import clean_caption
 
 ID_COLUMNS = ("image_id", "id", "filename", "file_name", "image_name")
@@ -29,14 +30,18 @@ def open_data(source: str, cache_dir: Path | None) -> Dataset | DatasetDict:
     try:
         if any(path.is_file() for path in saved):
             return load_from_disk(source)
+        if Path(source).suffix == ".parquet":
+            return load_dataset(
+                "parquet", data_files=source, cache_dir=None if cache_dir is None else os.fspath(cache_dir)
+            )
         return load_dataset(source, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
     except (DatasetsError, OSError, ValueError) as error:
         what = "Hugging Face Datasets cannot open it" if Path(source).exists() else "no such file, folder or Hub id"
         raise CaptionDataError(f"{source}: {what} ({error}); supported: {SUPPORTED}") from error
 
 
-def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset:
-    """Read the photos and captions of local tar files into an Arrow file.
+def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset | DatasetDict:
+    """Read the photos and captions of local tar files into Arrow files, by split where each file is named after one.
 
     Raises:
         CaptionDataError: one of them is on another machine.
@@ -44,6 +49,11 @@ def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset:
     remote = next((shard for shard in shards if "://" in shard), None)
     if remote is not None:
         raise CaptionDataError(f"{remote}: not on this machine; stream_captions reads it without a copy")
+    by_split: dict[str, list[str]] = {}
+    for shard in shards:
+        by_split.setdefault(" or ".join(sorted(splits_named(shard))), []).append(shard)
+    if set(by_split) <= set(SPLITS):
+        return DatasetDict({split: dataset_of_shards(own, cache_dir) for split, own in by_split.items()})
     return dataset_of_shards(shards, cache_dir)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .photos import Row, find_photos
 from .problems import SUPPORTED, CaptionDataError, OnError, Problems, SkippedItem, say_once
-from .sources import CAPTION_SUFFIXES, METADATA_FILES, Part, SourceOptions, find_parts, read_part
+from .sources import CAPTION_SUFFIXES, METADATA_FILES, Part, SourceOptions, find_parts, holds_photos, read_part
 from .splits import ALL, Choice, SplitShares, canonical_split, choose_split
 from .tar_shards import TAR_SUFFIXES, find_shards
 
@@ -132,7 +132,9 @@ def _parts(path: Path, label: str, options: SourceOptions) -> list[Part]:
     if path.is_file():
         if path.name in METADATA_FILES:
             return [Part(path, root=path.parent)]
-        return [] if path.name.lower().endswith(TAR_SUFFIXES) else [Part(path)]
+        if path.name.lower().endswith(TAR_SUFFIXES) or (path.suffix == ".parquet" and holds_photos(path)):
+            return []
+        return [Part(path)]
     is_hub_id = _HUB_ID.fullmatch(label) and path.suffix not in (*CAPTION_SUFFIXES, ".parquet", ".zip")
     if is_hub_id or label.lower().endswith(TAR_SUFFIXES):
         return []

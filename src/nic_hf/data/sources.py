@@ -11,7 +11,15 @@ from .json_files import read_json_file
 from .photos import PHOTO_SUFFIXES, CaptionFile
 from .problems import SUPPORTED, CaptionDataError, Problems, say_once
 from .splits import SPLITS, SplitShares, canonical_split, read_split_lists
-from .tables import TABLE_SUFFIXES, Record, gather, is_table, read_json_lines, read_table
+from .tables import (
+    TABLE_SUFFIXES,
+    Record,
+    gather,
+    is_table,
+    parquet_records,
+    read_json_lines,
+    read_table,
+)
 from .text import read_lines
 
 CAPTION_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".jsonl")
@@ -95,6 +103,8 @@ def read_part(part: Part, options: SourceOptions, problems: Problems) -> Caption
         found = read_json_file(file, problems, *columns)
     elif file.suffix == ".jsonl":
         found = read_json_lines(file, problems, *columns, below)
+    elif file.suffix == ".parquet":
+        found = gather(file, parquet_records(file, problems, *columns), problems, below)
     elif file.suffix in TABLE_SUFFIXES:
         found = read_table(file, problems, *columns, read_split_lists(file.parent, problems), below)
     else:
@@ -104,6 +114,15 @@ def read_part(part: Part, options: SourceOptions, problems: Problems) -> Caption
     for photo in found.photos.values():
         photo.split = photo.split or part.split
     return found
+
+
+def holds_photos(file: Path) -> bool:
+    """Whether a parquet file has the photos themselves, and not their names."""
+    import pyarrow.parquet as pq
+    from pyarrow import types
+
+    kinds = [field.type for field in pq.read_schema(file)]
+    return any(types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind) for kind in kinds)
 
 
 def _parts_of(folder: Path, options: SourceOptions) -> list[Part]:

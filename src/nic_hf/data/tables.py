@@ -306,6 +306,21 @@ def _json_records(
             yield record
 
 
+def parquet_records(file: Path, problems: Problems, image: str | None, caption: str | None) -> Iterator[Record]:
+    """The rows of a parquet file of names and captions, as `nic caption --output x.parquet` writes it."""
+    import pyarrow.parquet as pq
+
+    row = 0
+    for batch in pq.ParquetFile(file).iter_batches():
+        for value in batch.to_pylist():
+            record = None
+            with problems.at(file, entry=f"row {row}"):
+                record = object_record(f"row {row}", value, image, caption)
+            if record is not None:
+                yield record
+            row += 1
+
+
 def _text(name: Any) -> Any:
     """A number as the text that it is written with; all else as it is."""
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name

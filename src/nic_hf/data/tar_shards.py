@@ -55,7 +55,7 @@ def find_shards(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
         return shards
     by_split: dict[str, list[str]] = {}
     for shard in shards:
-        for name in _splits_named(shard):
+        for name in splits_named(shard):
             by_split.setdefault(name, []).append(shard)
     check_split(canonical_split(split), by_split, f"{len(shards)} tar files from {shards[0]} on")
     return by_split[canonical_split(split)]
@@ -93,7 +93,8 @@ def _matching(pattern: str) -> list[str]:
     return [files.unstrip_protocol(path) if "://" in pattern else os.fspath(Path(path)) for path in found]
 
 
-def _splits_named(shard: str) -> set[str]:
+def splits_named(shard: str) -> set[str]:
+    """The splits that the name of a tar file, or that of its folder, tells."""
     path = PurePosixPath(shard.replace("\\", "/"))
     words = [*re.split(r"[^A-Za-z]+", path.name), path.parent.name]
     return {canonical_split(word.lower()) for word in words} & set(_SPLITS)
