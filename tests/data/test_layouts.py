@@ -220,3 +220,14 @@ def test_a_caption_in_brackets_is_no_list(tmp_path: Path) -> None:
     photos(tmp_path / "images")
     csv_rows(tmp_path / "captions.csv", ["image", "caption"], [(name, "[a sign] reads 'no'") for name in NAMES])
     assert load_captions(tmp_path, cache_dir=tmp_path / "cache")["captions"][0] == ["[a sign] reads 'no'"]
+
+
+def test_a_set_of_test_photos_alone_is_whole_and_may_be_trained_on_which_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path / "data" / "test")
+    csv_rows(tmp_path / "data" / "test" / "metadata.csv", ["file_name", "text"], [(name, "A dog .") for name in NAMES])
+    assert len(load(tmp_path / "data", tmp_path, "test")) == 12
+    train, dev = (set(load(tmp_path / "data", tmp_path, split)) for split in ("train", "dev"))
+    assert train and dev and not train & dev
+    assert "no split but 'test', which holds training photos then: split by a hash" in caplog.text

@@ -112,7 +112,8 @@ def check_split(split: str, available: Iterable[str], where: str) -> None:
 def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares: SplitShares, where: str) -> Choice:
     """Choose the photos of a split from a source that may have splits, some of them, or none.
 
-    - A source with splits keeps them. Where it has no validation split, or train alone, the rest is held out of train.
+    - A source with splits keeps them. Where it has no validation split, or train alone, the rest is held out of train;
+      where it has another split alone, training photos are taken from that, which is said.
     - Flickr8k's photos without split lists are split as the official lists have it.
     - All other photos are split by a hash of their ids.
 
@@ -129,25 +130,26 @@ def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares:
     if len(named) == 1 and "train" not in named and parts.get(None):  # a list of test photos, say, and all others
         named["train"] = parts[None]
     names = set(named)
-    if wanted in names and (wanted != "train" or "validation" in names) and len(names) > 1:
+    if wanted in names and (wanted != "train" or "validation" in names):
         return Choice(set(named[wanted]))
     if len(names) > 1:
-        if "train" not in names or wanted not in ("train", "validation"):
-            check_split(wanted, names | ({"train", "validation"} if "train" in names else set()), where)
+        held_out = {"train", "validation"} if "train" in names else set()
+        check_split(wanted, names | held_out if wanted in held_out else names, where)
         pool, shares = named["train"], SplitShares(shares.dev, 0, shares.seed)
     else:
+        check_split(wanted, SPLITS, where)
         pool = next(iter(named.values()), parts.get(None, ()))
-        if wanted not in SPLITS:
-            if wanted in names:
-                return Choice(set(pool))
-            check_split(wanted, SPLITS, where)
         official = _official(pool)
         if official is not None:
             return _said(where, official, wanted, "Flickr8k's official split, by the photos' names")
-    reason, what = ("no validation split", "train") if names else ("no splits", "photos")
-    if len(names) == 1:
-        reason, what = f"no split but {next(iter(names))!r}", "photos"
-    rule = f"{reason}: {what} split by a hash of their ids (seed {shares.seed})"
+    if len(names) > 1:
+        reason = "no validation split: train"
+    elif names:
+        only = next(iter(names))
+        reason = f"no split but {only!r}" + (": photos" if only == "train" else ", which holds training photos then:")
+    else:
+        reason = "no splits: photos"
+    rule = f"{reason} split by a hash of their ids (seed {shares.seed})"
     return _said(where, hashed_splits(pool, shares), wanted, rule)
 
 
