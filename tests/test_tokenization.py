@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from nic_hf.languages import is_unspaced
 from nic_hf.tokenization import train_tokenizer, vocabulary_coverage
 
 PAD, BOS, EOS, UNK = range(4)
@@ -279,7 +280,10 @@ def test_any_text_survives_the_round_trip_once_its_words_are_known(text, keep_pu
     tokenizer = train_tokenizer([text, "filler"], min_frequency=1, keep_punctuation=keep_punctuation)
     ids = tokenizer(text).input_ids
     assert UNK not in ids
-    assert tokenizer(tokenizer.decode(ids, skip_special_tokens=True)).input_ids == ids
+    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    again = tokenizer(decoded).input_ids
+    # Without spaces, words that punctuation stood between may be cut at other places.
+    assert again == ids or (is_unspaced(text) and tokenizer.decode(again, skip_special_tokens=True) == decoded)
 
 
 @pytest.mark.parametrize("piece", ["a", "a-", "'s", "-a", "a\u0301", "'", "a's-", "\x00", "🐕", "ש", "a "])

@@ -3,30 +3,52 @@ r"""Learn a word-level tokenizer from captions.
 Show and Tell predicts whole words: its vocabulary is every word that the training captions hold at least five times
 (section 4.3.1 of the paper). The tokenizer made here is built only of parts of the `tokenizers` library, so that the
 saved `tokenizer.json` says all there is to say and `AutoTokenizer` loads it without this package.
+
+In scripts without spaces (Chinese, Japanese, Thai, ...) ICU finds the words when the tokenizer is trained. Those that
+are frequent enough are written into `tokenizer.json`, which cuts a text into the longest of them and, between them,
+into single characters.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Literal, get_args
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-PAD_TOKEN, BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+from .languages import (
+    DOTLESS,
+    DOTTED,
+    INSTALL,
+    can_segment,
+    count_letters,
+    is_compound,
+    is_unspaced,
+    unspaced_words,
+)
+from .tokenizer_style import (
+    BOS_TOKEN,
+    EOS_TOKEN,
+    PAD_TOKEN,
+    SPECIAL_TOKENS,
+    UNK_TOKEN,
+    Style,
+    build_backend,
+    build_run_splitter,
+    build_splitter,
+    style_of,
+)
 
-# What people type for an apostrophe. NFKC turns the acute accent as a character of its own into space + U+0301.
-_APOSTROPHES = "[`‘’‛ʼ′]| \u0301"
+logger = logging.getLogger(__name__)
 
-# A word starts with a letter or a digit, so that the variation selector behind an emoji (a mark) is not one.
-# "'s" is a token of its own; `\b` is avoided because regular expression engines disagree on what a word character is.
-_POSSESSIVE = r"'s(?![\p{L}\p{M}\p{N}])"
-_RUN = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*"
-_WORD = rf"{_POSSESSIVE}|{_RUN}(?:(?!{_POSSESSIVE})[-'&./]{_RUN})*"
-_PUNCTUATION = r"[\p{P}\p{S}]"
+Segmentation = Literal["auto", "words", "characters", "spaces"]
 
-# Decoding removes the space in front of these tokens ...
-_CLOSING = r"[.,!?;:%)\]}']"
-# ... and the space behind these.
-_OPENING = r"[(\[{#$]"
+# Shares of the letters from which on captions count as written without spaces, and as Turkish.
+_UNSPACED_SHARE = _DOTLESS_SHARE = 0.01
+# Share of running words without an id above which a warning says what the minimum frequency costs.
+_MANY_UNKNOWN = 0.1
 
 
 def train_tokenizer(
@@ -35,6 +57,7 @@ def train_tokenizer(
     *,
     keep_punctuation: bool = False,
     max_length: int = 64,
+    segmentation: Segmentation = "auto",
 ) -> PreTrainedTokenizerFast:
     r"""Learn the vocabulary of captions and return the tokenizer that maps captions to word ids and back.
 
@@ -42,6 +65,9 @@ def train_tokenizer(
     `.` or `/` ("t-shirt", "o'clock", "at&t"), with the possessive "'s" as a word of its own. Everything else, such as
     full stops and emoji, is dropped. Ids 0 to 3 are `<pad> <bos> <eos> <unk>`; words follow, the most frequent first
     and equally frequent ones in alphabetical order, so that the order of the captions does not matter.
+
+    Scripts without spaces are cut as `segmentation` says, and decoded without spaces; the log says so. In captions
+    with the dotless i of Turkish (1 % of the letters or more), the capital I is lower-cased to it.
 
     `tokenizer(caption).input_ids` are the words' ids and `<eos>`: the labels of the model, which puts `<bos>` in
     front itself. With `add_special_tokens=False` they are the words' ids alone, as a caption's prefix needs them.
@@ -57,10 +83,17 @@ def train_tokenizer(
             close, keep a space on both sides.
         max_length: The number of ids, `<eos>` included, that `truncation=True` cuts a caption to. The model itself
             has no limit.
+        segmentation: How Chinese, Japanese, Thai, Lao, Khmer and Burmese are cut. `"words"`: into the words that ICU
+            finds and that are frequent enough, and single characters between them; it takes the extra `languages`.
+            `"characters"`: into characters, each with its marks. `"spaces"`: at spaces and punctuation alone.
+            `"auto"`: words, or characters without the extra, where 1 % of the captions' letters or more are of these
+            scripts; else at spaces.
 
     Raises:
         ValueError: If there are no captions, if `captions` is a single string or a mapping, if a caption is not a
-            string, if no word is frequent enough, or if `min_frequency` or `max_length` is less than 1.
+            string, if no word is frequent enough, if `min_frequency` or `max_length` is less than 1, or if there is
+            no such segmentation.
+        ImportError: If `segmentation` is `"words"` and icu4py is not installed.
 
     Example:
         >>> tokenizer = train_tokenizer(["A man's dog runs .", "A dog sleeps ."], min_frequency=1)
@@ -73,18 +106,162 @@ def train_tokenizer(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
 
-    backend = _build_backend({}, keep_punctuation)
-    counts = count_words(backend, captions)
+    runs = count_words(build_run_splitter(keep_punctuation), captions)
+    style = _style_for(runs, Style(keep_punctuation), segmentation)
+    counts = _learn_words(runs, style, min_frequency, _segmented(runs, style, segmentation))
     frequent = [word for word, count in counts.items() if count >= min_frequency]
     if not frequent:
         raise ValueError(
             f"no word occurs {min_frequency} times: the captions hold {len(counts):,} distinct words, the most "
             f"frequent of them {max(counts.values(), default=0)} times; lower min_frequency or add captions"
         )
+    unknown = 1 - sum(counts[word] for word in frequent) / counts.total()
+    if unknown > _MANY_UNKNOWN:
+        logger.warning(
+            f"{100 * unknown:.1f} % of the captions' words become <unk>: min_frequency={min_frequency} keeps"
+            f" {len(frequent):,} of {len(counts):,} distinct words. A lower min_frequency keeps more"
+        )
     frequent.sort(key=lambda word: (-counts[word], word))
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *frequent])}
+    return _wrap(build_backend(vocabulary, style), max_length)
+
+
+def extend_tokenizer(
+    tokenizer: PreTrainedTokenizerFast,
+    captions: Iterable[str],
+    min_frequency: int = 5,
+    *,
+    segmentation: Segmentation = "auto",
+) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that also knows the frequent words of other captions; the words it has keep their ids.
+
+    New words follow the old ones, the most frequent first. Scripts without spaces that the tokenizer has not seen are
+    cut as `segmentation` says, others as they were.
+
+    Args:
+        tokenizer: A tokenizer of `train_tokenizer`, which is left as it is.
+        captions: The captions to learn words from, read once.
+        min_frequency: How often a new word must occur in them.
+        segmentation: As for `train_tokenizer`.
+
+    Raises:
+        ValueError: If the tokenizer is none of `train_tokenizer`, or as `train_tokenizer`; to find no new word is
+            no error.
+        ImportError: As `train_tokenizer`.
+    """
+    if min_frequency < 1:
+        raise ValueError(f"min_frequency must be at least 1, not {min_frequency}")
+    vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    old_style = style_of(tokenizer, vocabulary)
+    runs = count_words(build_run_splitter(old_style.keep_punctuation), captions)
+    style = _style_for(runs, old_style, segmentation)
+    if old_style.unspaced:
+        segmentation = "auto" if any(map(is_compound, vocabulary)) else "characters"
+    counts = _learn_words(runs, style, min_frequency, _segmented(runs, style, segmentation), vocabulary)
+    new = [word for word, count in counts.items() if count >= min_frequency and word not in vocabulary]
+    for word in sorted(new, key=lambda word: (-counts[word], word)):
+        vocabulary[word] = len(vocabulary)
+    return _wrap(build_backend(vocabulary, style), tokenizer.model_max_length)
+
+
+def vocabulary_coverage(tokenizer: PreTrainedTokenizerFast, captions: Iterable[str]) -> float:
+    """Return the share of the captions' running words, between 0 and 1, that the vocabulary holds.
+
+    It tells how well a captioner's vocabulary fits other captions before any of them is trained on: at 0.95, about
+    four in ten captions of ten words hold an unknown one.
+
+    Raises:
+        ValueError: If there are no captions, if one is not a string, or if they hold no words.
+    """
+    unknown, total = unknown_words(tokenizer, captions)
+    return 1 - unknown.total() / total
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerFast, captions: Iterable[str]) -> tuple[Counter[str], int]:
+    """Count the words of captions that the vocabulary lacks, and all of their running words.
+
+    Raises:
+        ValueError: If there are no captions, if one is not a string, or if they hold no words.
+    """
+    counts = count_words(tokenizer.backend_tokenizer, captions)
+    if not counts:
+        raise ValueError("the captions hold no words, so that the vocabulary cannot cover a share of them")
+    vocabulary = tokenizer.get_vocab()
+    return Counter({word: count for word, count in counts.items() if word not in vocabulary}), counts.total()
+
+
+def _style_for(runs: Counter[str], style: Style, segmentation: Segmentation) -> Style:
+    """The style that runs of captions ask for, which is at least what `style` has."""
+    if segmentation not in get_args(Segmentation):
+        raise ValueError(f"segmentation must be one of {', '.join(get_args(Segmentation))}, not {segmentation!r}")
+    foreign = {run: count for run, count in runs.items() if not run.isascii()}
+    if not foreign:
+        return style
+    unspaced = letters = 0
+    for run, count in runs.items():
+        own, of_all = count_letters(run)
+        unspaced, letters = unspaced + count * own, letters + count * of_all
+    cut = unspaced > 0 and segmentation != "spaces"
+    if segmentation == "auto":
+        cut = cut and unspaced >= _UNSPACED_SHARE * letters
+    dotless = sum(count * run.count(DOTLESS) for run, count in foreign.items())
+    is_dotless = dotless > 0 and dotless >= _DOTLESS_SHARE * letters
+    if is_dotless and not style.dotless:
+        logger.info("captions with the dotless i of Turkish: the capital I is lower-cased to it")
+    return replace(
+        style,
+        unspaced=style.unspaced or cut,
+        dotted=style.dotted or is_dotless or any(DOTTED in run for run in foreign),
+        dotless=style.dotless or is_dotless,
+    )
+
+
+def _segmented(runs: Iterable[str], style: Style, segmentation: Segmentation) -> bool:
+    """Whether to look for words in scripts without spaces; the log says what is done with those."""
+    if not style.unspaced or not any(map(is_unspaced, runs)):
+        return False
+    if segmentation == "words" or (segmentation == "auto" and can_segment()):
+        logger.info("captions in a script without spaces: cut into the words that ICU finds")
+        return True
+    if segmentation == "auto":
+        logger.warning(
+            "captions in a script without spaces: cut into single characters, since icu4py, which finds words, is"
+            f" not installed: {INSTALL}"
+        )
+    else:
+        logger.info("captions in a script without spaces: cut into single characters")
+    return False
+
+
+def _learn_words(
+    runs: Counter[str], style: Style, min_frequency: int, segmented: bool, known: Iterable[str] = ()
+) -> Counter[str]:
+    """Count words as the tokenizer will cut them."""
+    fixed = [word for word in known if is_compound(word)]
+    found: Counter[str] = Counter()
+    if segmented:
+        normalizer = build_splitter((), style).normalizer
+        for run, count in runs.items():
+            if is_unspaced(run):
+                for word in unspaced_words(normalizer.normalize_str(run)):
+                    found[word] += count
+    candidates = {word for word, count in found.items() if count >= min_frequency}.difference(fixed)
+    while True:
+        backend = build_splitter([*fixed, *candidates], style)
+        counts: Counter[str] = Counter()
+        for run, count in runs.items():
+            for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(run)):
+                counts[word] += count
+        # Longer words take the place of shorter ones, which may then be too rare to get an id.
+        rare = {word for word in candidates if counts[word] < min_frequency}
+        if not rare:
+            return counts
+        candidates -= rare
+
+
+def _wrap(backend: Tokenizer, max_length: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
-        tokenizer_object=_build_backend(vocabulary, keep_punctuation),
+        tokenizer_object=backend,
         pad_token=PAD_TOKEN,
         bos_token=BOS_TOKEN,
         eos_token=EOS_TOKEN,
@@ -97,48 +274,6 @@ def train_tokenizer(
         # Transformers' own clean-up is for English WordPiece: it would turn "do not" into "don't".
         clean_up_tokenization_spaces=False,
     )
-
-
-def vocabulary_coverage(tokenizer: PreTrainedTokenizerFast, captions: Iterable[str]) -> float:
-    """Return the share of the captions' running words, between 0 and 1, that the vocabulary holds.
-
-    It tells how well a captioner's vocabulary fits other captions before any of them is trained on: at 0.95, about
-    four in ten captions of ten words hold an unknown one.
-
-    Raises:
-        ValueError: If there are no captions, if one is not a string, or if they hold no words.
-    """
-    counts = count_words(tokenizer.backend_tokenizer, captions)
-    if not counts:
-        raise ValueError("the captions hold no words, so that the vocabulary cannot cover a share of them")
-    vocabulary = tokenizer.get_vocab()
-    return sum(count for word, count in counts.items() if word in vocabulary) / counts.total()
-
-
-def _build_backend(vocabulary: dict[str, int], keep_punctuation: bool) -> Tokenizer:
-    """Assemble normaliser, word splitter, vocabulary, `<eos>` template and decoder."""
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK_TOKEN))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(_APOSTROPHES), "'")]
-    )
-    token = f"{_WORD}|{_PUNCTUATION}" if keep_punctuation else _WORD
-    # Inverted, the splitter keeps what matches and removes what lies between.
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(token), behavior="removed", invert=True)
-    if vocabulary:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"$A {EOS_TOKEN}", special_tokens=[(EOS_TOKEN, vocabulary[EOS_TOKEN])]
-        )
-
-    glued = f"'s|{_CLOSING}" if keep_punctuation else "'s"
-    steps = [
-        # No token starts with "##", so this puts a space in front of every token but the first.
-        decoders.WordPiece(prefix="##", cleanup=False),
-        decoders.Replace(Regex(f"^ (?=(?:{glued})$)"), ""),
-    ]
-    if keep_punctuation:
-        steps += [decoders.Fuse(), decoders.Replace(Regex(f"(?<={_OPENING}) "), "")]
-    tokenizer.decoder = decoders.Sequence(steps)
-    return tokenizer
 
 
 def count_words(backend: Tokenizer, captions: Iterable[str]) -> Counter[str]:

@@ -134,12 +134,13 @@ def _up_to_the_end(ids: list[int], ends: list[int]) -> list[int]:
 def _word_cases() -> list[dict[str, Any]]:
     random = np.random.default_rng(0)
     captions = [*CAPTIONS, "The dog's (wet) ball, no. 1: $5 [new] #tag!", "a café's naïve 50% sign; o'clock at&t?"]
+    chinese = ["一只狗，戴着red帽子 (3岁)。", "两个孩子在沙滩上玩耍"]
     cases = []
-    for keep_punctuation in (False, True):
-        tokenizer = train_tokenizer(captions, min_frequency=1, keep_punctuation=keep_punctuation)
+    for learned, keep_punctuation in itertools.product((captions, [*captions, *chinese]), (False, True)):
+        tokenizer = train_tokenizer(learned, min_frequency=1, keep_punctuation=keep_punctuation)
         file = json.loads(tokenizer.backend_tokenizer.to_str())
         drawn = [random.integers(0, len(tokenizer), 9).tolist() for _ in range(40)]
-        said = [tokenizer(caption)["input_ids"] for caption in captions]
+        said = [tokenizer(caption)["input_ids"] for caption in learned]
         for ids in [*drawn, *said, []]:
             text = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
             cases.append({"tokenizer": file, "ids": ids, "text": text})
