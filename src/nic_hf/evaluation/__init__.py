@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .score_file import score_file
     from .scores import default_metrics, score_captions
     from .significance import Interval, PairedDifference, bootstrap_intervals, paired_test
+    from .words import caption_words
 
 # Loaded when first asked for: `evaluate` is an extra, and who ranks captions needs no tokenizer.
 _MODULES = {
@@ -47,6 +48,7 @@ _MODULES = {
     "annotation_ranking": "ranking",
     "bootstrap_intervals": "significance",
     "caption_log_likelihoods": "ranking",
+    "caption_words": "words",
     "clip_scores": "clip_score",
     "default_metrics": "scores",
     "diversity_scores": "diversity",
@@ -81,6 +83,7 @@ __all__ = [
     "annotation_ranking",
     "bootstrap_intervals",
     "caption_log_likelihoods",
+    "caption_words",
     "clip_scores",
     "default_metrics",
     "diversity_scores",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from .ngrams import MAX_ORDER, CaptionTable, NgramIndex, find_sorted
-from .ptb import ptb_tokenize
+from .words import caption_words
 
 SIGMA = 6.0
 SCALE = 10.0
@@ -31,7 +31,7 @@ class DocumentFrequencies:
     """
 
     def __init__(
-        self, references: Iterable[Sequence[str]], tokenize: Callable[[str], list[str]] = ptb_tokenize
+        self, references: Iterable[Sequence[str]], tokenize: Callable[[str], list[str]] = caption_words
     ) -> None:
         photos = [[" ".join(tokenize(caption)) for caption in captions] for captions in references]
         if not photos:

@@ -8,7 +8,7 @@ import numpy as np
 from .cider import DocumentFrequencies
 from .files import EvaluationDataError
 from .ngrams import NgramIndex
-from .ptb import ptb_tokenize
+from .words import caption_words
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DiversityScores:
 def diversity_scores(
     captions: Iterable[str],
     training_captions: Iterable[str] | None = None,
-    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+    tokenize: Callable[[str], list[str]] = caption_words,
 ) -> DiversityScores:
     """Variety of captions, one a photo or several.
 
@@ -75,7 +75,7 @@ def diversity_scores(
 def self_cider(
     captions: Sequence[str],
     frequencies: DocumentFrequencies,
-    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+    tokenize: Callable[[str], list[str]] = caption_words,
 ) -> float:
     """Self-CIDEr diversity of several captions of one photo: 0 where all are the same, 1 where none share an n-gram.
 
@@ -118,7 +118,7 @@ def _texts(captions: Iterable[str], name: str) -> Iterator[str]:
 def cider_similarities(
     captions: Sequence[str],
     frequencies: DocumentFrequencies,
-    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+    tokenize: Callable[[str], list[str]] = caption_words,
 ) -> np.ndarray:
     """Cosine similarities of TF-IDF vectors, a mean over n-gram orders 1 to 4; shape `(num_captions, num_captions)`.
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from .cider import DocumentFrequencies
 from .files import EvaluationDataError
-from .ptb import ptb_tokenize
 from .scores import DEFAULT_METRICS, score_captions
+from .words import caption_words
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def judgment_correlation(
     *,
     own_captions: Literal["leave_out", "no_reference"] = "leave_out",
     document_frequencies: DocumentFrequencies | None = None,
-    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+    tokenize: Callable[[str], list[str]] = caption_words,
 ) -> dict[str, RankCorrelation]:
     """Kendall's tau of the metrics of `score_captions` with human judgments, by name of the score.
 

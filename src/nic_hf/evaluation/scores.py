@@ -4,11 +4,13 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
 
+from ..languages import is_unspaced
 from .bleu import BLEU_NAMES, bleu_from_statistics, bleu_statistics
 from .cider import DocumentFrequencies, cider_scores
 from .files import EvaluationDataError
@@ -16,6 +18,7 @@ from .java_metrics import JavaUnavailableError, check_java, meteor_scores, spice
 from .ngrams import CaptionTable
 from .ptb import ptb_tokenize, ptb_tokenize_all
 from .rouge import rouge_l
+from .words import caption_words, caption_words_all
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ def score_captions(
     *,
     allow_partial: bool = False,
     document_frequencies: DocumentFrequencies | None = None,
-    tokenize: Tokenizer = ptb_tokenize,
+    tokenize: Tokenizer = caption_words,
 ) -> dict[str, Any]:
     """Score one caption a photo against its references: the numbers of pycocoevalcap 1.2, to rounding.
 
@@ -79,8 +82,9 @@ def score_captions(
         per_image: add the scores of each photo under `"per_image"`, by id.
         allow_partial: leave out photos with references but no prediction instead of raising. Document frequencies of
             CIDEr-D then come from the photos scored.
-        document_frequencies: for CIDEr-D, in place of those of the references.
-        tokenize: turns a caption into words.
+        document_frequencies: for CIDEr-D, in place of those of the references. Those of a single photo make it 0, and
+            a warning says so.
+        tokenize: turns a caption into words; by default [`nic_hf.evaluation.caption_words`].
 
     Returns:
         `bleu_1` to `bleu_4`, `rouge_l`, `cider`, `meteor`, `spice`, as asked for. They are fractions, which for
@@ -101,6 +105,8 @@ def score_captions(
     ids, predicted, referred = tokenized_captions(predictions, references, allow_partial, tokenize)
     statistics = _statistics(ids, predicted, referred, metrics, document_frequencies)
     scores: dict[str, Any] = statistics.scores()
+    if scores.get("cider") == 0 and any(predicted):
+        _say_why_cider_is_0(referred, document_frequencies)
     columns = statistics.photo_scores()
     for name in java_metrics:
         scorer = meteor_scores if name == "meteor" else spice_scores
@@ -131,7 +137,7 @@ def caption_statistics(
     *,
     allow_partial: bool = False,
     document_frequencies: DocumentFrequencies | None = None,
-    tokenize: Tokenizer = ptb_tokenize,
+    tokenize: Tokenizer = caption_words,
 ) -> CaptionStatistics:
     """Statistics behind `score_captions`, for what resamples photos; its arguments and errors, without Java's metrics.
 
@@ -148,7 +154,7 @@ def tokenized_captions(
     predictions: Mapping[Id, str],
     references: Mapping[Id, Sequence[str]],
     allow_partial: bool = False,
-    tokenize: Tokenizer = ptb_tokenize,
+    tokenize: Tokenizer = caption_words,
 ) -> tuple[list[Id], list[str], list[list[str]]]:
     """Check and tokenize captions.
 
@@ -177,9 +183,34 @@ def tokenized_captions(
 
 
 def _tokenized(captions: list[str], tokenize: Tokenizer) -> list[str]:
-    """Words of captions, joined by blanks. Together, as the Java tool reads them, where `tokenize` is PTB's."""
-    lists = ptb_tokenize_all(captions) if tokenize is ptb_tokenize else map(tokenize, captions)
+    """Words of captions, joined by blanks. Together, as the Java tool reads them, where `tokenize` is such."""
+    together = None
+    if tokenize in (caption_words, ptb_tokenize):
+        together = caption_words_all if tokenize is caption_words else ptb_tokenize_all
+    if together is caption_words_all and any(map(is_unspaced, captions)):
+        _say_once("captions in a script without spaces are scored by character")
+    lists = map(tokenize, captions) if together is None else together(captions)
     return [" ".join(words) for words in lists]
+
+
+def _say_why_cider_is_0(references: list[list[str]], document_frequencies: DocumentFrequencies | None) -> None:
+    """CIDEr-D weighs n-grams by the share of photos whose references lack them."""
+    number = len(references) if document_frequencies is None else document_frequencies.num_documents
+    if number == 1:
+        _say_once(
+            "CIDEr-D of a single photo is 0, whatever its caption: words are weighed by how few photos' references"
+            " have them. Score more photos, or give document_frequencies of others"
+        )
+    elif document_frequencies is None and len({frozenset(own) for own in references}) == 1:
+        _say_once(
+            f"CIDEr-D is 0, since all {number:,} photos have the same references: words are weighed by how few photos'"
+            " references have them"
+        )
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _statistics(

@@ -13,8 +13,8 @@ import numpy as np
 
 from .bleu import BLEU_NAMES, bleu_from_statistics
 from .files import EvaluationDataError
-from .ptb import ptb_tokenize
 from .scores import DEFAULT_METRICS, CaptionStatistics, caption_statistics
+from .words import caption_words
 
 Id = TypeVar("Id", bound=Hashable)
 
@@ -58,7 +58,7 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+    tokenize: Callable[[str], list[str]] = caption_words,
 ) -> dict[str, Interval]:
     """Percentile bootstrap intervals of `score_captions`, by name of the score.
 
@@ -93,7 +93,7 @@ def paired_test(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+    tokenize: Callable[[str], list[str]] = caption_words,
 ) -> dict[str, PairedDifference]:
     """Whether two sets of predictions for the same photos differ in score, by name of the score.
 

@@ -26,6 +26,7 @@ from ..data.sampling import LengthGroupedSampler
 from ..data.stream_loader import StreamLoader
 from ..data.streaming import StreamingCaptionDataset
 from ..evaluation.scores import score_captions
+from ..evaluation.words import caption_length
 from ..processing_nic import IGNORED_LABEL
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
@@ -391,7 +392,7 @@ def caption_metrics(captions: dict[str, str], references: dict[str, list[str]]) 
         "bleu_4": scores["bleu_4"],
         "cider": scores["cider"],
         "distinct": len(set(captions.values())) / len(captions),
-        "words": sum(len(caption.split()) for caption in captions.values()) / len(captions),
+        "words": sum(map(caption_length, captions.values())) / len(captions),
     }
 
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from ..ptb import ptb_tokenize
+from ..words import caption_words
 
 OURS, THEIRS = "#2563a8", "#b9bec6"
 WORDS_SHOWN = 25
@@ -20,7 +20,7 @@ THUMBNAIL = 200
 def length_histogram(captions: Sequence[str], references: Sequence[str]) -> Figure:
     """Words a caption: the model's beside people's, as shares."""
     figure, axes = _axes(5, 3)
-    ours, theirs = (Counter(len(ptb_tokenize(text)) for text in texts) for texts in (captions, references))
+    ours, theirs = (Counter(len(caption_words(text)) for text in texts) for texts in (captions, references))
     lengths = range(min([*ours, *theirs]), min(30, max([*ours, *theirs])) + 1)
     for counts, shift, colour, label in ((theirs, 0.2, THEIRS, "people"), (ours, -0.2, OURS, "model")):
         shares = [100 * counts[n] / counts.total() for n in lengths]
@@ -33,7 +33,9 @@ def length_histogram(captions: Sequence[str], references: Sequence[str]) -> Figu
 def word_histogram(captions: Sequence[str], references: Sequence[str]) -> Figure:
     """How often people's most frequent words are used, by the model and by people."""
     figure, axes = _axes(5, 5.2)
-    ours, theirs = (Counter(word for text in texts for word in ptb_tokenize(text)) for texts in (captions, references))
+    ours, theirs = (
+        Counter(word for text in texts for word in caption_words(text)) for texts in (captions, references)
+    )
     words = [word for word, _ in theirs.most_common(WORDS_SHOWN)][::-1]
     for counts, shift, colour, label in ((theirs, -0.2, THEIRS, "people"), (ours, 0.2, OURS, "model")):
         shares = [100 * counts[word] / max(counts.total(), 1) for word in words]

@@ -19,10 +19,10 @@ from ...tokenization import count_words
 from ..cider import DocumentFrequencies
 from ..diversity import diversity_scores, self_cider
 from ..neighbours import nearest_words
-from ..ptb import ptb_tokenize
 from ..ranking import annotation_ranking, caption_log_likelihoods, normalise_by_marginal, search_ranking
 from ..scores import score_captions
 from ..significance import bootstrap_intervals
+from ..words import caption_length, caption_words
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def scored(subject: Subject, captions: Mapping[str, str]) -> dict[str, Any]:
         "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()},
         "per_image": per_image,
         "diversity": asdict(diversity_scores(captions.values(), subject.training_captions)),
-        "words": float(np.mean([len(caption.split()) for caption in captions.values()])),
+        "words": float(np.mean([caption_length(caption) for caption in captions.values()])),
     }
 
 
@@ -201,7 +201,7 @@ def learning_curve(run: Path, subject: Subject, num_beams: int) -> list[dict[str
 
 def _key(caption: str) -> str:
     """A caption as compared with others: the words that count in scores."""
-    return " ".join(ptb_tokenize(caption))
+    return " ".join(caption_words(caption))
 
 
 @torch.no_grad()
