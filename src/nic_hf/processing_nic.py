@@ -7,10 +7,12 @@ from typing import Any
 import transformers
 from transformers import BatchFeature, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
 
 from .checkpoint_nic import check_path, staged_save
 from .images_nic import load_photo
 
+logger = logging.get_logger(__name__)
 IGNORED_LABEL = -100
 
 
@@ -88,7 +90,8 @@ class NICProcessor(ProcessorMixin):
             images: a photo or a list of them: paths, URLs, bytes, PIL images, arrays or tensors (see
                 [`load_photo`]).
             text: caption prefixes to go on from, one a photo; an empty string is no prefix. Prefixes of one call must
-                have the same number of words, since an LSTM cannot skip padding on the left.
+                have the same number of words, since an LSTM cannot skip padding on the left. A warning lists words
+                that the vocabulary lacks, which are read as `<unk>`.
             text_target: captions to learn, one a photo.
             return_tensors: `"pt"` or `"np"`.
             **kwargs: passed to the image processor.
@@ -160,7 +163,12 @@ class NICProcessor(ProcessorMixin):
         return self.image_processor(images, return_tensors="pt", **kwargs)["pixel_values"]
 
     def _prefix_ids(self, prefixes: list[str]) -> list[list[int]]:
-        words = self.tokenizer(prefixes, add_special_tokens=False).input_ids
+        words, unk = self.tokenizer(prefixes, add_special_tokens=False).input_ids, self.tokenizer.unk_token_id
+        for prefix, ids in zip(prefixes, words, strict=True):
+            if unk in ids:
+                spans = self.tokenizer(prefix, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+                unknown = [prefix[slice(*span)] for span, word in zip(spans, ids, strict=True) if word == unk]
+                logger.warning_once(f"words of a prefix that the captioner does not know: {', '.join(unknown)}")
         if len({len(ids) for ids in words}) > 1:
             raise ValueError("caption prefixes of one batch must have the same number of words; give them one by one")
         return [[self.tokenizer.bos_token_id, *ids] for ids in words]
