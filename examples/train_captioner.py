@@ -11,32 +11,44 @@ Two processes or GPUs: put `torchrun --nproc_per_node 2` in place of `python`.
 import json
 import logging
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
 from transformers import HfArgumentParser, set_seed
 
 from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments, SampleCaptionsCallback
-from nic_hf.training.preparation import caption_datasets, load_splits, new_captioner
+from nic_hf.training.preparation import caption_datasets, load_splits, new_captioner, trained_captioner
 from nic_hf.training.settings import DataSettings, ModelSettings
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class StartSettings:
+    """Where training starts from."""
+
+    from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Captioner to train further. It brings its own backbone, and sizes."}
+    )
+
+
 def main() -> None:
     """Parse arguments, load data, train, evaluate, save."""
-    parser = HfArgumentParser((ModelSettings, DataSettings, CaptioningTrainingArguments), description=__doc__)
+    parser = HfArgumentParser(
+        (ModelSettings, DataSettings, CaptioningTrainingArguments, StartSettings), description=__doc__
+    )
     if len(sys.argv) == 2 and sys.argv[1].endswith((".json", ".yaml", ".yml")):
         parse = parser.parse_json_file if sys.argv[1].endswith(".json") else parser.parse_yaml_file
         try:
-            model_settings, data_settings, training_args = parse(sys.argv[1])
+            model_settings, data_settings, training_args, start = parse(sys.argv[1])
         except (
             TypeError,
             ValueError,
         ) as error:  # not JSON, an option that does not exist, or one that has to be given
             raise ValueError(f"{sys.argv[1]}: {error}") from error
     else:
-        model_settings, data_settings, training_args = parser.parse_args_into_dataclasses()
+        model_settings, data_settings, training_args, start = parser.parse_args_into_dataclasses()
 
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING, format="%(message)s")
     transformers.utils.logging.set_verbosity(training_args.get_process_log_level())
@@ -46,9 +58,16 @@ def main() -> None:
     # Photos and captions; a pretrained backbone and an LSTM that starts at random, whose words are learned from the
     # training split only; and the features of the photos, which a frozen backbone computes once.
     tables = load_splits(data_settings, training_args)
-    model, processor = new_captioner(model_settings, tables["train"], data_settings.min_frequency)
+    is_new = start.from_checkpoint is None
+    learned = tables["train"], data_settings.min_frequency
+    if is_new:
+        model, processor = new_captioner(model_settings, *learned)
+    else:
+        model, processor = trained_captioner(model_settings, start.from_checkpoint, *learned)
     model.to(training_args.device)
-    photos, train_dataset, eval_dataset = caption_datasets(model, processor, tables, data_settings, training_args)
+    photos, train_dataset, eval_dataset = caption_datasets(
+        model, processor, tables, data_settings, training_args, set_statistics=is_new
+    )
 
     trainer = CaptioningTrainer(
         model=model,

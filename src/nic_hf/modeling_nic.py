@@ -244,6 +244,19 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Replace the word embedding."""
         self.decoder.embed_tokens = value  # type: ignore[assignment]
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize word embedding and output layer as in Transformers, and the layer of the bag-of-words loss."""
+        embedding = super().resize_token_embeddings(*args, **kwargs)
+        old = self.bag_of_words
+        if old is not None and len(old.weight) != self.config.vocab_size:
+            new = NICBagOfWords(self.config).to(old.weight)
+            self._init_weights(new)
+            for weights, kept in zip(new.parameters(), old.parameters(), strict=True):
+                number = min(len(weights), len(kept))
+                weights.data[:number] = kept.data[:number]
+            self.bag_of_words = new
+        return embedding
+
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         """The backbone with its pooling, which `generate()` runs once an image."""
         return self.encoder

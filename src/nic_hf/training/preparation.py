@@ -4,7 +4,9 @@ import logging
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from ..data import (
     CaptionDataset,
@@ -19,10 +21,12 @@ from ..data import (
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor, load_image_processor, squeeze_to
 from ..tokenization import train_tokenizer
+from ..tokenizer_style import cuts_unspaced
 from ..word_vectors import load_word_vectors
 from .arguments import CaptioningTrainingArguments
 from .fine_tuning import thaw_backbone
 from .settings import DataSettings, ModelSettings
+from .vocabulary import check_coverage, extend_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +49,8 @@ def new_captioner(
     settings: ModelSettings, train: datasets.Dataset, min_frequency: int
 ) -> tuple[NICForConditionalGeneration, NICProcessor]:
     """A pretrained backbone, and an LSTM that starts at random, with the words of the training photos' captions."""
-    tokenizer = train_tokenizer(
-        (caption for captions in train["captions"] for caption in captions), min_frequency=min_frequency
-    )
+    captions = _all_captions(train)
+    tokenizer = train_tokenizer(captions, min_frequency=min_frequency, segmentation=settings.segmentation)
     word_vectors = None
     if settings.word_vectors:
         word_vectors = load_word_vectors(settings.word_vectors, tokenizer)
@@ -70,18 +73,48 @@ def new_captioner(
         **_how_to_train(settings),
     )
     _set_decoding(model, settings)
+    _allow_length(model, tokenizer, captions)
     if not settings.freeze_backbone:
         thaw_backbone(model, settings.trainable_backbone)
     return model, NICProcessor(image_processor, tokenizer)
 
 
-def trained_captioner(settings: ModelSettings, checkpoint: str) -> tuple[NICForConditionalGeneration, NICProcessor]:
-    """A captioner to train further: what it is made of stays, how it is trained is as `settings` say."""
+def trained_captioner(
+    settings: ModelSettings, checkpoint: str, train: datasets.Dataset | None = None, min_frequency: int = 5
+) -> tuple[NICForConditionalGeneration, NICProcessor]:
+    """A captioner to train further: what it is made of stays, how it is trained is as `settings` say.
+
+    Args:
+        settings: the settings; `extend_vocabulary` adds the new words of the training captions.
+        checkpoint: the captioner, a folder or a Hub id.
+        train: the training photos, whose captions must not be foreign to the vocabulary; None where they are those
+            that it was learned from.
+        min_frequency: how often a new word must occur in them.
+
+    Raises:
+        ValueError: where the vocabulary knows too few of the captions' words.
+    """
     model = NICForConditionalGeneration.from_pretrained(checkpoint, **_how_to_train(settings))
+    processor = NICProcessor.from_pretrained(checkpoint)
     _set_decoding(model, settings)
+    if train is not None:
+        captions = _all_captions(train)
+        advice = "--extend_vocabulary true adds those seen min_frequency times, or start without from_checkpoint"
+        if settings.extend_vocabulary:
+            advice = "a lower min_frequency adds more of them"
+            processor.tokenizer = extend_vocabulary(
+                model,
+                processor.tokenizer,
+                captions,
+                min_frequency,
+                segmentation=settings.segmentation,
+                word_vectors=settings.word_vectors,
+            )
+            _allow_length(model, processor.tokenizer, captions)
+        check_coverage(processor.tokenizer, captions, settings.min_vocabulary_coverage, checkpoint, advice)
     if not settings.freeze_backbone:
         thaw_backbone(model, settings.trainable_backbone)
-    return model, NICProcessor.from_pretrained(checkpoint)
+    return model, processor
 
 
 def caption_datasets(
@@ -131,8 +164,29 @@ def caption_datasets(
         # Where the backbone runs in evaluation too, captions of a photo share the pass.
         together = 1 if frozen else max(map(len, tables["eval"]["captions"]))
         evaluation = CaptionDataset(photos["eval"], tokenizer, length, together)
+    cut = float((train.lengths() >= length).mean()) if len(train) else 0.0
+    if cut > 0.01:
+        logger.warning(
+            f"{100 * cut:.0f} % of the training captions have {length} words or more: max_caption_length cuts"
+        )
     logger.info(f"{len(tokenizer) - 4:,} words, {len(train.pairs):,} captions of {len(photos['train']):,} photos")
     return photos, train, evaluation
+
+
+def _all_captions(table: datasets.Dataset) -> list[str]:
+    return [caption for captions in table["captions"] for caption in captions]
+
+
+def _allow_length(model: NICForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> None:
+    """Let captions in a script without spaces, which may have more words than English, be as long as people's."""
+    if not cuts_unspaced(tokenizer):
+        return
+    some = captions[:: 1 + len(captions) // 10_000]
+    lengths = [len(ids) for ids in tokenizer(some).input_ids]
+    longest = int(np.quantile(lengths, 0.99))
+    if longest > model.generation_config.max_new_tokens:
+        model.generation_config.max_new_tokens = longest
+        logger.info(f"max_new_tokens={longest}, which 99 % of the training captions fit into")
 
 
 def _how_to_train(settings: ModelSettings) -> dict[str, Any]:

@@ -98,7 +98,9 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
     if start is None:
         model, processor = new_captioner(stage.model, tables["train"], stage.data.min_frequency)
     else:
-        model, processor = trained_captioner(stage.model, start)
+        # Later stages go on with the words that the first one learned.
+        foreign = tables["train"] if stage is stages[0] else None
+        model, processor = trained_captioner(stage.model, start, foreign, stage.data.min_frequency)
     model.to(device=args.device)  # type: ignore[call-arg]
     data = stage.data
     if stage.objective == "self-critical":  # samples are compared with all captions of their photo

@@ -21,6 +21,24 @@ class ModelSettings:
         },
     )
     freeze_word_embeddings: bool = field(default=False, metadata={"help": "Keep the word vectors as they are."})
+    segmentation: Literal["auto", "words", "characters", "spaces"] = field(
+        default="auto",
+        metadata={
+            "help": "How captions in scripts without spaces (Chinese, Japanese, Thai, ...) are cut: words needs the"
+            " extra `languages`; auto is words, or characters without it."
+        },
+    )
+    extend_vocabulary: bool = field(
+        default=False,
+        metadata={"help": "Teach a captioner that is trained further the new words of the training captions."},
+    )
+    min_vocabulary_coverage: float = field(
+        default=0.5,
+        metadata={
+            "help": "Refuse to train a captioner further on captions of whose words it knows a smaller share; 0 allows"
+            " all."
+        },
+    )
     freeze_backbone: bool = field(
         default=True, metadata={"help": "Keep the backbone as it is; its features are then computed once and cached."}
     )
