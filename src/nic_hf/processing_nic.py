@@ -168,7 +168,9 @@ class NICProcessor(ProcessorMixin):
             if unk in ids:
                 spans = self.tokenizer(prefix, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
                 unknown = [prefix[slice(*span)] for span, word in zip(spans, ids, strict=True) if word == unk]
-                logger.warning_once(f"words of a prefix that the captioner does not know: {', '.join(unknown)}")
+                logger.warning_once(
+                    f"words of a prefix that the captioner does not know, and reads as <unk>: {', '.join(unknown)}"
+                )
         if len({len(ids) for ids in words}) > 1:
             raise ValueError("caption prefixes of one batch must have the same number of words; give them one by one")
         return [[self.tokenizer.bos_token_id, *ids] for ids in words]

@@ -111,6 +111,16 @@ def test_a_prefix_starts_the_caption(processor: NICProcessor) -> None:
     assert captions[1].startswith("a man ")
 
 
+def test_a_prefix_of_unknown_words_says_so(processor: NICProcessor, caplog: pytest.LogCaptureFixture) -> None:
+    ids = processor(text=["a Zebra’s black dog", "a black Gnu dog dogs"]).decoder_input_ids
+    assert ids[0][:4] == [1, processor.tokenizer.get_vocab()["a"], 3, 3]
+    assert "a prefix that the captioner does not know, and reads as <unk>: Zebra, ’s" in caplog.text
+    assert "reads as <unk>: Gnu, dogs" in caplog.text
+    caplog.clear()
+    processor(text="a black dog", text_target="a black zebra")
+    assert not caplog.messages
+
+
 def test_prefixes_of_different_lengths_are_refused(processor: NICProcessor) -> None:
     with pytest.raises(ValueError, match="prefixes of one batch must have the same number of words"):
         processor(text=["a dog", "a"])

@@ -1,6 +1,7 @@
 """The vocabulary of a captioner that is trained further: whether it fits the new captions, and how it grows."""
 
 import logging
+import math
 from collections.abc import Iterable
 
 import torch
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 # Captions of another data set in the same language have 0.9 and more of their words in a vocabulary.
 USUAL_COVERAGE = 0.9
+_SHARE_OF_NEW_WORDS = 0.01
 _EXAMPLES = 8
 
 
@@ -62,8 +64,8 @@ def extend_vocabulary(
     """Let a captioner know the frequent words of other captions too.
 
     Words that it knows keep their ids and weights. A new word is read as a random draw around the mean of the word
-    vectors. In the output layer it gets the mean of the others' weights and the least of their biases: its score lies
-    below their mean, and the captioner says what it said before until it is trained.
+    vectors. In the output layer it gets the mean of the others' weights, and a bias so far below the mean of theirs
+    that all new words together have 1 % of the probability at most, until they are trained.
 
     Args:
         model: the captioner, which is changed.
@@ -89,8 +91,9 @@ def extend_vocabulary(
     with torch.no_grad():
         model.decoder.embed_tokens.weight[old:] = vectors.to(model.decoder.embed_tokens.weight)
         head = model.lm_head
+        # The mean of exponentials is no less than the exponential of the mean, so that this bounds their share.
         head.weight[old:] = head.weight[:old].mean(dim=0)
-        head.bias[old:] = head.bias[:old].min()
+        head.bias[old:] = head.bias[:old].mean() - math.log(max(1, (new - old) / old) / _SHARE_OF_NEW_WORDS)
     words = extended.convert_ids_to_tokens(list(range(old, min(new, old + _EXAMPLES))))
     logger.info(f"{new - old:,} new words: {', '.join(words)}{', ...' if new - old > _EXAMPLES else ''}")
     return extended
