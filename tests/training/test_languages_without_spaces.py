@@ -149,17 +149,22 @@ def test_four_photos_with_the_same_captions_train_and_say_why_cider_is_0(
     backbone: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     captions = ["一只棕色的狗跳过木头", "两个孩子在沙滩上玩耍", "一个男人穿着红色外套", "一只鸟停在电线上"]
-    for split, indices in (("train", (0, 1, 2)), ("validation", (3,))):
-        (tmp_path / "data" / split).mkdir(parents=True)
-        lines = []
-        for index in indices:
-            draw_scene(make_scene("train", index)[0]).save(tmp_path / "data" / split / f"p{index}.png")
-            lines.append(json.dumps({"file_name": f"p{index}.png", "captions": captions}, ensure_ascii=False))
-        (tmp_path / "data" / split / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    (tmp_path / "data").mkdir()
+    lines = []
+    for index in range(4):
+        draw_scene(make_scene("train", index)[0]).save(tmp_path / "data" / f"p{index}.png")
+        lines.append(json.dumps({"file_name": f"p{index}.png", "captions": captions}, ensure_ascii=False))
+    (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     _say_once.cache_clear()
     done = nic_train(tmp_path / "data", backbone, tmp_path / "run", num_train_epochs=30)
     assert "CIDEr-D of a single photo is 0" in caplog.text
     assert "captions in a script without spaces" in caplog.text and "scored by character" in caplog.text
     assert float(done.stdout.split("BLEU-4 ")[1].split(",")[0]) > 0.5
-    said = nic("caption", tmp_path / "data" / "validation" / "p3.png", "--model", tmp_path / "run").stdout
+    said = nic("caption", tmp_path / "data" / "p3.png", "--model", tmp_path / "run").stdout
     assert set(said.split("\t")[1].strip()) <= set("".join(captions))
+
+
+def test_captions_that_are_cut_are_counted(scenes: Path, backbone: Path, tmp_path: Path, caplog: Any) -> None:
+    few = {"num_train_epochs": 1, "max_train_photos": 4, "max_eval_photos": 2}
+    nic_train(scenes, backbone, tmp_path / "run", max_caption_length=5, segmentation="characters", **few)
+    assert "100 % of the training captions have 5 words or more: max_caption_length cuts" in caplog.text

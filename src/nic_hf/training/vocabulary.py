@@ -41,10 +41,11 @@ def check_coverage(
     coverage = 1 - unknown.total() / total
     if coverage >= max(minimum, USUAL_COVERAGE):
         return coverage
+    more = len(unknown) - _EXAMPLES
     examples = ", ".join(word for word, _ in unknown.most_common(_EXAMPLES))
     found = (
         f"{name} knows {100 * coverage:.0f} % of the words of the training captions; it does not know {examples}"
-        f"{', ...' if len(unknown) > _EXAMPLES else ''}"
+        f"{f' and {more:,} more' if more > 0 else ''}"
     )
     if coverage < minimum:
         raise ValueError(f"{found}. At least {100 * minimum:.0f} % are needed (min_vocabulary_coverage): {advice}")
@@ -94,8 +95,9 @@ def extend_vocabulary(
         # The mean of exponentials is no less than the exponential of the mean, so that this bounds their share.
         head.weight[old:] = head.weight[:old].mean(dim=0)
         head.bias[old:] = head.bias[:old].mean() - math.log(max(1, (new - old) / old) / _SHARE_OF_NEW_WORDS)
+    more = new - old - _EXAMPLES
     words = extended.convert_ids_to_tokens(list(range(old, min(new, old + _EXAMPLES))))
-    logger.info(f"{new - old:,} new words: {', '.join(words)}{', ...' if new - old > _EXAMPLES else ''}")
+    logger.info(f"{new - old:,} new words: {', '.join(words)}{f' and {more:,} more' if more > 0 else ''}")
     return extended
 
 
