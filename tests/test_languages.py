@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from nic_hf import languages
-from nic_hf.languages import longest_match
+from nic_hf.languages import longest_match, mirrored_word
 from nic_hf.tokenization import extend_tokenizer, train_tokenizer, vocabulary_coverage
 
 UNK, EOS = 3, 2
@@ -228,3 +228,11 @@ def test_real_captions_lose_nothing_by_the_other_scripts(flickr8k: Path):
     alone, mixed = train_tokenizer(english), train_tokenizer(english + CHINESE * 200)
     for caption in english:
         assert tokens(mixed, caption) == tokens(alone, caption)
+
+
+@pytest.mark.parametrize(
+    "pair", ["left right", "links rechts", "gauche droite", "左边 右边", "左 右", "ซ้าย ขวา", "sol sağ"]
+)
+def test_words_for_left_and_right_change_places_in_a_mirrored_photo(pair):
+    left, right = pair.split()
+    assert (mirrored_word(left), mirrored_word(right), mirrored_word("dog")) == (right, left, "dog")

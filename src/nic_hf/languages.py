@@ -43,6 +43,14 @@ _LONGEST_WORD = 32
 DOTTED, DOTLESS = "İ", "ı"
 _DOTLESS_CAPITAL = str.maketrans("I", DOTLESS)
 _TURKISH = re.compile("[ığĞ]")
+# Words that change places in a mirrored photo.
+_SIDES = (
+    *(("left", "right"), ("links", "rechts"), ("linke", "rechte"), ("linken", "rechten"), ("linker", "rechter")),
+    *(("gauche", "droite"), ("izquierda", "derecha"), ("esquerda", "direita"), ("sinistra", "destra")),
+    *(("sol", "sağ"), ("solunda", "sağında"), ("soldaki", "sağdaki"), ("слева", "справа"), ("ซ้าย", "ขวา")),
+)
+_OTHER_SIDE = {**dict(_SIDES), **{right: left for left, right in _SIDES}}
+_HAN_SIDES = str.maketrans("左右", "右左")
 INSTALL = "pip install 'nic_hf[languages]'"
 
 
@@ -102,6 +110,15 @@ def _alternatives(node: dict) -> str:
         return ""
     joined = parts[0] if len(parts) == 1 and "" not in node else f"(?:{'|'.join(parts)})"
     return f"{joined}?" if "" in node else joined
+
+
+def mirrored_word(word: str) -> str:
+    """The word that stands in its place where left and right change: "right" for "left"; most words are the same.
+
+    >>> mirrored_word("links"), mirrored_word("左边"), mirrored_word("dog")
+    ('rechts', '右边', 'dog')
+    """
+    return _OTHER_SIDE.get(word, word).translate(_HAN_SIDES)
 
 
 def in_own_case(text: str) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..languages import mirrored_word
 from ..processing_nic import IGNORED_LABEL, NICProcessor
 from .augmentation import PhotoView
 from .feature_cache import FeatureTable, load_photo_row, warn_unreadable
@@ -127,7 +128,8 @@ class CaptionDataset(Dataset):
             of two, two and one. Each caption comes once an epoch all the same.
 
     Where the photos have other views, one is drawn for each sample, from the numbers of the samples in its batch; in a
-    mirrored one the words "left" and "right" change places.
+    mirrored one the words "left" and "right" change places, and those for them in other languages
+    ([`nic_hf.languages.mirrored_word`]).
 
     Raises:
         ValueError: where `max_caption_length` leaves no room for a word, or a sample would hold no caption.
@@ -150,7 +152,9 @@ class CaptionDataset(Dataset):
         # Where each sample's captions begin in the table, and where the last one's end.
         self.bounds: Sequence[int] | np.ndarray = range(len(self.pairs) + 1)
         words = tokenizer.get_vocab()
-        self.sides = (words["left"], words["right"]) if {"left", "right"} <= words.keys() else None
+        self.mirrored_ids = np.arange(len(tokenizer))
+        for word, index in words.items():
+            self.mirrored_ids[index] = words.get(mirrored_word(word), index)
         if captions_per_sample > 1:
             self.bounds = _bounds(self.pairs.data.column("row").to_numpy(), captions_per_sample)
 
@@ -193,10 +197,7 @@ class CaptionDataset(Dataset):
 
     def _mirrored(self, caption: np.ndarray) -> np.ndarray:
         """The caption of a mirrored photo: "left" and "right" change places."""
-        if self.sides is None:
-            return caption
-        left, right = self.sides
-        return np.where(caption == left, right, np.where(caption == right, left, caption))
+        return self.mirrored_ids[caption]
 
 
 class CaptionCollator:
