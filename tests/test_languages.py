@@ -152,7 +152,14 @@ def test_what_was_decoded_is_decoded_again(text, segmentation, keep):
     assert tokenizer.decode(tokenizer(decoded).input_ids, skip_special_tokens=True) == decoded
 
 
-@given(st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=8), st.text("abcd", max_size=12))
+FEW, MANY = "abc", "".join(map(chr, range(0x4E00, 0x4E00 + 60)))
+
+
+@given(
+    st.lists(st.text(FEW, min_size=1, max_size=4), min_size=1, max_size=8)
+    | st.just([*MANY[::2], *(MANY[i] + MANY[i + 1] for i in range(0, 50, 3))]),
+    st.text(FEW + "d", max_size=12) | st.text(MANY, max_size=12),
+)
 def test_the_longest_word_is_found_at_each_place(words, text):
     import re
 

@@ -4,6 +4,7 @@ Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces betwe
 the extra `languages` is installed (icu4py); without it a *piece* stands for a word: a character with the marks on it.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ _PIECES = re.compile(PIECE)
 _CUTS = re.compile(f"({PIECE})")
 _SEVERAL_PIECES = re.compile(f"(?:{PIECE}){{2,}}")
 _LONGEST_WORD = 32
+_MANY = 30
 
 # Turkish and its kin: i has a dot in either case, and ı has none. English has neither letter.
 DOTTED, DOTLESS = "İ", "ı"
@@ -105,9 +107,16 @@ def longest_match(words: list[str]) -> str:
 
 
 def _alternatives(node: dict) -> str:
-    parts = [letter + _alternatives(node[letter]) for letter in sorted(node) if letter]
-    if not parts:
+    letters = sorted(letter for letter in node if letter)
+    if not letters:
         return ""
+    parts = [letter + _alternatives(node[letter]) for letter in letters]
+    if len(parts) > _MANY:  # tried one after the other, so that whole groups should be passed over
+        size = math.isqrt(len(parts))
+        starts = range(0, len(parts), size)
+        groups = (f"(?:{'|'.join(parts[start : start + size])})" for start in starts)
+        guards = (f"(?=[{letters[start]}-{letters[start : start + size][-1]}])" for start in starts)
+        parts = [guard + group for guard, group in zip(guards, groups, strict=True)]
     joined = parts[0] if len(parts) == 1 and "" not in node else f"(?:{'|'.join(parts)})"
     return f"{joined}?" if "" in node else joined
 
