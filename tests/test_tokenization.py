@@ -317,3 +317,18 @@ def test_captions_that_teach_nothing_are_refused(captions, message):
 def test_limits_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         train_tokenizer(["a dog"], **{name: 0})
+
+
+def test_few_captions_keep_rarer_words(caplog: pytest.LogCaptureFixture) -> None:
+    """The number is the largest up to 5 at which at most a tenth of the running words is unknown."""
+    few = ["a dog runs on grass", "a cat sleeps", "a dog barks"]
+    many = few * 5
+    rare = [*many, "an unheard-of word"]  # three of 58 words
+    assert train_tokenizer(many, None).get_vocab() == train_tokenizer(many, 5).get_vocab()
+    assert train_tokenizer(rare, None).get_vocab() == train_tokenizer(rare, 5).get_vocab()
+    assert not caplog.text
+    with caplog.at_level("INFO"):
+        assert train_tokenizer(few, None).get_vocab() == train_tokenizer(few, 1).get_vocab()
+    assert "words seen 1 times or more are learned, in place of 5" in caplog.text
+    twice = ["a dog runs"] * 2
+    assert train_tokenizer(twice, None).get_vocab() == train_tokenizer(twice, 2).get_vocab()

@@ -11,7 +11,7 @@ into single characters.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -49,11 +49,12 @@ Segmentation = Literal["auto", "words", "characters", "spaces"]
 _UNSPACED_SHARE = _DOTLESS_SHARE = 0.01
 # Share of running words without an id above which a warning says what the minimum frequency costs.
 _MANY_UNKNOWN = 0.1
+_MIN_FREQUENCY = 5  # the paper's
 
 
 def train_tokenizer(
     captions: Iterable[str],
-    min_frequency: int = 5,
+    min_frequency: int | None = 5,
     *,
     keep_punctuation: bool = False,
     max_length: int = 64,
@@ -77,7 +78,8 @@ def train_tokenizer(
 
     Args:
         captions: The captions of the training split, read once.
-        min_frequency: How often a word must occur to get an id; all others are `<unk>`. The paper takes 5.
+        min_frequency: How often a word must occur to get an id; all others are `<unk>`. The paper takes 5. None takes
+            the largest number up to 5 at which 90 % of the running words have an id: few captions need a lower one.
         keep_punctuation: Give each punctuation mark and symbol a token of its own instead of dropping it. Decoding
             then writes "a dog (wet), running." with the usual spaces; straight double quotes, which may open or
             close, keep a space on both sides.
@@ -102,14 +104,12 @@ def train_tokenizer(
         >>> tokenizer.decode([4, 7, 6, 5, 9, 2], skip_special_tokens=True)
         "a man's dog sleeps"
     """
-    for name, value in (("min_frequency", min_frequency), ("max_length", max_length)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-
+    _check_positive(min_frequency=min_frequency, max_length=max_length)
     runs = count_words(build_run_splitter(keep_punctuation), captions)
     style = _style_for(runs, Style(keep_punctuation), segmentation)
-    counts = _learn_words(runs, style, min_frequency, _segmented(runs, style, segmentation))
-    frequent = [word for word, count in counts.items() if count >= min_frequency]
+    counts, frequent, min_frequency = _frequent_words(
+        runs, style, min_frequency, _segmented(runs, style, segmentation)
+    )
     if not frequent:
         raise ValueError(
             f"no word occurs {min_frequency} times: the captions hold {len(counts):,} distinct words, the most "
@@ -129,7 +129,7 @@ def train_tokenizer(
 def extend_tokenizer(
     tokenizer: PreTrainedTokenizerFast,
     captions: Iterable[str],
-    min_frequency: int = 5,
+    min_frequency: int | None = 5,
     *,
     segmentation: Segmentation = "auto",
 ) -> PreTrainedTokenizerFast:
@@ -141,7 +141,7 @@ def extend_tokenizer(
     Args:
         tokenizer: A tokenizer of `train_tokenizer`, which is left as it is.
         captions: The captions to learn words from, read once.
-        min_frequency: How often a new word must occur in them.
+        min_frequency: How often a new word must occur in them; None as for `train_tokenizer`.
         segmentation: As for `train_tokenizer`.
 
     Raises:
@@ -149,16 +149,16 @@ def extend_tokenizer(
             no error.
         ImportError: As `train_tokenizer`.
     """
-    if min_frequency < 1:
-        raise ValueError(f"min_frequency must be at least 1, not {min_frequency}")
+    _check_positive(min_frequency=min_frequency)
     vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     old_style = style_of(tokenizer, vocabulary)
     runs = count_words(build_run_splitter(old_style.keep_punctuation), captions)
     style = _style_for(runs, old_style, segmentation)
     if old_style.unspaced:
         segmentation = "auto" if any(map(is_compound, vocabulary)) else "characters"
-    counts = _learn_words(runs, style, min_frequency, _segmented(runs, style, segmentation), vocabulary)
-    new = [word for word, count in counts.items() if count >= min_frequency and word not in vocabulary]
+    segmented = _segmented(runs, style, segmentation)
+    counts, frequent, _ = _frequent_words(runs, style, min_frequency, segmented, vocabulary)
+    new = [word for word in frequent if word not in vocabulary]
     for word in sorted(new, key=lambda word: (-counts[word], word)):
         vocabulary[word] = len(vocabulary)
     return _wrap(build_backend(vocabulary, style), tokenizer.model_max_length)
@@ -231,6 +231,27 @@ def _segmented(runs: Iterable[str], style: Style, segmentation: Segmentation) ->
     else:
         logger.info("captions in a script without spaces: cut into single characters")
     return False
+
+
+def _check_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def _frequent_words(
+    runs: Counter[str], style: Style, min_frequency: int | None, segmented: bool, known: Collection[str] = ()
+) -> tuple[Counter[str], list[str], int]:
+    """Counts of all words, those that are frequent enough, and how often they occur at least."""
+    minima = range(_MIN_FREQUENCY, 0, -1) if min_frequency is None else (min_frequency,)
+    for minimum in minima:
+        counts = _learn_words(runs, style, minimum, segmented, known)
+        unknown = sum(count for word, count in counts.items() if count < minimum and word not in known)
+        if unknown <= _MANY_UNKNOWN * counts.total():
+            break
+    if min_frequency is None and minimum < _MIN_FREQUENCY:
+        logger.info(f"few captions: words seen {minimum} times or more are learned, in place of {_MIN_FREQUENCY}")
+    return counts, [word for word, count in counts.items() if count >= minimum], minimum
 
 
 def _learn_words(

@@ -350,7 +350,7 @@ def _backbone_text(config: Mapping[str, Any], backbone: str | None) -> str:
 
 def _words_note(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     text = f"{config['vocab_size'] - 4:,}."
-    if "min_frequency" in settings:
+    if settings.get("min_frequency"):
         text += f" Words seen fewer than {settings['min_frequency']} times in training are never said."
     return text
 

@@ -46,7 +46,7 @@ def load_splits(settings: DataSettings, args: CaptioningTrainingArguments) -> di
 
 
 def new_captioner(
-    settings: ModelSettings, train: datasets.Dataset, min_frequency: int
+    settings: ModelSettings, train: datasets.Dataset, min_frequency: int | None = None
 ) -> tuple[NICForConditionalGeneration, NICProcessor]:
     """A pretrained backbone, and an LSTM that starts at random, with the words of the training photos' captions."""
     captions = _all_captions(train)
@@ -80,7 +80,7 @@ def new_captioner(
 
 
 def trained_captioner(
-    settings: ModelSettings, checkpoint: str, train: datasets.Dataset | None = None, min_frequency: int = 5
+    settings: ModelSettings, checkpoint: str, train: datasets.Dataset | None = None, min_frequency: int | None = None
 ) -> tuple[NICForConditionalGeneration, NICProcessor]:
     """A captioner to train further: what it is made of stays, how it is trained is as `settings` say.
 
@@ -89,7 +89,7 @@ def trained_captioner(
         checkpoint: the captioner, a folder or a Hub id.
         train: the training photos, whose captions must not be foreign to the vocabulary; None where they are those
             that it was learned from.
-        min_frequency: how often a new word must occur in them.
+        min_frequency: how often a new word must occur in them; see [`nic_hf.tokenization.train_tokenizer`].
 
     Raises:
         ValueError: where the vocabulary knows too few of the captions' words.

@@ -105,7 +105,12 @@ class DataSettings:
     predict_split: str | None = field(
         default=None, metadata={"help": "Split to caption at the end, into predictions_SPLIT.json."}
     )
-    min_frequency: int = field(default=5, metadata={"help": "Words seen less often in training become <unk>."})
+    min_frequency: int | None = field(
+        default=None,
+        metadata={
+            "help": "Words seen less often in training become <unk>; by default 5, or less where the captions are few."
+        },
+    )
     max_caption_length: int = field(default=50, metadata={"help": "Longer captions are cut to so many words."})
     captions_per_sample: int = field(
         default=1, metadata={"help": "Captions of a photo that share a pass of its backbone, where that is trained."}

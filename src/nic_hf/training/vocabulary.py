@@ -57,7 +57,7 @@ def extend_vocabulary(
     model: NICForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     captions: Iterable[str],
-    min_frequency: int = 5,
+    min_frequency: int | None = 5,
     *,
     segmentation: Segmentation = "auto",
     word_vectors: str | None = None,
