@@ -2,34 +2,43 @@
 
 import base64
 import ctypes
+import importlib
 import io
 import math
 import os
 import struct
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Neither torch nor Transformers is imported: the ONNX captioner reads photos without them.
 from .download_nic import download, without_secrets
 
 # Photos may take no gigabyte, whatever a few bytes of a file claim: Pillow's own limit is 179 million pixels, and half
 # of what is decoded needs several copies on the way to RGB.
-_KEPT_PIXELS = 2**25  # larger photos than 5793 x 5793 are reduced to a quarter of that before anything is copied
-_MOST_PIXELS = 2**26  # of formats whose decoders hold the photo several times over
-_DECODED_AT_ONCE = ("AVIF", "JPEG2000", "WEBP")
+# Larger photos are reduced to a quarter of that before anything is copied; from half of it on, they take turns.
+_KEPT_PIXELS = 2**25
+_MOST_BYTES = 720_000_000  # what Pillow takes for a photo: four a pixel at most, and eight a row
+# Of formats (and a decoder) that hold the photo several times over while they decode it, up to forty bytes a pixel.
+_MOST_PIXELS = {"AVIF": 2**26, "HEIF": 2**26, "JPEG2000": 2**26, "QOI": 2**26, "WEBP": 2**26, "fits_gzip": 2**24}
+# Decoded in Python, or holders of another file, which may be larger than what the header claims.
+_ALONE = ("BLP", "FITS", "ICNS", "ICO", "IPTC", "QOI")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _LONGEST = 100  # times the width that a photo may be high, or the other way round; the middle is kept of longer ones
-_ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 0x0102, 0x0153  # tags of EXIF and TIFF
 _DAMAGED_EXIF = (SyntaxError, ValueError, KeyError, TypeError, struct.error)
 _BAND = 2**20  # values of a grey that are scaled at once
+_UNDERSHOT = 0.2  # of the range: how far below black resizing may bring a photo
 _one_large_photo = threading.Lock()
+reading = threading.local()  # `name`: the photo that this thread reads, for whoever reports a warning
 
 
 def load_photo(
@@ -55,52 +64,83 @@ def load_photo(
 
     Raises:
         OSError: naming the file, where it is missing, empty, truncated, not an image, too large to decode within a
-            gigabyte, or a program that draws one (EPS, WMF).
+            gigabyte, a program that draws one (EPS, WMF), or HEIC without `pillow-heif`.
         ValueError: where `source` is none of the above.
     """
     if not isinstance(source, str | PathLike | bytes | bytearray | Image.Image):
         return to_rgb(source)
+    reading.name = name or _name(source)
     try:
         if isinstance(source, Image.Image):
             return to_rgb(source)
-        image = _smaller(_checked(_open(source, timeout, allow_private)), at_least)
-        with _in_turn(image.width * image.height):
-            with image:
-                image.load()
-                bounded = _bounded(image)
-            del image  # the rest needs memory too
-            return to_rgb(bounded)
+        return _decoded(_smaller(_checked(_open(source, timeout, allow_private)), at_least))
     except MemoryError:
         raise
     except Exception as error:
         # Pillow answers a damaged file by ValueError, SyntaxError, struct.error and others, depending on the format.
-        raise OSError(f"{name or _name(source)}: cannot read it as an image: {error}") from error
+        _let_go(error)
+        raise OSError(f"{reading.name}: cannot read it as an image: {_reason(error)}") from error
+    finally:
+        reading.name = None
 
 
 def _open(source: Any, timeout: float | None, allow_private: bool | None) -> Image.Image:
     """A photo of which the header was read."""
     if isinstance(source, bytes | bytearray):
-        return Image.open(io.BytesIO(source))
+        return _identified(io.BytesIO(source))
     if is_file(source):
-        return Image.open(source)
+        return _identified(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return Image.open(io.BytesIO(download(source, timeout, allow_private)))
+        return _identified(io.BytesIO(download(source, timeout, allow_private)))
     text = os.fspath(source)
     if text.startswith("data:image/"):
         text = text.partition(",")[2]
     try:
-        return Image.open(io.BytesIO(base64.decodebytes(text.encode())))
+        return _identified(io.BytesIO(base64.decodebytes(text.encode())))
     except (ValueError, OSError):
         raise FileNotFoundError("there is no such file") from None
 
 
+def _identified(file: Any) -> Image.Image:
+    """Open an image, by `pillow-heif` where Pillow does not know the format and the file says that it is HEIC."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        with nullcontext(file) if isinstance(file, io.BytesIO) else Path(file).open("rb") as stream:
+            stream.seek(0)
+            start = stream.read(12)
+        if start[4:8] != b"ftyp" or start[8:] not in _HEIF_BRANDS:
+            raise
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        raise OSError('HEIC photos need pillow-heif: pip install "nic_hf[heif]"') from None
+    return Image.open(file)
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """A photo whose header was read as upright RGB. What decoding takes is freed before another one's turn."""
+    with _in_turn(image.width * image.height > _KEPT_PIXELS // 2 or image.format in _ALONE):
+        try:
+            with image:
+                white = _white(image)
+                image.load()
+                bounded = _bounded(image)
+        except BaseException as error:
+            _let_go(error)
+            raise
+        finally:
+            del image
+        return _upright_rgb(bounded, white)
+
+
 @contextmanager
-def _in_turn(pixels: int) -> Iterator[None]:
+def _in_turn(is_large: bool) -> Iterator[None]:
     """Let large photos be decoded one at a time, whatever the number of threads: each takes hundreds of megabytes.
 
     glibc keeps what one thread frees from the others; it is told to give that back.
     """
-    if pixels <= _KEPT_PIXELS:
+    if not is_large:
         yield
         return
     with _one_large_photo:
@@ -111,18 +151,40 @@ def _in_turn(pixels: int) -> Iterator[None]:
                 ctypes.CDLL(None).malloc_trim(0)
 
 
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of an error hold: Pillow's hold the pixels for as long as the error is kept."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, without the file's path, which may be a temporary one."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in no format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
 def _checked(image: Image.Image) -> Image.Image:
     """Refuse a file by its header, before a pixel of it is decoded."""
-    problem = ""
+    problem, pixels = "", image.width * image.height
+    most = min(_MOST_PIXELS.get(kind, math.inf) for kind in (image.format or "", *_codec(image)[:1]))
     if image.format in ("EPS", "WMF"):
         problem = f"{image.format} files are programs that draw, which are not run; save it as PNG"
-    elif image.format in _DECODED_AT_ONCE and image.width * image.height > _MOST_PIXELS:
-        size = f"{image.width} x {image.height} pixels"
-        problem = f"{size} are more than {_MOST_PIXELS:,}, too large for {image.format}; make it smaller"
+    elif pixels > most or 4 * pixels + 8 * image.height > _MOST_BYTES:
+        problem = f"{image.width} x {image.height} pixels are too many for {image.format}; make it smaller"
     if problem:
         image.close()
         raise OSError(problem)
     return image
+
+
+def _codec(image: Image.Image) -> tuple[str, Any]:
+    """Name and arguments of the decoder of an image that is not decoded yet."""
+    tile = getattr(image, "tile", None)
+    return (tile[0][0], tile[0][3]) if tile else ("", None)
 
 
 def _smaller(image: Image.Image, at_least: tuple[int, int] | None) -> Image.Image:
@@ -153,17 +215,19 @@ def is_file(source: str | PathLike) -> bool:
 def to_rgb(image: Any) -> Image.Image:
     """Turn any photo into an upright RGB one.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit and floating-point greys are scaled to 8 bits.
+    EXIF orientation is applied, transparency is laid over white, all levels are scaled to 8 bits.
     More than 33 million pixels are reduced to 8 million, and of a photo more than 100 times as long as wide the middle
     is taken, so that no photo takes a gigabyte of memory on its way to a model, which sees some hundred pixels a side.
 
     Args:
         image: a `PIL.Image.Image`, or an array or tensor of shape `(height, width)`, `(height, width, channels)` or
-            `(channels, height, width)`, of 1, 3 or 4 channels. Values are 0 to 255; 0 to 1 where they are
-            floating-point or boolean; 0 to 65535 where they are 16-bit.
+            `(channels, height, width)`, of 1, 3 or 4 channels. White is 65535 where values are `uint16` and 1 where
+            they are boolean. Of other arrays it is the least of 1 (floating-point ones only), 255 and 65535 that is
+            half of the highest value or more, or else that value.
 
     Raises:
-        ValueError: where the image is empty or is not an image.
+        ValueError: where the image is empty or not an image, or an array has negative values, as normalised photos
+            have: which of them is black cannot be told.
         OSError: where its file is damaged (Pillow decodes when the pixels are first needed).
     """
     if hasattr(image, "is_floating_point"):  # a tensor
@@ -173,17 +237,49 @@ def to_rgb(image: Any) -> Image.Image:
         image = _array_to_image(image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"not an image: {type(image).__name__}")
+    white = _white(image)
     image.load()
-    image = _upright(_bounded(image))
+    return _upright_rgb(_bounded(image), white)
+
+
+def _upright_rgb(image: Image.Image, white: float) -> Image.Image:
+    """See [`to_rgb`] and [`_white`]."""
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image)
-        image = Image.fromarray(_scale_to_bytes(grey.astype(np.uint16) if image.mode.startswith("I;16") else grey))
+        levels = np.asarray(image)
+        clear = image.info.get("transparency")  # a level of a 16-bit PNG
+        image = Image.fromarray(_scale_to_bytes(levels, white))
+        if clear is not None:
+            image.putalpha(Image.fromarray(levels != clear))
     if image.mode == "La":
         image = image.convert("LA")  # Pillow converts it to nothing else
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _white(image: Image.Image) -> float:
+    """The level of white in a grey of more than 8 bits, before it is decoded; 0 where its format does not say.
+
+    Pillow leaves a transparent colour as it stands in a PNG file and changes the levels of the photo, unless they are
+    of 8 bits: the colour is changed in the same way.
+    """
+    (codec, raw), clear = _codec(image), image.info.get("transparency")
+    if codec != "zip":
+        pass
+    elif raw == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in clear)
+    elif raw in ("L;2", "L;4") and isinstance(clear, int):
+        image.info["transparency"] = clear * (85 if raw == "L;2" else 17)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16"):
+        return 2.0 ** tags.get(_BITS, (16,))[0] - 1
+    if tags.get(_BITS) == (16,) and tags.get(_SAMPLE_FORMAT) == (2,):
+        return 32767.0
+    if (image.format, image.mode) == ("PPM", "I"):
+        return 65535.0
+    return 0.0
 
 
 def _bounded(image: Image.Image) -> Image.Image:
@@ -232,23 +328,34 @@ def _array_to_image(array: np.ndarray) -> Image.Image:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ValueError(f"not an image: an array of shape {array.shape}")
-    if array.dtype == np.bool_ or array.dtype == np.uint16 or np.issubdtype(array.dtype, np.floating):
-        return Image.fromarray(_scale_to_bytes(array))
-    return Image.fromarray(array.clip(0, 255).astype(np.uint8))
+    if array.dtype != np.bool_ and (array.dtype.kind not in "iuf"):
+        raise ValueError(f"not an image: an array of {array.dtype}")
+    return Image.fromarray(array if array.dtype == np.uint8 else _scale_to_bytes(array, None))
 
 
-def _scale_to_bytes(array: np.ndarray) -> np.ndarray:
-    """Levels of any kind to 0 to 255. Full scale is 65535 for 16-bit levels, else 1, 255 or 65535 by what fits."""
+def _scale_to_bytes(array: np.ndarray, white: float | None) -> np.ndarray:
+    """Levels of any kind to 0 to 255. White is what is given, or 65535 for 16-bit levels, else 1, 255 or 65535.
+
+    Of Pillow's images, whose `white` is not None but may be 0, all below 0 is black: it marks what was not measured.
+    """
     array = np.ascontiguousarray(array)
-    top = 65535.0
-    if array.dtype != np.uint16:
+    if white is None and array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        white = 65535.0
+    if not white:
         scales = (255.0, 65535.0) if np.issubdtype(array.dtype, np.integer) else (1.0, 255.0, 65535.0)
         highest = max(float(_numbers(band).max()) for band in _bands(array))
         # Twice the scale, because resizing a photo can overshoot it.
-        top = next((scale for scale in scales if highest <= 2 * scale), highest)
+        fits = next((scale for scale in scales if highest <= 2 * scale), highest)
+        lowest = min(float(_numbers(band).min()) for band in _bands(array))
+        if white is None and lowest < -_UNDERSHOT * max(1.0, min(highest, fits)):
+            raise ValueError(
+                f"levels from {lowest:g} to {highest:g}: which is black and which is white cannot be told; give 0 to"
+                " 255, 0 to 1 or 0 to 65535, and photos as they are before they are normalised"
+            )
+        white = fits
     scaled = np.empty(array.shape, dtype=np.uint8)
     for band, result in zip(_bands(array), _bands(scaled), strict=True):
-        result[:] = (_numbers(band).clip(0, top) * (255.0 / top)).round()
+        result[:] = (_numbers(band).clip(0, white) * (255.0 / white)).round()
     return scaled
 
 

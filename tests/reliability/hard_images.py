@@ -89,6 +89,8 @@ def formats() -> Iterator[HardImage]:
         yield HardImage(f"jpeg-{name}.jpg", encoded(photo(), "JPEG", **options), "caption")
     yield HardImage("webp-lossless.webp", encoded(photo(), "WEBP", lossless=True), "caption")
     yield HardImage("pgm-ascii.pgm", b"P2\n2 2\n255\n0 255 255 0\n", "caption")
+    for suffix in ("jfif", "jpe", "jp2", "mpo", "heic", "tga", "ico", "psd", "dib", "pgm"):
+        yield HardImage(f"jpeg-called.{suffix}", encoded(photo(), "JPEG"), "caption")
 
 
 def modes() -> Iterator[HardImage]:
@@ -276,10 +278,34 @@ def bombs() -> Iterator[HardImage]:
         b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 50000, 50000, 1, 24, *[0] * 6),
         "error",
     )
+    for name, content in claimed().items():
+        yield HardImage(f"bomb-claimed-{name}", content, "error")
     text = zlib.compress(bytes(100_000_000), 9)
     chunk = chunk_of(b"zTXt", b"a\0\0" + text)
     sound = encoded(photo(), "PNG")
     yield HardImage("bomb-text.png", sound[:33] + chunk + sound[33:], "either")
+
+
+def claimed() -> dict[str, bytes]:
+    """Small broken files by name that claim hundreds of megabytes, of formats that find out at different times."""
+
+    def blp(width: int, height: int) -> bytes:
+        header = b"BLP2" + struct.pack("<i4BII", 1, 1, 0, 0, 0, width, height)
+        return header + struct.pack("<32I", *[1172] * 16, *[10] * 16) + bytes(1024)
+
+    bmp = b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 13300, 13300, 1, 24, *[0] * 6) + bytes(99)
+    webp = bytearray(encoded(Image.new("RGB", (61, 47)), "WEBP"))
+    place = webp.index(struct.pack("<HH", 61, 47))
+    webp[place : place + 4] = struct.pack("<HH", 5700, 5700)
+    return {
+        "rows.blp": blp(1, 83_886_336),
+        "narrow.blp": blp(1, 59_900_000),
+        "square.blp": blp(13_300, 13_300),
+        "square.bmp": bmp,
+        "square.tga": struct.pack("<3BHHB4H2B", 0, 0, 2, 0, 0, 0, 0, 0, 13_300, 13_300, 32, 0) + bytes(99),
+        "canvas.webp": bytes(webp),
+        "truncated.png": png(13_300, 13_300, 6, 8, zlib.compress(bytes(99))),
+    }
 
 
 def large() -> Iterator[HardImage]:

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-from hard_images import HardImage, disguised, encoded, hard_images, large, photo, turned
+from hard_images import HardImage, claimed, disguised, encoded, hard_images, large, photo, turned
 from PIL import Image, ImageChops, ImageStat
 from tiny import tiny_model, tiny_photos, tiny_tokenizer
 
@@ -122,6 +123,48 @@ def test_threads_that_read_large_images_share_one_gigabyte(tmp_path: Path) -> No
     taken = peak_of_caption_command(tmp_path, [image.name for image in images]) - alone
     print(f"{taken / 2**20:.0f} MiB over the model's own")
     assert taken < GIBIBYTE
+
+
+LOADING_CHILD = """
+import sys, warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from nic_hf.images_nic import load_photo
+
+def refusal(content):
+    try:
+        load_photo(content)
+    except OSError as error:
+        return error
+
+warnings.simplefilter("ignore")
+with ThreadPoolExecutor(4) as pool:
+    errors = list(pool.map(refusal, [sys.stdin.buffer.read()] * 12))  # kept, as those who list them later keep them
+assert all(errors)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+@pytest.mark.parametrize("name", ["rows.blp", "narrow.blp", "square.bmp", "canvas.webp"])
+def test_threads_that_refuse_what_claims_a_gigabyte_stay_below_it(name: str) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the memory of a process is read from /proc")
+    content = claimed()[name]
+    assert len(content) < 2000
+    environment = {**os.environ, "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
+    command = [sys.executable, "-c", LOADING_CHILD]
+    done = subprocess.run(command, input=content, env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) / 1024 < 900, "megabytes"
+
+
+def test_an_error_that_is_kept_keeps_no_pixels() -> None:
+    with pytest.raises(OSError, match="cannot read it") as caught:
+        load_photo(encoded(photo(), "BMP")[:900])
+    frames = list(traceback.walk_tb(caught.value.__cause__.__traceback__))
+    assert len(frames) > 2
+    held = [value for frame, _ in frames[1:] for value in frame.f_locals.values()]
+    assert not [value for value in held if isinstance(value, Image.Image)], "only the line of each call is left"
 
 
 def test_large_photos_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
