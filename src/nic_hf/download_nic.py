@@ -8,12 +8,14 @@ import functools
 import http.client
 import ipaddress
 import os
+import queue
 import socket
 import ssl
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -37,7 +39,8 @@ def download(
 
     Args:
         url: an `http` or `https` address.
-        timeout: seconds for all of it, redirects included; 30 where not given.
+        timeout: seconds for all of it, from looking the name up to the last byte, redirects included; 30 where not
+            given.
         allow_private: fetch from loopback, private and link-local addresses too; where not given, as the environment
             variable `NIC_HF_ALLOW_PRIVATE_URLS` says ("1" allows them), by default not.
         max_bytes: give up on more.
@@ -51,14 +54,30 @@ def download(
     if allow_private is None:
         allow_private = os.environ.get(ALLOW_PRIVATE, "") not in ("", "0")
     seconds = TIMEOUT if timeout is None else timeout
-    deadline = time.monotonic() + seconds
-    address = url
-    for _ in range(MAX_REDIRECTS + 1):
-        found = _fetch(address, deadline, seconds, allow_private, max_bytes)
-        if isinstance(found, bytes):
-            return found
-        address = urljoin(address, found)
-    raise OSError(f"more than {MAX_REDIRECTS} redirects")
+    clock = _Clock(seconds)
+    done: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put(_follow(url, clock, allow_private, max_bytes))
+        except BaseException as error:
+            done.put(error)
+
+    # A thread of its own, which is left to itself when time is up: looking a name up cannot be broken off, and a
+    # socket's own timeout starts again with every byte, which a server that drips never lets run out.
+    threading.Thread(target=work, name="download", daemon=True).start()
+    try:
+        found = done.get(timeout=max(seconds, 0))
+    except queue.Empty:
+        found = TimeoutError()
+    finally:
+        clock.end()
+    if isinstance(found, bytes):
+        return found
+    try:
+        raise OSError(f"no answer within {seconds:g} s") if isinstance(found, TimeoutError) else found
+    finally:
+        del found  # it would hold this frame, which holds it
 
 
 def without_secrets(url: str) -> str:
@@ -76,47 +95,76 @@ def without_secrets(url: str) -> str:
     return f"{scheme}{slashes}{host}{slash}{path}{asked}{hidden if asked else ''}{fragment and '#***'}"
 
 
-def _fetch(url: str, deadline: float, seconds: float, allow_private: bool, max_bytes: int) -> bytes | str:
+class _Clock:
+    """The time that a download has, and its connections, which end with it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._connections: list[socket.socket] = []
+        self._lock = threading.Lock()
+
+    def left(self) -> float:
+        """Seconds.
+
+        Raises:
+            TimeoutError: there are none.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def watch(self, connection: socket.socket) -> socket.socket:
+        """End a connection when the download ends. A copy of it is kept, since TLS takes the socket itself away."""
+        with self._lock:
+            try:
+                self.left()
+            except TimeoutError:
+                connection.close()
+                raise
+            self._connections.append(connection.dup())
+        return connection
+
+    def end(self) -> None:
+        """End all connections, whatever the thread of the download waits for."""
+        with self._lock:
+            self._deadline = 0.0
+            for connection in self._connections:
+                with connection, suppress(OSError):  # it has ended
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _follow(url: str, clock: _Clock, allow_private: bool, max_bytes: int) -> bytes:
+    for _ in range(MAX_REDIRECTS + 1):
+        found = _fetch(url, clock, allow_private, max_bytes)
+        if isinstance(found, bytes):
+            return found
+        url = urljoin(url, found)
+    raise OSError(f"more than {MAX_REDIRECTS} redirects")
+
+
+def _fetch(url: str, clock: _Clock, allow_private: bool, max_bytes: int) -> bytes | str:
     """What an address gives, or where it redirects to."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise OSError(f"{without_secrets(url)} is no http or https address")
     if parts.username is not None or parts.password is not None:
         raise OSError("the address has a user name or a password in it, which is refused")
-    connections: list[Any] = []
-    opener = _opener(parts.scheme, parts.hostname, allow_private, connections)
-    expired = threading.Event()
-
-    def expire() -> None:
-        expired.set()
-        for connection in connections:
-            _abort(connection.live)
-
-    left = deadline - time.monotonic()
-    # A socket's own timeout starts again with every byte, which a server that drips never lets run out.
-    watchdog = threading.Timer(max(left, 0), expire)
-    watchdog.daemon = True
-    watchdog.start()
+    opener = _opener(parts.scheme, parts.hostname, allow_private, clock)
     try:
         request = urllib.request.Request(url, headers=_HEADERS)
-        with opener.open(request, timeout=max(left, 0.001)) as response:
-            content = _photo(response, max_bytes)
-            if expired.is_set():
-                raise TimeoutError
-            return content
+        with opener.open(request, timeout=clock.left()) as response:
+            return _photo(response, max_bytes)
     except urllib.error.HTTPError as error:
         with error:
             if error.code in _REDIRECTS and error.headers.get("Location"):
                 return error.headers["Location"]
             raise OSError(f"the server answers {error.code} {error.reason}") from None
-    except Exception as error:
-        if expired.is_set() or isinstance(_reason(error), TimeoutError):
-            raise OSError(f"no answer within {seconds:g} s") from None
-        if isinstance(error, (OSError, http.client.HTTPException)):
-            raise OSError(f"cannot be downloaded: {_reason(error)}") from None
-        raise
-    finally:
-        watchdog.cancel()
+    except (OSError, http.client.HTTPException) as error:
+        reason = _reason(error)
+        if isinstance(reason, TimeoutError):
+            raise reason from None
+        raise OSError(f"cannot be downloaded: {reason}") from None
 
 
 def _reason(error: Exception) -> Any:
@@ -146,21 +194,23 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _opener(scheme: str, host: str, allow_private: bool, connections: list[Any]) -> Any:
+def _opener(scheme: str, host: str, allow_private: bool, clock: _Clock) -> Any:
     proxied = scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host)
     if proxied and not allow_private:
         # The proxy looks names up, and is itself on a private address. What is known here is checked all the same.
         with suppress(socket.gaierror):
             _public_addresses(host, None)
-    checked = not (allow_private or proxied)
+
+    def connect(host: str, port: int) -> socket.socket:
+        return _connect(host, port, clock, checked=not (allow_private or proxied))
 
     class Plain(urllib.request.HTTPHandler):
         def http_open(self, request: Any) -> Any:
-            return self.do_open(functools.partial(_HTTP, checked, connections), request)
+            return self.do_open(functools.partial(_HTTP, connect), request)
 
     class Encrypted(urllib.request.HTTPSHandler):
         def https_open(self, request: Any) -> Any:
-            return self.do_open(functools.partial(_HTTPS, checked, connections), request)
+            return self.do_open(functools.partial(_HTTPS, connect), request)
 
     return urllib.request.build_opener(Plain, Encrypted, _NoRedirects)
 
@@ -185,53 +235,46 @@ def _public_addresses(host: str, port: int | None) -> list[tuple]:
     return found
 
 
-def _connect_to_public(host: str, port: int, timeout: float | None) -> socket.socket:
-    """Connect to the very address that was checked: a second look at the name could find another."""
+def _connect(host: str, port: int, clock: _Clock, checked: bool) -> socket.socket:
+    """Connect to one of the very addresses that were checked: a second look at the name could find another.
+
+    Each address has its share of the time that is left, so that one that does not answer leaves some to the next.
+    """
+    found = [address[:2] for *_, address in _public_addresses(host, port)] if checked else [(host, port)]
     failed: OSError | None = None
-    for *_, address in _public_addresses(host, port):
+    for number, address in enumerate(found):
         try:
-            return socket.create_connection(address[:2], timeout)
+            connection = socket.create_connection(address, clock.left() / (len(found) - number))
         except OSError as error:
+            clock.left()
             failed = error
+        else:
+            connection.settimeout(clock.left())
+            return clock.watch(connection)
     raise failed or OSError(f"{host} has no address")
 
 
-def _abort(live: socket.socket | None) -> None:
-    """End a connection from another thread, whatever it waits for."""
-    with suppress(OSError):  # it has ended
-        if live is not None:
-            socket.socket.shutdown(live, socket.SHUT_RDWR)
-
-
 class _HTTP(http.client.HTTPConnection):
-    live: socket.socket | None = None
-
-    def __init__(self, checked: bool, connections: list[Any], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connect: Callable[[str, int], socket.socket], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.checked = checked
-        connections.append(self)
+        self._connect = connect
 
     def connect(self) -> None:
-        if self.checked:
-            self.sock = _connect_to_public(self.host, self.port, self.timeout)
-        else:
-            super().connect()
-        self.live = self.sock
+        self.sock = self._connect(self.host, self.port)
 
 
 class _HTTPS(http.client.HTTPSConnection):
-    live: socket.socket | None = None
+    def __init__(self, connect: Callable[[str, int], socket.socket], *args: Any, **kwargs: Any) -> None:
+        self.context = ssl.create_default_context()
+        super().__init__(*args, context=self.context, **kwargs)
+        self._connect, self._tunnelled = connect, False
 
-    def __init__(self, checked: bool, connections: list[Any], *args: Any, **kwargs: Any) -> None:
-        context = ssl.create_default_context()
-        super().__init__(*args, context=context, **kwargs)
-        self.checked, self.context = checked, context
-        connections.append(self)
+    def set_tunnel(self, *args: Any, **kwargs: Any) -> None:
+        super().set_tunnel(*args, **kwargs)
+        self._tunnelled = True
 
     def connect(self) -> None:
-        if self.checked:
-            raw = _connect_to_public(self.host, self.port, self.timeout)
-            self.sock = self.context.wrap_socket(raw, server_hostname=self.host)
-        else:
+        if self._tunnelled:  # through a proxy, which the user named
             super().connect()
-        self.live = self.sock
+        else:
+            self.sock = self.context.wrap_socket(self._connect(self.host, self.port), server_hostname=self.host)

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ class Web(BaseHTTPRequestHandler):
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.end_headers()
             self.wfile.write(b"<html>a photo was here</html>")
+        elif name.startswith("slow"):  # each answer within the time, all of them not
+            self.server.stop.wait(0.2)
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/slow") or "/a.png")
+            self.end_headers()
         elif name in ("hang", "drip", "drip-headers"):
             if name == "drip":
                 self.send_response(200)
@@ -210,12 +216,108 @@ def test_what_is_no_photo_is_called_by_its_name(path: str, message: str, interne
         load_photo(f"{internet}/{path}")
 
 
-@pytest.mark.parametrize("path", ["hang", "drip", "drip-headers"])
-def test_a_server_that_hangs_or_drips_is_given_up_in_time(path: str, internet: str) -> None:
+def assert_given_up(url: str, **options: Any) -> None:
+    """Half a second is the limit, and the thread that downloads does not stay behind."""
     begin = time.monotonic()
     with pytest.raises(OSError, match=r"no answer within 0\.5 s"):
-        download(f"{internet}/{path}", timeout=0.5)
-    assert time.monotonic() - begin < 4
+        download(url, timeout=0.5, **options)
+    assert time.monotonic() - begin < 1.5
+    while downloading():
+        assert time.monotonic() - begin < 10, "a thread still waits for the server"
+        time.sleep(0.01)
+
+
+def downloading() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "download"]
+
+
+SLOW = ["hang", "drip", "drip-headers", "slow/" * 6]
+
+
+@pytest.mark.parametrize("path", SLOW)
+def test_a_server_that_hangs_or_drips_or_redirects_slowly_is_given_up_in_time(path: str, internet: str) -> None:
+    assert_given_up(f"{internet}/{path}")
+
+
+@pytest.mark.parametrize("path", SLOW)
+def test_a_server_inside_is_given_up_in_time_too(path: str, web: Any) -> None:
+    assert_given_up(f"http://127.0.0.1:{web.server_port}/{path}", allow_private=True)
+
+
+@pytest.fixture
+def dripping() -> Iterator[int]:
+    """The port of a server that takes connections and answers TLS's greeting a byte at a time, each soon enough."""
+    stop = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection:
+            connection.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KB follows
+            while not stop.wait(0.1):
+                try:
+                    connection.sendall(b"\x02")
+                except OSError:
+                    break
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+        stop.set()
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_that_drips_while_tls_is_agreed_on_is_given_up_in_time(
+    dripping: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"https://127.0.0.1:{dripping}/a.png"
+    assert_given_up(url, allow_private=True)
+    monkeypatch.setattr("nic_hf.download_nic._public_addresses", lambda *at: [(2, 1, 6, "", ("127.0.0.1", dripping))])
+    assert_given_up(url, allow_private=False)
+
+
+def test_a_server_that_takes_a_connection_and_is_silent_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        for scheme in ("http", "https"):
+            assert_given_up(f"{scheme}://127.0.0.1:{listening.getsockname()[1]}/a.png", allow_private=True)
+
+
+def test_a_name_that_is_looked_up_for_ever_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def look_up(host: str, port: Any, *args: Any, **kwargs: Any) -> list:
+        answered.wait(2)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "create_connection", None)  # too late for any
+    assert_given_up("http://photos.example/a.png", allow_private=False)
+
+
+def test_addresses_that_do_not_answer_share_the_time(monkeypatch: pytest.MonkeyPatch, internet: str, web: Any) -> None:
+    """The last of them is tried before time is up."""
+    waited: list[float] = []
+    real = socket.create_connection
+
+    def connect(address: tuple, timeout: float, *args: Any) -> socket.socket:
+        if address[0] == "93.184.216.35":
+            waited.append(timeout)
+            time.sleep(timeout)
+            raise TimeoutError
+        return real(address, timeout, *args)
+
+    def look_up(host: str, port: Any, *args: Any, **kwargs: Any) -> list:
+        addresses = ["93.184.216.35", "93.184.216.35", PUBLIC] if host == "photos.example" else [host]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert download(f"{internet}/a.png", timeout=3) == photo()
+    assert waited == pytest.approx([1, 1], abs=0.2)
 
 
 def test_a_file_without_end_is_given_up(internet: str) -> None:
