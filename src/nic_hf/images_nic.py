@@ -84,6 +84,16 @@ def load_photo(
         reading.name = None
 
 
+def photo_size(file: str | PathLike, name: str) -> tuple[int, int]:
+    """Width and height of an image file, by its header. Errors are as Pillow has them."""
+    reading.name = name
+    try:
+        with _identified(file) as image:
+            return image.size
+    finally:
+        reading.name = None
+
+
 def _open(source: Any, timeout: float | None, allow_private: bool | None) -> Image.Image:
     """A photo of which the header was read."""
     if isinstance(source, bytes | bytearray):
@@ -256,7 +266,9 @@ def _upright_rgb(image: Image.Image, white: float) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info.clear()  # which way up it was, what was transparent: all of that is done, and need not be read again
+    return image
 
 
 def _white(image: Image.Image) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from nic_hf.app import AppCaptioner, ScoredCaption, ScoredWord
 from nic_hf.app.drawing import bars_html, caption_html, heat_map, maps_html, per_cent, table_html
-from nic_hf.app.folder import caption_file
+from nic_hf.app.folder import SentPhotos, caption_file
 from nic_hf.bulk.formats import caption_format
 
 
@@ -35,6 +36,32 @@ def test_a_folder_becomes_a_file_that_does_not_stay(
     assert told == list(range(1, 8))
     with caption_file(captioner, photos[:2], ".csv") as (file, records, _):
         assert list(caption_format(file).read(file)) == records
+
+
+def test_what_cannot_be_read_is_named_without_its_folder(
+    captioner: AppCaptioner, photos: list[Path], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.jpg"
+    Image.effect_noise((300, 300), 50).convert("RGB").save(cut)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    (tmp_path / "odd.png").mkdir()
+    missing = tmp_path / "missing.png"
+    with caption_file(captioner, [photos[0], cut, tmp_path / "odd.png", missing], ".jsonl") as (_, records, broken):
+        assert len(records) == 1
+        assert [each.image_id for each in broken] == ["cut.jpg", "odd.png", "missing.png"]
+        for each in broken:
+            assert str(tmp_path) not in each.error and each.error.startswith(f"{each.image_id}: cannot read"), each
+    assert "truncated" in broken[0].error
+
+
+def test_files_that_are_no_photos_are_left_out(captioner: AppCaptioner, photos: list[Path], tmp_path: Path) -> None:
+    notes, unnamed = tmp_path / "notes.txt", tmp_path / "blob"
+    notes.write_text("no photo")
+    unnamed.write_bytes(photos[1].read_bytes())
+    with caption_file(captioner, [photos[0], notes, unnamed], ".jsonl") as (_, records, broken):
+        assert [record.image_id for record in records] == [photos[0].name, "blob"] and broken == []
+    sent = SentPhotos([str(notes), str(photos[0])])
+    assert sent.count() == 1 and sent.left_out == Counter({".txt": 1})
 
 
 def test_words_are_escaped_and_coloured() -> None:

@@ -87,6 +87,49 @@ def test_a_file_a_summary_and_a_picture(
         assert sheet.tobytes() == first
 
 
+JPEG_CALLED = ("jpg", "jfif", "jpe", "jp2", "mpo", "heic", "tga", "ico", "psd", "dib", "pgm")
+
+
+def test_every_photo_of_a_folder_is_captioned_and_the_rest_counted(checkpoint: str, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for suffix in JPEG_CALLED:
+        Image.new("RGB", (64, 64)).save(folder / f"x.{suffix}", "JPEG")
+    for name in ("notes.txt", "list.txt", "film.mp4"):
+        (folder / name).write_text("no photo")
+    line = "3 other files left out (.txt: 2, .mp4: 1)\n"
+    code, out, err = nic(folder, "--model", checkpoint)
+    assert (code, err, out.count("\n")) == (0, line, len(JPEG_CALLED))
+    code, out, err = nic(folder, "--model", checkpoint, "--output", tmp_path / "captions.jsonl", "--json")
+    assert code == 0 and line in err
+    assert json.loads(out)["left_out"] == {".txt": 2, ".mp4": 1}
+    for suffix in JPEG_CALLED[1:]:
+        (folder / f"x.{suffix}").unlink()
+    for _ in range(2):
+        code, _, err = nic(folder, "--model", checkpoint, "--sidecar")
+        assert code == 0 and "1 other file left out (.mp4: 1)" in err, "text files are the captions"
+
+
+def with_damaged_exif(path: Path) -> None:
+    """A photo that Pillow reads, with a warning that its tags are cut off."""
+    exif = Image.Exif()
+    exif[0x010E] = "a description of it"
+    Image.new("RGB", (30, 30)).save(path, "JPEG", exif=exif)
+    content = path.read_bytes()
+    assert b"\0\0\0\x14" in content, "the length of the description"
+    path.write_bytes(content.replace(b"\0\0\0\x14", b"\0\xff\xff\x14", 1))
+
+
+def test_warnings_of_pillow_have_the_names_of_their_photos(checkpoint: str, tmp_path: Path) -> None:
+    names = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for name in names:
+        with_damaged_exif(name)
+    process = started(tmp_path, "--model", checkpoint)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert sorted(err.splitlines()) == [f"{name.as_posix()}: Truncated File Read" for name in names]
+
+
 def test_captions_of_a_data_set(test_data: Path, checkpoint: str, flickr8k: Path, tmp_path: Path) -> None:
     from subset import make_subset
 

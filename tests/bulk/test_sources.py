@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from shards import write_tar
 
 from nic_hf.bulk import PhotoSources
 from nic_hf.images_nic import load_photo
+from nic_hf.photo_files import is_photo_name, left_out_line
 
 
 def ids(sources: PhotoSources) -> list[str]:
@@ -39,6 +41,52 @@ def test_a_folder_with_its_subfolders(photos: Path, paths: list[Path], tmp_path:
     (folder / ".thumbnails" / "a.png").write_bytes(encoded("red"))
     assert ids(PhotoSources([str(folder)])) == [(folder / path.relative_to(photos)).as_posix() for path in paths]
     assert PhotoSources([str(folder)]).count() == 13
+
+
+NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+OPENED = [".jfif", ".jpe", ".jp2", ".mpo", ".heic", ".heif", ".avif", ".tga", ".ico", ".psd", ".dib", ".pgm", ".pnm"]
+
+
+def test_a_photo_has_the_suffix_of_any_format_that_can_be_opened(tmp_path: Path) -> None:
+    for suffix in OPENED:
+        (tmp_path / f"x{suffix}").write_bytes(b"")
+        (tmp_path / f"y{suffix.upper()}").write_bytes(b"")
+    for suffix in (".txt", ".pdf", ".eps", ".mpg", ".h5", ""):
+        (tmp_path / f"x{suffix}").write_bytes(b"")
+    Image.init()
+    for suffix, kind in Image.registered_extensions().items():
+        assert is_photo_name(f"x{suffix}") or kind in {"PDF", "PALM", *NO_PHOTOS}, suffix
+    sources = PhotoSources([str(tmp_path)])
+    assert {Path(name).suffix.lower() for name in ids(sources)} == set(OPENED)
+    assert sources.count() == 2 * len(OPENED)
+    assert sources.left_out == Counter({".txt": 1, ".pdf": 1, ".eps": 1, ".mpg": 1, ".h5": 1, "": 1})
+
+
+def test_what_is_left_out_of_folders_and_patterns_is_counted(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    for name in ("a.txt", "sub/b.txt", "c.mp4", "README", ".hidden"):
+        (tmp_path / "photos" / name).write_text("no photo")
+    wanted = Counter({".txt": 2, ".mp4": 1, "": 1})
+    folder = PhotoSources([str(tmp_path / "photos")])
+    assert len(ids(folder)) == 13 and folder.count() == 13 and folder.left_out == wanted
+    assert len(ids(folder)) == 13 and folder.left_out == wanted, "not twice as many the second time"
+    pattern = PhotoSources([str(tmp_path / "photos" / "*.*"), "https://host/a.jpg"])
+    assert len(ids(pattern)) == 11 and pattern.left_out == Counter({".txt": 1, ".mp4": 1})
+    assert left_out_line(wanted) == "4 other files left out (.txt: 2, .mp4: 1, no suffix: 1)"
+    assert left_out_line(Counter({".md": 1})) == "1 other file left out (.md: 1)" and left_out_line(Counter()) == ""
+
+
+def test_what_lies_beside_tar_files_is_counted(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", "1")
+    (tmp_path / "index.json").write_text("{}")
+    sources = PhotoSources([str(tmp_path)])
+    assert len(ids(sources)) == 1 and sources.left_out == Counter({".json": 1})
+
+
+def test_photos_of_any_suffix_are_found_in_tar_files(tmp_path: Path) -> None:
+    members = [(f"{number}{suffix}", encoded("red")) for number, suffix in enumerate(OPENED)]
+    sources = PhotoSources([str(write_tar(tmp_path / "0.tar", [*members, ("notes.md", b"no photo")]))])
+    assert [Path(name).suffix for name in ids(sources)] == OPENED
 
 
 def test_files_patterns_and_addresses(photos: Path) -> None:
@@ -114,11 +162,14 @@ def test_a_data_set(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_said_at_once(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("no photo")
     for path, message in [
         ("nowhere/photo.jpg", "nowhere/photo.jpg: no such file or folder"),
         ("nowhere/*.jpg", "no file has such a name"),
         ("nowhere.tar", "nowhere.tar: no such file"),
         (str(tmp_path / "empty"), "empty: no photos in this folder"),
+        (str(tmp_path / "notes"), r"notes: no photos in this folder; 1 other file left out \(.txt: 1\)"),
     ]:
         with pytest.raises((FileNotFoundError, ValueError), match=message.replace("*", r"\*")):
             PhotoSources([path])

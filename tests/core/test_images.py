@@ -2,6 +2,7 @@
 
 import base64
 import io
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -277,6 +278,44 @@ def test_an_image_of_a_size_made_to_fill_memory_is_refused(tmp_path: Path, monke
 def test_what_is_no_image_at_all_is_refused(thing: Any) -> None:
     with pytest.raises(ValueError, match="not an image: "):
         load_photo(thing)
+
+
+def heic(image: Image.Image, **options: Any) -> bytes:
+    """Made by `pillow-heif` itself, whose writer need not be registered for that."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(image).save(stream, quality=-1, **options)
+    return stream.getvalue()
+
+
+def test_heic_is_read(tmp_path: Path) -> None:
+    flat = Image.new("RGB", (64, 48), (200, 60, 30))
+    (tmp_path / "photo.heic").write_bytes(heic(flat))
+    for source in (tmp_path / "photo.heic", (tmp_path / "photo.heic").read_bytes()):
+        assert_pixels(load_photo(source), np.asarray(flat), tolerance=3)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_without_its_package_says_what_to_install(
+    brand: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
+    for source in (tmp_path / "photo.heic", (tmp_path / "photo.heic").read_bytes()):
+        with pytest.raises(OSError, match=r'HEIC photos need pillow-heif: pip install "nic_hf\[heif\]"'):
+            load_photo(source)
+
+
+def test_an_error_holds_no_path_and_no_address_of_an_object(broken: dict[str, Path]) -> None:
+    """A name that was given stands for the path, which may be a temporary one."""
+    for source in (broken["text.jpg"], broken["text.jpg"].read_bytes()):
+        with pytest.raises(
+            OSError, match=r"^dog\.jpg: cannot read it as an image: it is in no format that Pillow"
+        ) as error:
+            load_photo(source, name="dog.jpg")
+        assert str(broken["text.jpg"].parent) not in str(error.value) and "0x" not in str(error.value)
 
 
 class PhotoServer(BaseHTTPRequestHandler):

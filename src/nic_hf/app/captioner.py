@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,15 @@ from PIL import Image
 from ..bulk import TorchCaptioner
 from ..bulk.captioner import ONNX_MANIFEST
 from ..checkpoint_nic import check_path
-from ..images_nic import load_photo
+from ..images_nic import load_photo, photo_size
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
 
 MAX_PIXELS = 50_000_000
+
+
+class UnknownFormatError(OSError):
+    """A file is no photo that is known."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,8 @@ class AppCaptioner(TorchCaptioner):
         Raises:
             OSError: it cannot be read, or has more than 50 million pixels.
         """
-        with readable(photo):
-            return load_photo(photo, at_least=self.photo_size)
+        with readable(photo) as name:
+            return load_photo(photo, at_least=self.photo_size, name=name)
 
     def describe(
         self,
@@ -193,8 +197,8 @@ class AppCaptioner(TorchCaptioner):
     def seen(self, photo: str | os.PathLike[str] | Image.Image, side: int) -> Image.Image:
         """What the model sees of a photo, `side` pixels at the longer side: a crop, where its processor cuts one."""
         settings = self.processor.image_processor.to_dict()
-        with readable(photo):
-            image = load_photo(photo, at_least=(side, side))
+        with readable(photo) as name:
+            image = load_photo(photo, at_least=(side, side), name=name)
         size = settings.get("size") or {}
         if settings.get("do_center_crop") or (settings.get("do_resize") and not {"height", "width"} <= size.keys()):
             pixels = self.prepare(self.read(photo)).transpose(1, 2, 0)
@@ -206,24 +210,28 @@ class AppCaptioner(TorchCaptioner):
 
 
 @contextmanager
-def readable(photo: str | os.PathLike[str] | Image.Image) -> Any:
-    """Refuse a photo whose pixels would fill the memory, and name a file without its folder in errors."""
+def readable(photo: str | os.PathLike[str] | Image.Image) -> Iterator[str | None]:
+    """Refuse a photo whose pixels would fill the memory; give a file's name, without its folder, as errors have it.
+
+    Raises:
+        UnknownFormatError: the file is in no format that is known.
+        OSError: it cannot be read otherwise, or is too large.
+    """
     if isinstance(photo, Image.Image):
-        yield
+        yield None
         return
     name = Path(photo).name
     try:
-        with Image.open(photo) as image:
-            width, height = image.size
+        width, height = photo_size(photo, name)
         if width * height > MAX_PIXELS:
             raise OSError(f"{width} x {height} pixels; {MAX_PIXELS // 10**6} million at most")
-        yield
+        yield name
     except FileNotFoundError as error:
         raise OSError(f"{name}: no longer here; photos are not kept for long: give it again") from error
     except Image.UnidentifiedImageError as error:
-        raise OSError(f"{name}: cannot read it as a photo") from error
+        raise UnknownFormatError(f"{name}: cannot read it as a photo") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).removeprefix(f"{os.fspath(photo)}: cannot read it as an image: ")
+        reason = str(error).removeprefix(f"{name}: cannot read it as an image: ")
         raise OSError(f"{name}: cannot read it as a photo: {reason}") from error
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from ..bulk import BrokenPhoto, CaptionRun, PhotoItem, PhotoSources
 from ..bulk.formats import CaptionRecord, caption_format
-from .captioner import AppCaptioner, readable
+from ..photo_files import is_photo_name, suffix_of
+from .captioner import AppCaptioner, UnknownFormatError, readable
 
 # Photos of other visitors get a turn between batches.
 BATCH_SIZE = 8
@@ -18,13 +20,17 @@ BATCH_SIZE = 8
 class SentPhotos(PhotoSources):
     """Photos that lie somewhere under the names that their owner gave them.
 
+    A file that is a photo neither by its name nor by its content is left out.
+
     Args:
         paths: the files. Two of one name are told apart: `dog.jpg`, `dog (2).jpg`.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        super().__init__(paths)
+        # Not as on the command line, where a path may be a tar file or a pattern, and one that is gone ends it all.
+        self.uses_stdin, self._sources = False, []
         self._items: list[PhotoItem] = []
+        self._left_out: Counter[str] = Counter()
         taken: set[str] = set()
         for number, path in enumerate(paths):
             name, copy = Path(path).name, 1
@@ -37,7 +43,15 @@ class SentPhotos(PhotoSources):
                     problem = None
             except OSError as error:
                 problem = str(error)
+                if isinstance(error, UnknownFormatError) and not is_photo_name(name):
+                    self._left_out[suffix_of(name)] += 1
+                    continue
             self._items.append(PhotoItem(name, None if problem else path, (number, 0), problem))
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """See [`nic_hf.bulk.PhotoSources`]."""
+        return self._left_out
 
     def items(self, process: int = 0, processes: int = 1) -> Iterator[PhotoItem]:
         """See [`nic_hf.bulk.PhotoSources`]."""
@@ -91,7 +105,7 @@ def caption_file(
         **generation: passed to `generate()`.
 
     Yields:
-        The file, what is in it, and the photos that could not be read.
+        The file, what is in it, and the photos that could not be read. Files that are no photos are in neither.
     """
     sink = _Records(tell)
     run = CaptionRun(

@@ -66,12 +66,12 @@ def _photo_tab(captioner: AppCaptioner) -> None:
         a list of `word`, `probability` and, where the captioner has attention, `attention`: rows of weights.
         """
         if photo is None:
-            raise gr.Error("no photo: give one")
+            raise _refusal("no photo: give one")
         settings = _settings(number, method, beams, temperature)
         try:
             found = captioner.describe(photo, **settings)
         except OSError as error:
-            raise gr.Error(str(error)) from error
+            raise _refusal(str(error)) from error
         return {"captions": [each.to_json() for each in found]}
 
     def show(photo: str | None, number: int, method: str, beams: int, temperature: float) -> tuple[str, str, str]:
@@ -150,11 +150,11 @@ def _folder_tab(captioner: AppCaptioner) -> None:
         columns are `image_id` and `caption`, or `caption_0`, `caption_1` and so on.
         """
         if not photos:
-            raise gr.Error("no photos: give some")
+            raise _refusal("no photos: give some")
         if len(photos) > MOST_PHOTOS:
-            raise gr.Error(f"{len(photos)} photos at once; {MOST_PHOTOS} at most (nic caption takes any number)")
+            raise _refusal(f"{len(photos)} photos at once; {MOST_PHOTOS} at most (nic caption takes any number)")
         if kind not in FORMATS or not 1 <= int(number) <= MOST_CAPTIONS:
-            raise gr.Error(f"a file is one of {', '.join(FORMATS)}, with 1 to {MOST_CAPTIONS} captions a photo")
+            raise _refusal(f"a file is one of {', '.join(FORMATS)}, with 1 to {MOST_CAPTIONS} captions a photo")
         beams = captioner.model.generation_config.num_beams or 1
         generation = {} if beams >= number else {"num_beams": int(number)}
         progress((0, len(photos)), "Captioning", unit="photos")
@@ -169,12 +169,13 @@ def _folder_tab(captioner: AppCaptioner) -> None:
         ):
             rows = [(each.image_id, each.error.removeprefix(f"{each.image_id}: ")) for each in broken]
             rows += [(each.image_id, each.captions[0]) for each in records]
-            note = f"{len(records)} of {len(photos)} photos captioned."
+            others = len(photos) - len(records) - len(broken)
+            note = f"{len(records)} of {len(photos) - others} photos captioned."
+            note += f" {others} other file{'s' if others > 1 else ''} left out." if others else ""
             yield table_html(rows, note), str(file)  # gradio takes a copy before it comes back here
 
-    photos = gr.File(
-        file_count="multiple", file_types=["image"], label="Photos", height=220, elem_id="nic-photos", type="filepath"
-    )
+    # Files of any type: gradio would refuse a whole folder for one in it that is no photo, or that it does not know.
+    photos = gr.File(file_count="multiple", label="Photos", height=220, elem_id="nic-photos", type="filepath")
     with gr.Row():
         number = gr.Slider(1, MOST_CAPTIONS, 1, step=1, label="Captions a photo")
         kind = gr.Radio(list(FORMATS), value="JSON lines", label="File")
@@ -192,12 +193,17 @@ def _folder_tab(captioner: AppCaptioner) -> None:
     )
 
 
+def _refusal(reason: str) -> gr.Error:
+    """What a visitor is told. It is their file or setting, and no traceback in the log."""
+    return gr.Error(reason, print_exception=False)
+
+
 def _settings(number: int, method: str, beams: int, temperature: float) -> dict[str, Any]:
     """Arguments of `AppCaptioner.describe`, checked: an API takes what nobody can set on the page."""
     if not (1 <= number <= MOST_CAPTIONS and 1 <= beams <= MOST_BEAMS and 0.05 <= temperature <= 5):
-        raise gr.Error(f"1 to {MOST_CAPTIONS} captions, 1 to {MOST_BEAMS} beams, and a temperature of 0.05 to 5")
+        raise _refusal(f"1 to {MOST_CAPTIONS} captions, 1 to {MOST_BEAMS} beams, and a temperature of 0.05 to 5")
     if method not in (SEARCH, DRAW):
-        raise gr.Error(f"{method!r} is no way of captioning: {SEARCH!r} or {DRAW!r}")
+        raise _refusal(f"{method!r} is no way of captioning: {SEARCH!r} or {DRAW!r}")
     if method == DRAW:
         return {"num_captions": int(number), "temperature": float(temperature)}
     return {"num_captions": int(number), "num_beams": int(beams)}

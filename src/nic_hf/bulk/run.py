@@ -44,6 +44,7 @@ class CaptionSummary:
         already: photos that had captions from an earlier one.
         repeated: photos that were named more than once.
         broken: photos that could not be read.
+        left_out: files of folders and patterns that are no photos by their names: how many of each suffix.
         finished: whether all photos had their turn.
         seconds: wall time.
     """
@@ -52,6 +53,7 @@ class CaptionSummary:
     already: int = 0
     repeated: int = 0
     broken: list[BrokenPhoto] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     finished: bool = False
     seconds: float = 0.0
 
@@ -254,7 +256,8 @@ class CaptionRun:
         return self.captioner.prepare(photo)
 
     def _load(self, item: PhotoItem, at_least: tuple[int, int] | None) -> Image.Image:
-        name = item.image_id if isinstance(item.source, bytes) else None
+        # Of an address what is secret in it is left out.
+        name = None if isinstance(item.source, str) and "://" in item.source else item.image_id
         return load_photo(item.source, self.timeout, at_least=at_least, allow_private=self.allow_private, name=name)
 
     def _keep_tile(self, item: PhotoItem, photo: Image.Image) -> None:
@@ -270,6 +273,7 @@ class CaptionRun:
             already=sum(each.already for each in gathered),
             repeated=sum(each.repeated for each in gathered),
             broken=[photo for each in gathered for photo in each.broken],
+            left_out=dict(self.sources.left_out.most_common()),  # each process lists all folders
             finished=all(each.finished for each in gathered),
         )
 

@@ -4,14 +4,15 @@ import glob
 import os
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ..data.tar_shards import TAR_SUFFIXES, expand_braces, find_shards, tar_rows
+from ..photo_files import is_photo_name, left_out_line, suffix_of
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
 STDIN = "-"
 
 _URL = ("http://", "https://")
@@ -90,6 +91,14 @@ class PhotoSources:
         """Whether each photo may be a file, so that another file can be put beside it."""
         return not any(isinstance(source, (_Shard, _Address, _Data)) for source in self._sources)
 
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many files of folders and patterns are no photos by their names, by suffix, as far as they were listed.
+
+        Hidden files are not counted.
+        """
+        return sum((source.left_out for source in self._sources), Counter())
+
     def items(self, process: int = 0, processes: int = 1) -> Iterator[PhotoItem]:
         """Photos in the order of the sources, or the share of one of several processes.
 
@@ -121,6 +130,7 @@ class _Source:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.left_out: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[tuple[str, Any, str | None]]:
         raise NotImplementedError
@@ -143,20 +153,42 @@ class _Address(_File):
         yield self.name, self.name, None
 
 
+class _NoPhotos(_Source):
+    """Files that were left out where there are photos too."""
+
+    def __init__(self, name: str, left_out: Counter[str]) -> None:
+        super().__init__(name)
+        self.left_out = left_out
+
+    def __iter__(self) -> Iterator[tuple[str, Any, str | None]]:
+        return iter(())
+
+    def count(self) -> int:
+        return 0
+
+
 class _Folder(_Source):
     def __iter__(self) -> Iterator[tuple[str, Any, str | None]]:
+        self.left_out = Counter()
+        return self._walk(self.left_out)
+
+    def _walk(self, left_out: Counter[str]) -> Iterator[tuple[str, Any, str | None]]:
         problems: list[OSError] = []
         for folder, subfolders, files in os.walk(self.name, onerror=problems.append):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             yield from _unlisted(problems)
             for name in sorted(files):
-                if name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith("."):
+                if name.startswith("."):
+                    continue
+                if is_photo_name(name):
                     path = Path(folder, name)
                     yield path.as_posix(), str(path), None
+                else:
+                    left_out[suffix_of(name)] += 1
         yield from _unlisted(problems)
 
     def count(self) -> int:
-        return sum(1 for _ in self)
+        return sum(1 for _ in self._walk(Counter()))
 
 
 def _unlisted(problems: list[OSError]) -> Iterator[tuple[str, Any, str | None]]:
@@ -251,8 +283,9 @@ def _sources_of(path: str) -> list[_Source]:
     matches = [match for pattern in patterns for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
     if not matches:
         raise FileNotFoundError(f"{path}: no file has such a name")
-    photos = [match for match in matches if Path(match).is_dir() or match.lower().endswith(PHOTO_SUFFIXES)]
-    return [source for match in photos or matches for source in _matched(match)]
+    photos = [match for match in matches if Path(match).is_dir() or is_photo_name(match)] or matches
+    others = _NoPhotos(path, Counter(map(suffix_of, {*matches} - {*photos})))
+    return [*(source for match in photos for source in _matched(match)), others]
 
 
 def _matched(path: str) -> list[_Source]:
@@ -265,10 +298,9 @@ def _folder(path: str) -> list[_Source]:
         return [folder]
     shards = find_shards(path, None)
     if not shards:
-        raise FileNotFoundError(
-            f"{path}: no photos in this folder; a photo's name ends in {', '.join(PHOTO_SUFFIXES)}"
-        )
-    return [_Shard(shard) for shard in shards]
+        others = left_out_line(folder.left_out)
+        raise FileNotFoundError(f"{path}: no photos in this folder{others and f'; {others}'}")
+    return [*map(_Shard, shards), _NoPhotos(path, folder.left_out - Counter(map(suffix_of, shards)))]
 
 
 def _printable(name: str) -> str:

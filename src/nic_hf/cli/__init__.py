@@ -9,6 +9,7 @@ import typer
 
 from .._version import __version__
 from ..memory import keep_freed_memory
+from ..photo_warnings import name_photos_in_warnings
 from .app import app as app_command
 from .caption import caption
 from .demo import demo
@@ -57,6 +58,7 @@ def _before_each_command(
     """
     keep_freed_memory()
     keep_bars_off_files()
+    name_photos_in_warnings()
 
 
 app.command()(demo)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -96,7 +97,7 @@ def caption(
 
     Captions go to the terminal, a line each (name, tab, caption), or to a file with --output, or beside the photos
     with --sidecar. Given again, the same command goes on where it stopped: photos that have a caption are left alone.
-    Photos that cannot be read are listed at the end.
+    Photos that cannot be read are listed at the end, and files of a folder that are no photos are counted.
 
     Exit code: 0, 1 where photos could not be read, 2 where nothing could be done, 130 after Ctrl-C, which keeps what
     is captioned.
@@ -295,7 +296,10 @@ def _graceful(run: "CaptionRun", interrupted: list[int]) -> "Iterator[None]":
 
 def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_json: bool) -> None:
     from ..download_nic import without_secrets
+    from ..photo_files import left_out_line
 
+    if sidecar:
+        summary.left_out.pop(".txt", None)  # captions, of an earlier run or the user's own
     if as_json and (output is not None or sidecar):
         document = {
             "output": None if output is None else str(output),
@@ -303,6 +307,7 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
             "already": summary.already,
             "repeated": summary.repeated,
             "broken": [vars(photo) for photo in summary.broken],
+            "left_out": summary.left_out,
             "finished": summary.finished,
             "seconds": round(summary.seconds, 3),
         }
@@ -314,6 +319,8 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
     if len(summary.broken) > SHOWN:
         where = f" (all of them in {output.name}.run.json)" if output is not None else ""
         typer.echo(f"and {len(summary.broken) - SHOWN} more{where}", err=True)
+    if summary.left_out:
+        typer.echo(left_out_line(Counter(summary.left_out)), err=True)
     if output is not None or sidecar or summary.broken or not summary.finished:
         rate = f", {summary.captioned / summary.seconds:.1f} a second" if summary.seconds > 1 else ""
         line = f"{summary.captioned:,} photos captioned{rate}"

@@ -16,6 +16,7 @@ from typing import Any
 
 import fsspec
 
+from ..photo_files import is_photo_name, photo_suffixes, suffix_of
 from .columns import caption_columns, cell_captions
 from .problems import CaptionDataError, OnError, RejectedError
 from .splits import canonical_split, check_split
@@ -23,7 +24,6 @@ from .text import clean_caption
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 _TEXT_SUFFIXES = (".txt", ".json")
 _SPLITS = ("train", "validation", "test")
 _BLOCK = 512  # tar's unit of length
@@ -137,8 +137,10 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
             while (member := tar.next()) is not None:
                 tar.members.clear()  # tarfile keeps them all otherwise
                 name = PurePosixPath(member.name)
-                suffix = name.suffix.lower()
-                if not member.isfile() or name.name.startswith(".") or suffix not in _PHOTO_SUFFIXES + _TEXT_SUFFIXES:
+                suffix = suffix_of(name)
+                if not member.isfile() or name.name.startswith("."):
+                    continue
+                if suffix not in _TEXT_SUFFIXES and not is_photo_name(name):
                     continue
                 key = str(name.parent / name.name.split(".", 1)[0])
                 if key != current:
@@ -180,7 +182,7 @@ class _Watched:
 
 def _row(shard: str, key: str, files: dict[str, tuple[str, bytes]], problems: list[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"image": None, "image_id": key, "captions": []}
-    photo = next((files[suffix] for suffix in _PHOTO_SUFFIXES if suffix in files), None)
+    photo = next((files[suffix] for suffix in photo_suffixes() if suffix in files), None)
     if photo is None or not photo[1]:
         problems.append("no photo" if photo is None else "the photo is empty (0 bytes)")
     else:
