@@ -79,7 +79,7 @@ def load_photo(
     except Exception as error:
         # Pillow answers a damaged file by ValueError, SyntaxError, struct.error and others, depending on the format.
         _let_go(error)
-        raise OSError(f"{reading.name}: cannot read it as an image: {_reason(error)}") from error
+        raise OSError(f"{reading.name}: cannot read it as an image: {reason(error)}") from error
     finally:
         reading.name = None
 
@@ -168,7 +168,7 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What was wrong, without the file's path, which may be a temporary one."""
     if isinstance(error, UnidentifiedImageError):
         return "it is in no format that Pillow knows"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import nic_hf
 
@@ -20,8 +20,11 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(command: list[str], temporary: Path, **environment: str) -> Iterator[Server]:
-    """An app with a folder of its own for temporary files, which holds none when it has ended."""
+def serving(command: list[str], temporary: Path, log: IO[str] | None = None, **environment: str) -> Iterator[Server]:
+    """An app with a folder of its own for temporary files, which holds none when it has ended.
+
+    What it writes on standard error goes to `log`.
+    """
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith("GRADIO_")},
         "PYTHONPATH": str(SOURCE),
@@ -29,7 +32,9 @@ def serving(command: list[str], temporary: Path, **environment: str) -> Iterator
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)),
         **environment,
     }
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=variables)
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=log, text=True, env=variables
+    )
     try:
         line = process.stdout.readline()
         assert line.startswith("Captions at http://127.0.0.1:"), line

@@ -50,8 +50,8 @@ def test_what_cannot_be_read_is_named_without_its_folder(
         assert len(records) == 1
         assert [each.image_id for each in broken] == ["cut.jpg", "odd.png", "missing.png"]
         for each in broken:
-            assert str(tmp_path) not in each.error and each.error.startswith(f"{each.image_id}: cannot read"), each
-    assert "truncated" in broken[0].error
+            assert str(tmp_path) not in each.error and each.error.startswith(f"{each.image_id}: "), each
+    assert "image file is truncated" in broken[0].error and "no longer here" in broken[2].error
 
 
 def test_files_that_are_no_photos_are_left_out(captioner: AppCaptioner, photos: list[Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from chromium import CHROMIUM
+from PIL import Image
 from serving import SOURCE, Server, serving
 
 from nic_hf.app import AppCaptioner
@@ -108,7 +109,9 @@ def test_a_folder_gets_a_file(
 ) -> None:
     page.get_by_role("tab", name="Folder").click()
     real = test_data / "seed-examples" / "run.png"
-    page.set_input_files("#nic-photos input[type=file]", [*photos, real])
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no photo")
+    page.set_input_files("#nic-photos input[type=file]", [*photos, notes, real])
     page.wait_for_selector("#nic-photos >> text=run")
     page.click("#nic-start")
     page.wait_for_selector(".nic-table")
@@ -117,7 +120,35 @@ def test_a_folder_gets_a_file(
     assert download.value.suggested_filename == "captions.jsonl"
     rows = [json.loads(line) for line in Path(download.value.path()).read_text("utf-8").splitlines()]
     assert rows == [{"image_id": path.name, "caption": captioner.describe(path)[0].text} for path in [*photos, real]]
+    assert "1 other file left out" in page.inner_text("#nic-summary")
     assert f"{rows[-1]['image_id']}\t{rows[-1]['caption']}" in page.inner_text(".nic-table")
+
+
+def test_a_folder_of_all_sorts_is_captioned_and_the_log_has_no_traceback(
+    checkpoint: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("gradio", reason="the app needs gradio")
+    from gradio_client import Client, handle_file
+
+    cut, notes = tmp_path / "cut.jpg", tmp_path / "notes.txt"
+    Image.effect_noise((300, 300), 50).convert("RGB").save(cut)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    notes.write_text("no photo")
+    (tmp_path / "temporary").mkdir()
+    command = ["-m", "nic_hf", "app", str(checkpoint), "--device", "cpu"]
+    with (tmp_path / "log.txt").open("w+") as log, serving(command, tmp_path / "temporary", log) as server:
+        client = Client(server.url, verbose=False, download_files=str(tmp_path / "downloads"))
+        sent = [handle_file(path) for path in (photos[0], cut, notes, photos[1])]
+        summary, file = client.predict(photos=sent, number=1, kind="JSON lines", api_name="/caption_files")
+        assert len(Path(file).read_text("utf-8").splitlines()) == 2
+        assert "2 of 3 photos captioned. 1 other file left out." in summary
+        assert "cut.jpg" in summary and "image file is truncated" in summary and str(tmp_path) not in summary
+        settings = {"number": 2, "method": "beam search", "beams": 3, "temperature": 1.0, "api_name": "/caption"}
+        for photo, message in ((cut, r"cut\.jpg: cannot read it as a photo: image file is"), (notes, r"notes\.txt: ")):
+            with pytest.raises(Exception, match=message):
+                client.predict(photo=handle_file(photo), **settings)
+        log.seek(0)
+        assert "Traceback" not in log.read()
 
 
 def test_uploads_have_a_size(app: Server) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from ..bulk import TorchCaptioner
 from ..bulk.captioner import ONNX_MANIFEST
 from ..checkpoint_nic import check_path
-from ..images_nic import load_photo, photo_size
+from ..images_nic import load_photo, photo_size, reason
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
 
@@ -231,8 +231,8 @@ def readable(photo: str | os.PathLike[str] | Image.Image) -> Iterator[str | None
     except Image.UnidentifiedImageError as error:
         raise UnknownFormatError(f"{name}: cannot read it as a photo") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).removeprefix(f"{name}: cannot read it as an image: ")
-        raise OSError(f"{name}: cannot read it as a photo: {reason}") from error
+        why = reason(error).removeprefix(f"{name}: cannot read it as an image: ")
+        raise OSError(f"{name}: cannot read it as a photo: {why}") from error
 
 
 def as_grid(weights: np.ndarray, photo_shape: Sequence[int]) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..photo_warnings import name_photos_in_warnings
 from .captioner import AppCaptioner
 
 # Gradio keeps 170 KB of settings for each visitor and each call of the API, by default of the last 10,000: 1.7 GB.
@@ -44,6 +45,7 @@ def serve(
         OSError, ValueError: there is no such captioner, or nothing can listen there.
     """
     check_gradio()
+    name_photos_in_warnings()
     captioner = model if isinstance(model, AppCaptioner) else AppCaptioner.load(model, device)
     with tempfile.TemporaryDirectory(prefix="nic_app_", ignore_cleanup_errors=True) as folder, _environment(folder):
         from .page import CSS, THEME, build_page
