@@ -69,7 +69,7 @@ def test_the_first_views_are_the_photo_and_its_mirror_image() -> None:
 @pytest.fixture(scope="module")
 def photos(flickr8k: Path, test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> PhotoDataset:
     folder = tmp_path_factory.mktemp("views")
-    rows = load_captions(make_subset(flickr8k, folder / "flickr", train=12), "train")
+    rows = load_captions(make_subset(flickr8k, folder / "flickr", train=12))
     rows = rows.remove_columns("captions").add_column("captions", [CAPTIONS] * len(rows))
     model, processor = real_captioner(test_data, CAPTIONS)
     views = default_views(3)

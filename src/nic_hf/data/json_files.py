@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .photos import PHOTO_FOLDERS, PHOTO_SUFFIXES, CaptionedPhoto, CaptionFile, names_to_try, safe_name
+from ..photo_files import is_photo_name
+from .photos import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile, names_to_try, safe_name
 from .problems import NoCaptionsError, Problems, RejectedError
 from .splits import canonical_split
 from .tables import Record, gather, object_record
@@ -60,7 +61,7 @@ def _records_of(document: Any, image: str | None, caption: str | None) -> tuple[
 
 
 def _is_photo(name: str) -> bool:
-    return name.isdecimal() or name.lower().endswith(PHOTO_SUFFIXES)
+    return name.isdecimal() or is_photo_name(name)
 
 
 def _are_captions(value: Any) -> bool:

@@ -10,12 +10,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
+from ..photo_files import is_photo_name
 from .problems import CaptionDataError, Problems, RejectedError, say_once
 
 # "Flicker8k_Dataset" is the spelling of the original Flickr8k archive.
 PHOTO_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k_images", "flickr30k-images")
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
 
+_USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG")
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _SAMPLE = 20  # photos that tell which folder is meant
 _MOST_FOLDERS = 2000  # that are looked through for them
@@ -97,14 +98,14 @@ def safe_name(name: object) -> str:
 
 
 def names_to_try(name: str) -> list[str]:
-    """Where a photo of that name may be: there, or in the photo folder itself; without a suffix, with any.
+    """Where a photo of that name may be: there, or in the photo folder itself; without a suffix, with a usual one.
 
     >>> names_to_try("val2014/x.jpg"), names_to_try("x")[:3]
     (['val2014/x.jpg', 'x.jpg'], ['x', 'x.jpg', 'x.jpeg'])
     """
     names = [name, name.rpartition("/")[2]] if "/" in name else [name]
-    if not name.lower().endswith(PHOTO_SUFFIXES):
-        names += [base + suffix for base in names for suffix in PHOTO_SUFFIXES]
+    if not is_photo_name(name):
+        names += [base + suffix for base in names for suffix in _USUAL_SUFFIXES]
         if name.isdecimal():  # COCO's ids
             names.append(f"{name.zfill(12)}.jpg")
     return names

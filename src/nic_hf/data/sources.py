@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ..photo_files import is_photo_name
 from .json_files import read_json_file
-from .photos import PHOTO_SUFFIXES, CaptionFile
+from .photos import CaptionFile
 from .problems import SUPPORTED, CaptionDataError, Problems, say_once
 from .splits import SPLITS, SplitShares, canonical_split, read_split_lists
 from .tables import (
@@ -191,7 +192,7 @@ def _metadata_files(folder: Path) -> list[Part]:
 
 def _other_files(folder: Path, options: SourceOptions) -> list[Part]:
     """Files that are named after splits, or else the only one that may hold captions."""
-    photos = {_stem(name) for name in _files(folder) if name.lower().endswith(PHOTO_SUFFIXES)}
+    photos = {_stem(name) for name in _files(folder) if is_photo_name(name)}
     files = [
         folder / name
         for name in sorted(_files(folder))
@@ -264,7 +265,7 @@ def _sidecars(folder: Path, every: bool = False) -> Iterator[tuple[Path, Path | 
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         texts = {_stem(name): name for name in sorted(files) if name.lower().endswith(_SIDECAR_SUFFIXES)}
         for name in sorted(files):
-            if name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith("."):
+            if is_photo_name(name) and not name.startswith("."):
                 text = texts.get(_stem(name))
                 if text is not None or every:
                     yield Path(place, name), None if text is None else Path(place, text)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ..photo_files import is_photo_name
 from .columns import Columns, cell_captions, listed, recognise
-from .photos import PHOTO_FOLDERS, PHOTO_SUFFIXES, CaptionedPhoto, CaptionFile, names_to_try, safe_name
+from .photos import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile, names_to_try, safe_name
 from .problems import NoCaptionsError, Problems, RejectedError, say_once
 from .splits import SPLITS, SplitList, canonical_split
 from .text import clean_caption, fields_of, first_line, read_lines, valid_unicode
@@ -20,10 +21,8 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".token")
 DELIMITERS = {",": "comma", "\t": "tab", "|": "bar", ";": "semicolon"}
 
 _TOKEN_LINE = re.compile(r"(?P<name>.+)#\d+\t(?P<caption>.*)", re.DOTALL)
-_PHOTO_FIELD = re.compile(
-    rf"\s*\"?[^\"]*({'|'.join(map(re.escape, PHOTO_SUFFIXES))})\"?\s*(?P<delimiter>[,\t|;])", re.IGNORECASE
-)
 # Flickr30k's one damaged row lacks the bar behind the number of the caption.
+_FIRST_FIELD = re.compile(r"\s*\"?(?P<name>[^\",\t|;]+)\"?\s*(?P<delimiter>[,\t|;])")
 _NUMBERED_CAPTION = re.compile(r"\s*(?P<number>\d+)\s+(?P<caption>\S.*)")
 _MOST_JOINED = 50  # lines that a quoted field may run over
 _HERE = PurePosixPath()
@@ -184,7 +183,7 @@ def _layout(text: str, image: str | None, caption: str | None) -> _Layout:
                 return _Layout(delimiter, header, recognise(tuple(header), image, caption), True)
             except RejectedError as rejected:
                 reasons.append(str(rejected))
-    match = _PHOTO_FIELD.match(text)
+    match = _photo_field(text)
     if match is not None and image is None and caption is None:
         return _Layout(match["delimiter"], ["image", "caption"], Columns("image", ("caption",), None), False)
     if reasons:
@@ -269,7 +268,7 @@ def _joined(text: str, following: Sequence[tuple[int, str]], delimiter: str) -> 
     A line that begins like a row of its own ends the search: a forgotten quote must not swallow the rows behind it.
     """
     for more, (_, line) in enumerate(following, start=1):
-        if text.count('"') % 2 == 0 or _PHOTO_FIELD.match(line):
+        if text.count('"') % 2 == 0 or _photo_field(line):
             return None
         text += "\n" + line
         if text.count('"') % 2 == 0:
@@ -278,6 +277,12 @@ def _joined(text: str, following: Sequence[tuple[int, str]], delimiter: str) -> 
             except RejectedError:
                 return None
     return None
+
+
+def _photo_field(row: str) -> re.Match[str] | None:
+    """The first field of a row, where it is the name of a photo."""
+    match = _FIRST_FIELD.match(row)
+    return match if match is not None and is_photo_name(match["name"].strip()) else None
 
 
 def _name_of(text: str, layout: _Layout, image: int) -> str | None:
