@@ -1,7 +1,7 @@
 """The LSTM, and dropout: on what it reads, on what it says, and on the way from one word to the next."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -222,3 +222,30 @@ class NICDecoder(nn.Module):
         inputs_embeds = drop_inputs(inputs_embeds, self.dropout, self.image_dropout if state is None else None)
         outputs, state = self.lstm(inputs_embeds, state, lengths)
         return self.dropout(outputs), state
+
+
+def read_around_padding(
+    decoder: Any, inputs_embeds: torch.Tensor, is_read: torch.Tensor, state: State | None, *regions: object
+) -> tuple[torch.Tensor, State, torch.Tensor | None]:
+    """Let a decoder read input by input, and keep the state of a caption where there is nothing to read.
+
+    Args:
+        decoder: an [`NICDecoder`] or [`NICAttentiveDecoder`].
+        inputs_embeds (`torch.FloatTensor` of shape `(num_captions, sequence_length, embedding_size)`): what is read.
+        is_read (`torch.BoolTensor` of shape `(num_captions, sequence_length)`): false where padded. The first input
+            that is read without a state, the image, must be true.
+        state: (h, c) to go on from.
+        *regions: what else the decoder takes.
+
+    Returns:
+        As the decoder. Outputs at padding are those of the input before it.
+    """
+    outputs, weights = [], []
+    for place in range(inputs_embeds.shape[1]):
+        _, new, *seen = decoder(inputs_embeds[:, place : place + 1], state, *regions)
+        keep = is_read[:, place, None]
+        state = new if state is None else (torch.where(keep, new[0], state[0]), torch.where(keep, new[1], state[1]))
+        outputs.append(state[0][-1])
+        weights += seen
+    assert state is not None
+    return decoder.dropout(torch.stack(outputs, dim=1)), state, torch.cat(weights, dim=1) if weights else None

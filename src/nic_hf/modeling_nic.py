@@ -33,7 +33,7 @@ from .checkpoint_nic import (
     staged_save,
 )
 from .configuration_nic import NICConfig
-from .decoder_nic import NICDecoder
+from .decoder_nic import NICDecoder, read_around_padding
 from .inference_nic import faster_encoder, supported_dtype
 from .logits_nic import QuickLogitsProcessors
 from .projection_nic import RARE, NICBagOfWords, NICImageProjection
@@ -314,6 +314,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output_attentions: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         past_key_values: NICCache | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> NICOutput:
         """Score captions of images.
@@ -335,6 +336,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             num_items_in_batch: number of words over which the sum of losses is averaged, where it is more than this
                 batch holds (gradient accumulation). Trainer passes it.
             past_key_values: the name of `cache` before Transformers 5.24.
+            decoder_attention_mask (`torch.LongTensor` of the shape of `decoder_input_ids`): 0 where these are padding,
+                which the LSTM then does not read. Not used in training with labels, where padding comes last.
             **kwargs: ignored, so that `Trainer` and `generate()` may pass what other models need.
 
         Raises:
@@ -371,11 +374,22 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_word = None
         if labels is not None and self.training and labels.device.type == "cpu" and not torch.compiler.is_compiling():
             is_word = labels.flatten(0, -2) != IGNORED_LABEL
-        if self.config.attention is None:
+        is_read = None if decoder_attention_mask is None else decoder_attention_mask.flatten(0, -2) > 0
+        if self.config.attention is not None and regions is None:
+            raise ValueError("`cache` holds no regions to look at: it is of a model without attention")
+        elif is_read is not None and not (self.training and labels is not None) and not is_read.all():
+            is_read = F.pad(is_read, (inputs_embeds.shape[1] - is_read.shape[1], 0), value=True)  # the image is read
+            looked_at = () if regions is None else (regions,)
+            hidden_states, state, weights = read_around_padding(
+                self.decoder,
+                inputs_embeds,
+                is_read,
+                state,  # type: ignore[arg-type]
+                *looked_at,
+            )
+        elif self.config.attention is None:
             lengths = None if is_word is None or image is None else 1 + _num_words(is_word)  # and the image
             hidden_states, state = self.decoder(inputs_embeds, state, lengths)
-        elif regions is None:
-            raise ValueError("`cache` holds no regions to look at: it is of a model without attention")
         else:
             hidden_states, state, weights = self.decoder(inputs_embeds, state, regions)
         if image_features is not None:
@@ -470,6 +484,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         past_key_values: NICCache | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The words that the LSTM has not read, and the image where it has not seen that."""
@@ -481,6 +496,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             words = words.clone(memory_format=torch.contiguous_format)
         return {
             "decoder_input_ids": words,
+            "decoder_attention_mask": decoder_attention_mask if num_read == 0 else None,
             "encoder_outputs": encoder_outputs if num_read == 0 else None,
             "cache": cache,
             "use_cache": use_cache,

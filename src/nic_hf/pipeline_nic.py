@@ -1,27 +1,68 @@
 """The image-to-text pipeline, which Transformers removed in 5.0: photos in, captions out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from os import PathLike
-from typing import Any
+from types import GeneratorType
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 
 from .images_nic import load_photo
+from .processing_nic import NICProcessor
+
+
+class _Prompted(NamedTuple):
+    """A photo and the words that its caption starts with."""
+
+    photo: Any
+    prompt: str
 
 
 class _Photos(Dataset):
     """A column of a table as what a pipeline reads lazily."""
 
-    def __init__(self, column: Sequence[Any]) -> None:
-        self.column = column
+    def __init__(self, column: Any, prompts: Sequence[str] | None = None) -> None:
+        self.column, self.prompts = column, prompts
+        if prompts is not None and len(prompts) != len(column):
+            raise ValueError(f"{len(prompts)} prompts for {len(column)} photos: {_ONE_EACH}")
 
     def __len__(self) -> int:
         return len(self.column)
 
     def __getitem__(self, index: int) -> Any:
-        return self.column[index]
+        photo = self.column[index]
+        return photo if self.prompts is None else _Prompted(photo, self.prompts[index])
+
+
+_ONE_EACH = 'give one for each photo, "" for none'
+
+
+def _pairs(photos: Iterable[Any], prompts: Iterable[str]) -> Iterator[_Prompted]:
+    missing: Any = object()
+    for number, pair in enumerate(zip_longest(photos, prompts, fillvalue=missing)):
+        if pair[0] is missing or pair[1] is missing:
+            more, fewer = ("prompts", "photos") if pair[0] is missing else ("photos", "prompts")
+            raise ValueError(f"{number} {fewer}, and more {more}: {_ONE_EACH}")
+        yield _Prompted(*pair)
+
+
+def _is_column(inputs: Any) -> bool:
+    return isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray)
+
+
+def _with_prompts(inputs: Any, prompts: Any) -> Any:
+    """Photos and their prompts in the form that a pipeline takes: lists stay lists, what is read lazily stays so."""
+    if isinstance(inputs, list | tuple):
+        return list(_pairs(inputs, prompts))
+    if isinstance(inputs, GeneratorType | IterableDataset):
+        return _pairs(inputs, prompts)
+    if isinstance(inputs, Dataset) or _is_column(inputs):
+        return _Photos(inputs, list(prompts))
+    (pair,) = _pairs([inputs], prompts)
+    return pair
 
 
 class ImageToTextPipeline(Pipeline):
@@ -37,6 +78,7 @@ class ImageToTextPipeline(Pipeline):
     captioner("photo.jpg")                                    # [{"generated_text": "a dog runs through the grass"}]
     captioner(["a.jpg", "b.jpg"], batch_size=2, num_beams=5)
     captioner("photo.jpg", prompt="two dogs")                 # the caption goes on from these words
+    captioner(["a.jpg", "b.jpg"], prompt=["two dogs", ""])    # one for each photo
     ```
     """
 
@@ -48,6 +90,13 @@ class ImageToTextPipeline(Pipeline):
     model: Any
     processor: Any
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        given = {name: kwargs[name] for name in ("image_processor", "tokenizer") if kwargs.get(name) is not None}
+        if given:  # by the user, in place of the processor's own
+            own = {name: getattr(self.processor, name, None) for name in ("image_processor", "tokenizer")}
+            self.processor = NICProcessor(**{**own, **given})
+
     def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Caption one photo or many.
 
@@ -56,7 +105,7 @@ class ImageToTextPipeline(Pipeline):
                 column of Hugging Face Datasets, `photos["image"]`, too.
             *args: ignored, as by other pipelines.
             **kwargs:
-                prompt (`str`): words that the caption starts with.
+                prompt (`str`, or a list of one for each photo): words that the caption starts with.
                 timeout (`float`): seconds after which a download is given up.
                 max_new_tokens (`int`), generate_kwargs (`dict`): as in the former pipeline.
                 batch_size (`int`): photos a step.
@@ -68,17 +117,20 @@ class ImageToTextPipeline(Pipeline):
 
         Raises:
             OSError: naming the file of a photo that cannot be read.
+            ValueError: where there are not as many prompts as photos.
         """
         if inputs is None:
             inputs = kwargs.pop("images", None)  # the former pipeline's name for it
         if inputs is None:
             raise ValueError("no photo: give a path, a URL, bytes, a PIL image, or a list of those")
-        if isinstance(inputs, list | tuple):
+        if not isinstance(kwargs.get("prompt"), str | None):
+            inputs = _with_prompts(inputs, kwargs.pop("prompt"))
+        elif isinstance(inputs, tuple):
             inputs = list(inputs)
-            if not inputs:
-                return []
-        elif isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray):
+        elif _is_column(inputs) and not isinstance(inputs, list):
             inputs = _Photos(inputs)
+        if isinstance(inputs, list) and not inputs:
+            return []
         return super().__call__(inputs, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
@@ -99,13 +151,18 @@ class ImageToTextPipeline(Pipeline):
 
     def preprocess(  # type: ignore[override]
         self, image: Any, prompt: str | None = None, timeout: float | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Read a photo, and make tensors of it and of the prompt."""
-        inputs = self.processor(images=load_photo(image, timeout), text=prompt, return_tensors="pt")
-        return dict(inputs)
+    ) -> dict[str, Any]:
+        """Read a photo and make a tensor of it; the prompt stays text until the prompts of its batch are known."""
+        if isinstance(image, _Prompted):
+            image, prompt = image
+        inputs = dict(self.processor(images=load_photo(image, timeout), return_tensors="pt"))
+        return inputs if prompt is None else {**inputs, "prompt": prompt}
 
     def _forward(self, input_tensors: Any, **generate_kwargs: Any) -> Any:
-        batch_size = len(input_tensors["pixel_values"])
+        batch_size, prompt = len(input_tensors["pixel_values"]), input_tensors.pop("prompt", None)
+        if prompt is not None:
+            words = self.processor(text=[prompt] if isinstance(prompt, str) else prompt, return_tensors="pt")
+            input_tensors = {**input_tensors, **words.to(self.device)}
         ids = self.model.generate(**input_tensors, **generate_kwargs)
         ids = torch.as_tensor(getattr(ids, "sequences", ids))  # an ONNX captioner gives arrays
         # shape: (batch_size, num_return_sequences, sequence_length), so that a batch can be taken apart by photo

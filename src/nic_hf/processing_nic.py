@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 from transformers import BatchFeature, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerFast
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import logging
 
 from .checkpoint_nic import check_path, staged_save
@@ -14,6 +14,13 @@ from .images_nic import load_photo
 
 logger = logging.get_logger(__name__)
 IGNORED_LABEL = -100
+
+# Keywords of `from_pretrained` that say where files come from, and those that a tokenizer is built with. The others of
+# a call, such as `dtype` and `device_map`, are for the model, and must not be saved with the processor.
+_SOURCE = {"cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies"}
+_OF_CALL = {"return_tensors", "device"}
+_OF_TOKENIZER = {*PreTrainedTokenizerFast.SPECIAL_TOKENS_ATTRIBUTES, *TextKwargs.__annotations__} - _OF_CALL
+_OF_TOKENIZER |= {"extra_special_tokens", "model_max_length", "truncation_side", "clean_up_tokenization_spaces"}
 
 
 def load_image_processor(name_or_path: str | PathLike, **kwargs: Any) -> Any:
@@ -24,18 +31,19 @@ def load_image_processor(name_or_path: str | PathLike, **kwargs: Any) -> Any:
 
     Args:
         name_or_path: a Hub id or a directory.
-        **kwargs: fields to change, such as `size={"height": 224, "width": 224}`, and Hub arguments.
+        **kwargs: fields to change, such as `size={"height": 224, "width": 224}`, and Hub arguments; others, such as
+            `dtype`, are for the model and have no effect.
 
     Raises:
         OSError: where there is no such directory or repository, or it holds no image processor.
     """
     check_path(name_or_path)
     settings, kwargs = ImageProcessingMixin.get_image_processor_dict(name_or_path, **kwargs)
-    return build_image_processor({**settings, **kwargs})
+    return build_image_processor(settings, **kwargs)
 
 
-def build_image_processor(settings: dict[str, Any]) -> Any:
-    """Build an image processor from what `preprocessor_config.json` holds."""
+def build_image_processor(settings: dict[str, Any], **changes: Any) -> Any:
+    """Build an image processor from what `preprocessor_config.json` holds, with `changes` of fields that it has."""
     name = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
     name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
     processor_class = getattr(transformers, f"{name}Pil", None)
@@ -43,6 +51,8 @@ def build_image_processor(settings: dict[str, Any]) -> Any:
         processor_class = getattr(transformers, name, None)
     if processor_class is None:
         raise ValueError(f"Transformers {transformers.__version__} has no image processor '{name}'")
+    fields = ({*settings} | {*processor_class.valid_kwargs.__annotations__}) - _OF_CALL
+    settings = settings | {key: value for key, value in changes.items() if key in fields}
     return processor_class.from_dict({key: value for key, value in settings.items() if key not in ("auto_map",)})
 
 
@@ -55,6 +65,12 @@ def squeeze_to(image_processor: Any, height: int, width: int | None = None) -> A
     image_processor.size = type(image_processor.size)(height=height, width=width or height)
     image_processor.do_center_crop = False
     return image_processor
+
+
+class NICProcessorKwargs(ProcessingKwargs, total=False):
+    """Defaults of the keywords of [`NICProcessor`]: prefixes are padded on the left, where captions do not go on."""
+
+    _defaults = {"text_kwargs": {"padding": True, "padding_side": "left"}}  # type: ignore[misc]  # noqa: RUF012
 
 
 class NICProcessor(ProcessorMixin):
@@ -73,6 +89,8 @@ class NICProcessor(ProcessorMixin):
     ```
     """
 
+    valid_processor_kwargs = NICProcessorKwargs
+
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
 
@@ -81,7 +99,6 @@ class NICProcessor(ProcessorMixin):
         images: Any = None,
         text: str | list[str] | None = None,
         text_target: str | list[str] | None = None,
-        return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Prepare photos and captions for the model.
@@ -89,32 +106,45 @@ class NICProcessor(ProcessorMixin):
         Args:
             images: a photo or a list of them: paths, URLs, bytes, PIL images, arrays or tensors (see
                 [`load_photo`]).
-            text: caption prefixes to go on from, one a photo; an empty string is no prefix. Prefixes of one call must
-                have the same number of words, since an LSTM cannot skip padding on the left. A warning lists words
-                that the vocabulary lacks, which are read as `<unk>`.
+            text: caption prefixes to go on from, one a photo; an empty string is no prefix. Shorter ones are padded
+                behind `<bos>`, which changes no caption. A warning lists words that the vocabulary lacks, which are
+                read as `<unk>`.
             text_target: captions to learn, one a photo.
-            return_tensors: `"pt"` or `"np"`.
-            **kwargs: passed to the image processor.
+            **kwargs: `return_tensors`, `"pt"` or `"np"`, and keywords of the image processor and of the tokenizer, as
+                every processor of Transformers takes them: flat, or as `images_kwargs`, `text_kwargs` and
+                `common_kwargs`. `max_length` counts `<bos>` or `<eos>`. Unknown ones are warned of.
 
         Returns:
             `BatchFeature` with, for what was given, `pixel_values` of shape `(batch_size, channels, height, width)`,
-            `decoder_input_ids` of shape `(batch_size, prefix_length)` and `labels` of shape
-            `(batch_size, caption_length)`, -100 where padded.
+            `decoder_input_ids` and `decoder_attention_mask`, 0 where padded, of shape `(batch_size, prefix_length)`,
+            and `labels` of shape `(batch_size, caption_length)`, -100 where padded.
 
         Raises:
-            ValueError: where nothing was given, or prefixes differ in length.
+            ValueError: where nothing was given, numbers of photos and prefixes differ, or a keyword has a value that
+                it cannot have.
             OSError: naming the file of a photo that cannot be read.
         """
         if images is None and text is None and text_target is None:
             raise ValueError("give `images`, `text` or `text_target`")
+        # Captions are padded on the right whatever the tokenizer says, and prefixes on the left unless the call does.
+        own = {key: value for key, value in self.tokenizer.init_kwargs.items() if key != "padding_side"}
+        defaults: Any = NICProcessorKwargs
+        merged: Any = self._merge_kwargs(defaults, tokenizer_init_kwargs=own, **kwargs)
+        text_kwargs = merged["text_kwargs"]
+        tensor_type = text_kwargs.pop("return_tensors", None)
         data: dict[str, Any] = {}
         if images is not None:
-            data["pixel_values"] = self._pixel_values(images, **kwargs)
+            images = list(images) if isinstance(images, list | tuple) else [images]
+            data["pixel_values"] = self._pixel_values(images, merged["images_kwargs"])
         if text is not None:
-            data["decoder_input_ids"] = self._prefix_ids([text] if isinstance(text, str) else list(text))
+            prefixes = [text] if isinstance(text, str) else list(text)
+            if images is not None and len(images) != len(prefixes):
+                raise ValueError(f'{len(prefixes)} texts for {len(images)} photos: give one a photo, "" for none')
+            data.update(self._prefixes(prefixes, text_kwargs))
         if text_target is not None:
-            data["labels"] = self._label_ids([text_target] if isinstance(text_target, str) else list(text_target))
-        return BatchFeature(data, tensor_type=return_tensors)
+            captions = [text_target] if isinstance(text_target, str) else list(text_target)
+            data["labels"] = self._labels(captions, text_kwargs)
+        return BatchFeature(data, tensor_type=tensor_type)
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -154,36 +184,48 @@ class NICProcessor(ProcessorMixin):
             return self(images=list(photos), text=list(prefixes), **options)
         return list(prefixes) if chats is conversation else prefixes[0]
 
-    def _pixel_values(self, images: Any, **kwargs: Any) -> Any:
-        if not isinstance(images, list | tuple):
-            images = [images]
-        images = [load_photo(image) for image in images]
-        known = self.image_processor.valid_kwargs.__annotations__
-        kwargs = {key: value for key, value in kwargs.items() if key in known}
-        return self.image_processor(images, return_tensors="pt", **kwargs)["pixel_values"]
+    def _pixel_values(self, images: list[Any], images_kwargs: dict[str, Any]) -> Any:
+        # Other processors take a list of photos for each text; here it is a list of one.
+        images = [image[0] if isinstance(image, list | tuple) and len(image) == 1 else image for image in images]
+        return self.image_processor([load_photo(image) for image in images], **images_kwargs)["pixel_values"]
 
-    def _prefix_ids(self, prefixes: list[str]) -> list[list[int]]:
-        words, unk = self.tokenizer(prefixes, add_special_tokens=False).input_ids, self.tokenizer.unk_token_id
+    def _prefixes(self, prefixes: list[str], text_kwargs: dict[str, Any]) -> dict[str, list[list[int]]]:
+        """Ids and mask of prefixes; `<bos>` comes first and padding after it, as `generate()` looks for `<bos>`."""
+        words = self._tokenize(prefixes, {**text_kwargs, "add_special_tokens": False}, room=1)
+        self._warn_of_unknown(prefixes, words.input_ids)
+        bos = self.tokenizer.bos_token_id
+        return {
+            "decoder_input_ids": [[bos, *ids] for ids in words.input_ids],
+            "decoder_attention_mask": [[1, *mask] for mask in words.attention_mask],
+        }
+
+    def _warn_of_unknown(self, prefixes: list[str], words: list[list[int]]) -> None:
+        unk = self.tokenizer.unk_token_id
         for prefix, ids in zip(prefixes, words, strict=True):
             if unk in ids:
-                spans = self.tokenizer(prefix, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-                unknown = [prefix[slice(*span)] for span, word in zip(spans, ids, strict=True) if word == unk]
+                whole = self.tokenizer(prefix, add_special_tokens=False, return_offsets_mapping=True)
+                places = zip(whole.offset_mapping, whole.input_ids, strict=True)
+                unknown = [prefix[slice(*span)] for span, word in places if word == unk]
                 logger.warning_once(
                     f"words of a prefix that the captioner does not know, and reads as <unk>: {', '.join(unknown)}"
                 )
-        if len({len(ids) for ids in words}) > 1:
-            raise ValueError("caption prefixes of one batch must have the same number of words; give them one by one")
-        return [[self.tokenizer.bos_token_id, *ids] for ids in words]
 
-    def _label_ids(self, captions: list[str]) -> list[list[int]]:
-        ids = self.tokenizer(captions).input_ids
-        longest = max(map(len, ids))
-        return [row + [IGNORED_LABEL] * (longest - len(row)) for row in ids]
+    def _labels(self, captions: list[str], text_kwargs: dict[str, Any]) -> list[list[int]]:
+        words = self._tokenize(captions, {**text_kwargs, "padding_side": "right"})
+        return [
+            [word if is_word else IGNORED_LABEL for word, is_word in zip(ids, mask, strict=True)]
+            for ids, mask in zip(words.input_ids, words.attention_mask, strict=True)
+        ]
+
+    def _tokenize(self, text: list[str], text_kwargs: dict[str, Any], room: int = 0) -> Any:
+        if text_kwargs.get("max_length"):
+            text_kwargs = {**text_kwargs, "max_length": text_kwargs["max_length"] - room}
+        return self.tokenizer(text, **{**text_kwargs, "return_attention_mask": True})
 
     @property
     def model_input_names(self) -> list[str]:
         """Names of what the model takes from this processor."""
-        return ["pixel_values", "decoder_input_ids", "labels"]
+        return ["pixel_values", "decoder_input_ids", "decoder_attention_mask"]
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save as Transformers does, but whole or not at all: a failure leaves earlier files as they were.
@@ -207,16 +249,20 @@ class NICProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
     ) -> list[Any]:
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("processor_dict", "trust_remote_code")}
-        image_processor = load_image_processor(pretrained_model_name_or_path, **kwargs)
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        if folder.is_dir() and not (folder / "tokenizer.json").is_file():
-            raise OSError(
-                f"{folder} holds no tokenizer.json; save the processor there: processor.save_pretrained(...)"
-            )
-        # Not AutoTokenizer, which would read the model's config.json first and ask about its code once more.
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        model_config = _model_config(pretrained_model_name_or_path, **kwargs)
+        source = {key: value for key, value in kwargs.items() if key in _SOURCE}
+        image_processor, tokenizer = kwargs.pop("image_processor", None), kwargs.pop("tokenizer", None)
+        if image_processor is None:
+            image_processor = load_image_processor(pretrained_model_name_or_path, **kwargs)
+        if tokenizer is None:
+            folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+            if folder.is_dir() and not (folder / "tokenizer.json").is_file():
+                raise OSError(
+                    f"{folder} holds no tokenizer.json; save the processor there: processor.save_pretrained(...)"
+                )
+            kwargs = {key: value for key, value in kwargs.items() if key in _SOURCE | _OF_TOKENIZER}
+            # Not AutoTokenizer, which would read the model's config.json first and ask about its code once more.
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        model_config = _model_config(pretrained_model_name_or_path, **source)
         if model_config is not None:
             check_vocabulary(tokenizer, model_config, pretrained_model_name_or_path)
         return [image_processor, tokenizer]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,67 @@ def test_a_prefix_of_unknown_words_says_so(processor: NICProcessor, caplog: pyte
     assert not caplog.messages
 
 
-def test_prefixes_of_different_lengths_are_refused(processor: NICProcessor) -> None:
-    with pytest.raises(ValueError, match="prefixes of one batch must have the same number of words"):
-        processor(text=["a dog", "a"])
+def test_prefixes_of_different_lengths_are_padded_on_the_left_of_their_words(processor: NICProcessor) -> None:
+    vocabulary = processor.tokenizer.get_vocab()
+    found = processor(text=["a dog", "two", ""])
+    bos, pad, a, dog, two = (vocabulary[word] for word in ("<bos>", "<pad>", "a", "dog", "two"))
+    assert found.decoder_input_ids == [[bos, a, dog], [bos, pad, two], [bos, pad, pad]]
+    assert found.decoder_attention_mask == [[1, 1, 1], [1, 0, 1], [1, 0, 0]]
+    on_the_right = processor(text=["a dog", "two"], padding_side="right")
+    assert on_the_right.decoder_input_ids[1] == [bos, two, pad]
+    assert processor(text=["a dog", "two"], padding=False).decoder_input_ids == [[bos, a, dog], [bos, two]]
+    with pytest.raises(ValueError, match="padding=True"):
+        processor(text=["a dog", "two"], padding=False, return_tensors="pt")
+
+
+def test_text_is_padded_and_truncated_as_the_call_says(processor: NICProcessor) -> None:
+    prefix = {"text": ["a man rides his bicycle", "the"], "return_tensors": "np"}
+    caption = {"text_target": ["a man rides his bicycle", "the"], "return_tensors": "np"}
+    assert processor(**prefix).decoder_input_ids.shape == (2, 6)  # with <bos>
+    assert processor(**caption).labels.shape == (2, 6)  # with <eos>
+    for options in (
+        {"padding": "max_length", "max_length": 9},
+        {"text_kwargs": {"padding": "max_length", "max_length": 9}},
+    ):
+        assert processor(**prefix, **options).decoder_attention_mask.sum(axis=1).tolist() == [6, 2]
+        assert processor(**prefix, **options).decoder_input_ids.shape == (2, 9)
+        labels = processor(**caption, **options).labels
+        assert labels.shape == (2, 9)
+        assert (labels != -100).sum(axis=1).tolist() == [6, 2]
+    whole = processor(**prefix).decoder_input_ids[0].tolist()
+    cut = processor(**prefix, truncation=True, max_length=4)
+    assert cut.decoder_input_ids[0].tolist() == whole[:4]
+    cut = processor(**caption, truncation=True, max_length=4)
+    assert cut.labels[0].tolist() == [*whole[1:4], processor.tokenizer.eos_token_id]
+    one = processor(text=["a man"], truncation=True, max_length=1, return_tensors="np")
+    assert one.decoder_input_ids.tolist() == [whole[:1]]
+
+
+def test_keywords_are_merged_as_other_processors_merge_them(
+    processor: NICProcessor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    photos, size = tiny_photos(2), {"height": 16, "width": 24}
+    for options in (
+        {"size": size, "do_normalize": False, "return_tensors": "pt"},
+        {"images_kwargs": {"size": size, "do_normalize": False}, "return_tensors": "pt"},
+        {"images_kwargs": {"size": size}, "do_normalize": False, "common_kwargs": {"return_tensors": "pt"}},
+    ):
+        found = processor(images=photos, text=["a", "a dog"], text_target=CAPTIONS[:2], **options)
+        assert found.pixel_values.shape == (2, 3, 16, 24)
+        assert found.pixel_values.min() >= 0 and found.pixel_values.max() <= 1
+        assert all(torch.is_tensor(value) for value in found.values())
+    assert not caplog.records
+    with pytest.raises(ValueError, match="size was passed two times"):
+        processor(images=photos, size=size, images_kwargs={"size": size})
+    processor(images=photos, do_resise=False)
+    assert "Keyword argument `do_resise` is not a valid argument" in caplog.text
+
+
+def test_a_photo_may_lie_in_a_list_of_one_as_for_processors_that_take_several(processor: NICProcessor) -> None:
+    photos = tiny_photos(2)
+    expected = processor(images=photos, return_tensors="pt").pixel_values
+    assert torch.equal(processor(images=[[photo] for photo in photos], return_tensors="pt").pixel_values, expected)
 
 
 def test_a_call_without_anything_is_refused(processor: NICProcessor) -> None:

@@ -16,6 +16,7 @@ import sys
 sys.modules["nic_hf"] = None  # any import of it fails
 import json
 from pathlib import Path
+import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 photos = sorted(str(path) for path in Path("photos").iterdir())
@@ -40,6 +41,20 @@ def use(folder, copy):
         "missing": sorted(info["missing_keys"]),
     }
 
+def use_in_half_precision(given):
+    doors = {"named": ["image-to-text"], "inferred": [], "native": ["image-text-to-text"]}
+    captioners = {name: pipeline(*task, model="checkpoint", **remote, **given) for name, task in doors.items()}
+    answers = {name: captioners[name](photos) for name in ("named", "inferred")}
+    native = captioners["native"](images=photos, text=[""] * len(photos))
+    captioners["named"].processor.save_pretrained("of-half")
+    return {
+        **{name: [answer[0]["generated_text"] for answer in each] for name, each in answers.items()},
+        "native": [answer["generated_text"] for answer in native],
+        "formats": sorted({str(captioner.model.dtype) for captioner in captioners.values()}),
+    }
+
+half = [{"dtype": torch.float16}, {"dtype": "bfloat16"}, {"torch_dtype": torch.bfloat16}]
+Path("half.json").write_text(json.dumps([use_in_half_precision(given) for given in half]))
 reports = [use("checkpoint", "copy"), use("copy", "second-copy"), use("copy-of-pipeline", "third-copy")]
 Path("reports.json").write_text(json.dumps(reports))
 """
@@ -111,3 +126,16 @@ def test_what_is_saved_there_works_again(reports: list[dict[str, Any]], captions
     for report in reports[1:]:
         assert all(module.startswith("transformers_modules.copy") for module in report["modules"])
         assert [report[name] for name in ("captions", "named", "inferred")] == [captions] * 3
+
+
+def test_half_precision_works_in_every_door(folder: Path) -> None:
+    found = json.loads((folder / "half.json").read_text())
+    formats = [torch.float16, torch.bfloat16, torch.bfloat16]
+    for report, dtype in zip(found, formats, strict=True):
+        with torch.no_grad():
+            pixels = tiny_processor()(images=tiny_photos(3), return_tensors="pt").pixel_values
+            ids = tiny_model().to(dtype).generate(pixels)
+        captions = tiny_processor().batch_decode(ids, skip_special_tokens=True)
+        assert report == {"named": captions, "inferred": captions, "native": captions, "formats": [str(dtype)]}
+    for name in ("processor_config.json", "tokenizer_config.json", "tokenizer.json"):
+        assert (folder / "of-half" / name).read_bytes() == (folder / "copy" / name).read_bytes()

@@ -126,6 +126,22 @@ def test_a_caption_goes_on_from_a_prefix(tiny_onnx: NICOnnxCaptioner, num_beams:
     compare(tiny_onnx, model, **settings, begin_suppress_tokens=[int(found[0, 3])], repetition_penalty=1.5)
 
 
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 4}], ids=told)
+def test_prefixes_of_several_lengths_are_continued(
+    tiny_onnx: NICOnnxCaptioner, attentive_onnx: NICOnnxCaptioner, settings: dict[str, Any]
+) -> None:
+    texts = ["two children", "", "a man rides his", "the"] * 4
+    prefixes = dict(tiny_processor()(text=texts, return_tensors="np"))
+    pixels = tiny_pixels(len(texts)).numpy()
+    for captioner, model in (
+        (tiny_onnx, tiny_model(num_hidden_layers=2)),
+        (attentive_onnx, tiny_model(attention="soft")),
+    ):
+        compare(captioner, model, pixel_values=pixels, **prefixes, **settings)
+        without_mask = captioner.generate(pixels, decoder_input_ids=prefixes["decoder_input_ids"], **settings)
+        assert not np.array_equal(without_mask, captioner.generate(pixels, **prefixes, **settings))
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 4, "length_penalty": 0.3, "max_new_tokens": 8}],

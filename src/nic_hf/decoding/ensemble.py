@@ -235,6 +235,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         past_key_values: NICEnsembleCache | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> NICOutput:
         """Score each next word.
@@ -250,6 +251,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
             use_cache: return the states after the last word.
             output_hidden_states: also return the outputs of the LSTMs, a tensor a member.
             past_key_values: the name of `cache` before Transformers 5.24.
+            decoder_attention_mask: 0 where `decoder_input_ids` are padding.
             **kwargs: ignored.
 
         Returns:
@@ -279,6 +281,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
                 cache=None if cache is None else cache.members[number],
                 use_cache=use_cache,
                 output_hidden_states=output_hidden_states,
+                decoder_attention_mask=decoder_attention_mask,
             )
             for number, member in enumerate(self.readers)
         ]

@@ -27,7 +27,7 @@ from .files import (
     read_manifest,
 )
 from .preprocessing import PhotoPreprocessor
-from .search import NICOnnxOutput, generate, padding
+from .search import NO_WORD, NICOnnxOutput, generate, padding
 from .sessions import cores, open_session, run_session
 from .settings import GenerationSettings, resolve_settings
 
@@ -113,6 +113,7 @@ class NICOnnxCaptioner:
         *,
         encoder_outputs: Any = None,
         decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
         generation_config: Any = None,
         return_dict_in_generate: bool = False,
         **settings: Any,
@@ -126,6 +127,7 @@ class NICOnnxCaptioner:
                 `(batch_size, num_regions, feature_size)`.
             decoder_input_ids (`np.ndarray` of shape `(batch_size, prompt_length)`): words that captions start with,
                 `<bos>` first.
+            decoder_attention_mask (`np.ndarray` of the shape of `decoder_input_ids`): 0 where these are padding.
             generation_config: a dict, or a `GenerationConfig` of Transformers.
             return_dict_in_generate: return a [`NICOnnxOutput`] with the scores of captions.
             **settings: fields of [`nic_hf.export.GenerationSettings`]. What is not given is as the checkpoint's
@@ -145,6 +147,8 @@ class NICOnnxCaptioner:
         else:
             raise ValueError("no image: give `pixel_values`, or its features as `encoder_outputs`")
         prompt = self._check_prompt(decoder_input_ids, len(images), resolved.decoder_start_token_id)
+        if decoder_input_ids is not None and decoder_attention_mask is not None:
+            prompt = np.where(_to_array(decoder_attention_mask, bool), prompt, NO_WORD)
         number = self._number_of_parts(len(images), resolved)
         if number < 2:
             output = self._generate(images, prompt, resolved)
@@ -312,9 +316,15 @@ class LSTMReader:
         self.regions = state  # what attention looks at: one row a photo, whatever the number of captions
 
     def read(self, input_ids: np.ndarray) -> np.ndarray:
-        """Read a word of each caption, of shape `(num_photos, num_captions)`; give logits, one dimension more."""
-        inputs = {"input_ids": np.ascontiguousarray(input_ids), **self.state, **self.regions}
+        """Read a word of each caption, of shape `(num_photos, num_captions)`; give logits, one dimension more.
+
+        At `NO_WORD` the state stays as it is.
+        """
+        inputs = {"input_ids": np.ascontiguousarray(np.maximum(input_ids, 0)), **self.state, **self.regions}
         logits, *state = run_session(self.session, ["logits", "new_hidden_state", "new_cell_state"], inputs)
+        is_word = (input_ids != NO_WORD)[..., None]
+        if not is_word.all():
+            state = [np.where(is_word, new, old) for new, old in zip(state, self.state.values(), strict=True)]
         self.state = dict(zip(self.state, state, strict=True))
         return logits
 

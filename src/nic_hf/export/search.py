@@ -12,6 +12,7 @@ import numpy as np
 from .scores import build_processors, log_softmax, top
 from .settings import GenerationSettings
 
+NO_WORD = -1  # in a prompt: padding, which the LSTM does not read
 _NEVER = np.float32(-1e9)  # the library's score of what must not be chosen
 
 
@@ -19,7 +20,10 @@ class Reader(Protocol):
     """The LSTM, with its state of `num_captions` captions of each photo."""
 
     def read(self, input_ids: np.ndarray) -> np.ndarray:
-        """Read a word of each caption, `(batch_size, num_captions)`; give logits, with `vocab_size` beside that."""
+        """Read a word of each caption, `(batch_size, num_captions)`; give logits, with `vocab_size` beside that.
+
+        At `NO_WORD` it reads nothing, and its logits say nothing.
+        """
 
     def spread(self, num_captions: int) -> None:
         """Let `num_captions` captions of each photo go on from the one that was read."""
@@ -46,11 +50,13 @@ class NICOnnxOutput:
 
 
 def generate(reader: Reader, prompt: np.ndarray, vocab_size: int, settings: GenerationSettings) -> NICOnnxOutput:
-    """Captions that go on from `prompt`, of shape `(batch_size, prompt_length)`, with `<bos>` first."""
+    """Captions that go on from `prompt`, of shape `(batch_size, prompt_length)`: `<bos>`, then words and `NO_WORD`."""
     method = _beams if settings.num_beams > 1 else _words
     logits = reader.read(prompt[:, :1])
     for position in range(1, prompt.shape[1]):
-        logits = reader.read(prompt[:, position : position + 1])
+        words = prompt[:, position : position + 1]
+        logits = np.where((words == NO_WORD)[..., None], logits, reader.read(words))
+    prompt = np.where(prompt == NO_WORD, settings.pad_token_id, prompt)
     return method(reader, logits, prompt, vocab_size, settings)
 
 
