@@ -227,6 +227,12 @@ class NICProcessor(ProcessorMixin):
         """Names of what the model takes from this processor."""
         return ["pixel_values", "decoder_input_ids", "decoder_attention_mask"]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As Transformers' own, but where the code is, which saving notes in each part too, stands once."""
+        output = super().to_dict()
+        output.get("image_processor", {}).pop("auto_map", None)
+        return output
+
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save as Transformers does, but whole or not at all: a failure leaves earlier files as they were.
 
@@ -237,6 +243,8 @@ class NICProcessor(ProcessorMixin):
             kwargs.setdefault("repo_id", Path(save_directory).name)
         with staged_save(save_directory) as directory:
             files = super().save_pretrained(directory, push_to_hub, **kwargs)
+        for part in (self, self.image_processor):
+            vars(part).pop("auto_map", None)  # a processor is the same before and after it was saved
         return [str(Path(save_directory) / Path(file).name) for file in files]
 
     def post_process_image_text_to_text(
