@@ -1,15 +1,13 @@
 """Captioners and data sets on a Hub: pushed and loaded by id through huggingface_hub, in processes of their own."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hub_process import run
 from hub_server import TOKEN, HubServer, check_card
 from huggingface_hub import ModelCard
 from tiny import CAPTIONS, save_tiny_checkpoint, tiny_model, tiny_photos, tiny_processor
@@ -150,26 +148,6 @@ captioner = ImageToTextPipeline(model=model, processor=processor)
 answers["by the package"] = [answer[0]["generated_text"] for answer in captioner(tiny_photos())]
 answers["photos"] = [[row["image_id"], row["captions"]] for row in load_captions("someone/photos", "train")]
 """
-
-
-def run(script: str, folder: Path, home: Path, hub: HubServer, **environment: str) -> dict[str, Any]:
-    """Run a script against a Hub in a process of its own; its `answers`."""
-    given = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "OMP_NUM_THREADS": "1",
-        **environment,
-    }
-    end = "\nfrom pathlib import Path\nimport json\nPath('answers.json').write_text(json.dumps(answers))\n"
-    start = f"URL, TOKEN = {hub.url!r}, {TOKEN!r}\n"
-    command = [sys.executable, "-c", start + script + end]
-    done = subprocess.run(command, capture_output=True, text=True, env=given, cwd=folder, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "answers.json").read_text())
 
 
 @pytest.fixture(scope="module")

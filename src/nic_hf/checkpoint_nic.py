@@ -184,10 +184,17 @@ def custom_pipelines() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def staged_save(save_directory: str | PathLike, is_main_process: bool = True) -> Iterator[Path]:
+def staged_save(
+    save_directory: str | PathLike, is_main_process: bool = True, push: dict[str, Any] | None = None
+) -> Iterator[Path]:
     """Let a caller save into a temporary directory, then move its files into `save_directory` one rename each.
 
     Nothing in `save_directory` changes unless everything was written.
+
+    Args:
+        save_directory: where the files are to be.
+        is_main_process: of several that save the same, the one that writes.
+        push: arguments of Transformers' `push_to_hub`, where the saved files are also to be pushed, digests included.
 
     Raises:
         OSError: naming `save_directory`, where it cannot be written or the disk is full.
@@ -207,7 +214,7 @@ def staged_save(save_directory: str | PathLike, is_main_process: bool = True) ->
     try:
         yield staging
         _write_digests(staging, target)
-        _replace_files(staging, target)
+        files = _replace_files(staging, target)
     except Exception as error:
         # safetensors reports a full disk by an exception of its own.
         if isinstance(error, OSError) or "os error" in str(error):
@@ -215,6 +222,22 @@ def staged_save(save_directory: str | PathLike, is_main_process: bool = True) ->
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    if push is not None:
+        _push(target, files, push)
+
+
+def _push(folder: Path, files: list[Path], options: dict[str, Any]) -> None:
+    """Push files that were saved, in one commit."""
+    from transformers.utils import PushToHubMixin
+
+    class SavedFiles(PushToHubMixin):
+        def save_pretrained(self, save_directory: str, **_: Any) -> None:
+            for file in files:
+                (Path(save_directory) / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / file, Path(save_directory) / file)
+            _write_digests(Path(save_directory), Path(save_directory))  # not those of other files in the folder
+
+    SavedFiles().push_to_hub(**{"repo_id": folder.name, **options})
 
 
 def _staging_name(process: int) -> str:
@@ -247,10 +270,16 @@ def _runs(process: int) -> bool:
 
 def _write_digests(staging: Path, target: Path) -> None:
     """Write the SHA-256 of each file of weights, as `sha256sum -c` reads it: safetensors sees no flipped bit."""
-    digests = {file.name: file_digest(file) for file in sorted(staging.glob("*.safetensors"))}
-    if digests:
-        kept = {name: digest for name, digest in read_digests(target).items() if (target / name).is_file()}
-        lines = [f"{digest}  {name}\n" for name, digest in sorted({**kept, **digests}.items())]
+    digests, recorded, record = {}, read_digests(target), target / DIGESTS
+    for file in target.glob("*.safetensors"):
+        if _weights_variant(file.name) is not None:
+            # Trainer copies weights of a checkpoint beside the record of others, saves the processor, and pushes.
+            is_known = file.name in recorded and file.stat().st_mtime_ns <= record.stat().st_mtime_ns
+            digests[file.name] = recorded[file.name] if is_known else file_digest(file)
+    saved = {file.name: file_digest(file) for file in staging.glob("*.safetensors")}
+    digests |= saved
+    if saved or digests != recorded:
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(digests.items())]
         (staging / DIGESTS).write_bytes("".join(lines).encode())
 
 
@@ -276,7 +305,7 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _replace_files(staging: Path, target: Path) -> None:
+def _replace_files(staging: Path, target: Path) -> list[Path]:
     files = [file.relative_to(staging) for file in sorted(staging.rglob("*")) if file.is_file()]
     if Path(DIGESTS) in files:
         # Gone before the weights change and back after them: a save that is killed here must not leave weights beside
@@ -291,6 +320,7 @@ def _replace_files(staging: Path, target: Path) -> None:
     for old in list(target.iterdir()):
         if _weights_variant(old.name) in kinds and old.relative_to(target) not in files:
             old.unlink()
+    return files
 
 
 def _weights_variant(file_name: str) -> str | None:

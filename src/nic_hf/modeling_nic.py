@@ -4,10 +4,10 @@ Equation numbers are those of Vinyals et al. 2015, Show and Tell, https://arxiv.
 """
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -217,10 +217,17 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model._freeze()  # loading made every weight trainable
         return (model, info) if wants_info else model
 
-    def save_pretrained(
-        self, save_directory: str | PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> None:
         """Save as Transformers does, but whole or not at all: a failure leaves an earlier checkpoint as it was.
+
+        With `push_to_hub` the saved files are pushed too, all in one commit.
 
         Raises:
             OSError: naming `save_directory`, where it cannot be written or the disk is full.
@@ -231,10 +238,11 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "a captioner that was optimised for inference cannot be saved: save the one it was loaded as"
             )
         self.config.custom_pipelines = custom_pipelines()
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", Path(save_directory).name)
-        with staged_save(save_directory, is_main_process) as directory:
-            super().save_pretrained(directory, is_main_process, *args, **kwargs)
+        of_saving = inspect.signature(PreTrainedModel.save_pretrained).parameters
+        of_hub = {name: kwargs.pop(name) for name in list(kwargs) if name not in of_saving or name == "token"}
+        push = {"commit_message": "Upload model", "tags": self.model_tags, **of_hub} if push_to_hub else None
+        with staged_save(save_directory, is_main_process, push) as directory:
+            super().save_pretrained(directory, is_main_process, state_dict, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embedding."""

@@ -236,13 +236,15 @@ class NICProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save as Transformers does, but whole or not at all: a failure leaves earlier files as they were.
 
+        With `push_to_hub` the saved files are pushed too, by `push_to_hub(**kwargs)`; `repo_id` is the folder's name
+        where not given.
+
         Raises:
             OSError: naming `save_directory`, where it cannot be written or the disk is full.
         """
-        if push_to_hub:
-            kwargs.setdefault("repo_id", Path(save_directory).name)
-        with staged_save(save_directory) as directory:
-            files = super().save_pretrained(directory, push_to_hub, **kwargs)
+        push = {"commit_message": "Upload processor", **kwargs} if push_to_hub else None
+        with staged_save(save_directory, push=push) as directory:
+            files = super().save_pretrained(directory)
         for part in (self, self.image_processor):
             vars(part).pop("auto_map", None)  # a processor is the same before and after it was saved
         return [str(Path(save_directory) / Path(file).name) for file in files]
