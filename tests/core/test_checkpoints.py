@@ -3,6 +3,8 @@
 import contextlib
 import json
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,3 +261,38 @@ def test_a_processor_keeps_its_settings(tmp_path: Path) -> None:
     assert loaded.image_processor.to_dict() == settings
     assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     assert loaded.tokenizer.init_kwargs["model_max_length"] == 64
+
+
+def test_weights_that_others_copied_in_are_recorded_by_the_next_save(tmp_path: Path) -> None:
+    """Trainer copies those of a checkpoint into its folder, saves the processor there and pushes all of it."""
+    save_tiny_checkpoint(tmp_path / "run")
+    save_tiny_checkpoint(tmp_path / "checkpoint", seed=50)
+    shutil.copy(tmp_path / "checkpoint" / "model.safetensors", tmp_path / "run" / "model.safetensors")
+    with pytest.raises(OSError, match="not what was saved"):
+        NICForConditionalGeneration.from_pretrained(tmp_path / "run")
+    tiny_processor().save_pretrained(tmp_path / "run")
+    NICForConditionalGeneration.from_pretrained(tmp_path / "run")
+    record = (tmp_path / "checkpoint" / "weights.sha256").read_bytes()
+    assert (tmp_path / "run" / "weights.sha256").read_bytes() == record
+
+    (tmp_path / "run" / "weights.sha256").unlink()
+    tiny_processor().save_pretrained(tmp_path / "run")
+    assert (tmp_path / "run" / "weights.sha256").read_bytes() == record
+
+
+def test_a_flipped_bit_is_found_after_a_further_save_too(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path)
+    file = tmp_path / "model.safetensors"
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=times)  # a disk that forgets a bit tells nobody
+    tiny_processor().save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"model\.safetensors: not what was saved"):
+        NICForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_a_processor_alone_leaves_no_record(tmp_path: Path) -> None:
+    tiny_processor().save_pretrained(tmp_path)
+    assert not (tmp_path / "weights.sha256").exists()
