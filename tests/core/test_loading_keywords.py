@@ -173,9 +173,13 @@ def test_a_part_that_is_given_to_a_pipeline_is_used(checkpoint: Path) -> None:
     assert captions(ImageToTextPipeline(model=tiny_model(), **parts), False) == expected
 
 
-def test_parts_load_by_their_auto_classes(checkpoint: Path) -> None:
-    for keywords in ({}, {"dtype": torch.float16, "device_map": "auto"}):
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, **keywords)
-        assert tokenizer("a dog").input_ids == tiny_processor().tokenizer("a dog").input_ids
-        pixels = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", **keywords)(PHOTOS, return_tensors="pt")
-        assert torch.equal(pixels.pixel_values, tiny_processor()(images=PHOTOS, return_tensors="pt").pixel_values)
+@pytest.mark.parametrize("keywords", [{}, {"dtype": torch.float16, "device_map": "auto"}], ids=str)
+def test_parts_load_by_their_auto_classes(checkpoint: Path, keywords: dict[str, Any]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, **keywords)
+    assert tokenizer("a dog").input_ids == tiny_processor().tokenizer("a dog").input_ids
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", **keywords)
+    except ImportError as error:
+        pytest.skip(f"this version of Transformers needs torchvision for it: {error}")
+    pixels = image_processor(PHOTOS, return_tensors="pt").pixel_values
+    assert torch.equal(pixels, tiny_processor()(images=PHOTOS, return_tensors="pt").pixel_values)

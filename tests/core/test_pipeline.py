@@ -20,10 +20,11 @@ from nic_hf import ImageToTextPipeline
 PHOTOS = tiny_photos(4)
 
 
-def caption_by_hand(photo: Image.Image, **settings: Any) -> list[str]:
+def caption_by_hand(photo: Image.Image, size: dict[str, int] | None = None, **settings: Any) -> list[str]:
     processor, model = tiny_processor(), tiny_model()
+    options = {} if size is None else {"size": size}
     with torch.no_grad():
-        ids = model.generate(**processor(images=photo, return_tensors="pt"), **settings)
+        ids = model.generate(**processor(images=photo, return_tensors="pt", **options), **settings)
     return processor.batch_decode(ids, skip_special_tokens=True)
 
 
@@ -268,3 +269,16 @@ def test_a_chat_that_is_no_photo_alone_is_refused(native: Any) -> None:
         native([{"role": "user", "content": [photo, photo]}])
     with pytest.raises(ValueError, match="describes one photo; the chat shows 0"):
         native([{"role": "user", "content": []}])
+
+
+def test_in_a_chat_keywords_reach_the_processor(native: Any) -> None:
+    chat = [{"role": "user", "content": [{"type": "image", "image": PHOTOS[0]}]}]
+    size = {"height": 16, "width": 24}
+    for options in ({"size": size}, {"processor_kwargs": {"size": size}}, {"images_kwargs": {"size": size}}):
+        found = native.processor.apply_chat_template(
+            chat, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt", **options
+        )
+        assert found.pixel_values.shape == (1, 3, 16, 24)
+    smaller = caption_by_hand(PHOTOS[0], size={"height": 16, "width": 16})[0]
+    assert smaller != caption_by_hand(PHOTOS[0])[0]
+    assert native(chat, size={"height": 16, "width": 16})[0]["generated_text"][-1]["content"] == smaller

