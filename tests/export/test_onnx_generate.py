@@ -38,6 +38,7 @@ SEARCHES: list[dict[str, Any]] = [
     {"num_beams": 3, "suppress_tokens": [0, 1, 3, 12, 13], "begin_suppress_tokens": [4, 2]},
     {"num_beams": 3, "max_new_tokens": None, "max_length": 7},
     {"num_beams": 3, "max_length": 7, "suppress_tokens": None},
+    {"num_beams": 1, "max_length": 40},
     {"num_beams": 2, "eos_token_id": [2, 9, 11], "num_return_sequences": 2},
     {"num_beams": 1, "eos_token_id": [2, 9, 11], "pad_token_id": 3},
 ]
@@ -162,7 +163,12 @@ def test_a_generation_config_is_taken(tiny_onnx: NICOnnxCaptioner) -> None:
     found = compare(tiny_onnx, model, encoder_outputs=features, generation_config=config)
     same = {"num_beams": 2, "length_penalty": 0.2, "max_new_tokens": 7, "num_return_sequences": 2}
     np.testing.assert_array_equal(tiny_onnx.generate(encoder_outputs=features, generation_config=same), found)
-    # What is given beside it goes before it.
+    # Its length goes before the checkpoint's, either way of saying it, and what is given beside it before both.
+    short = compare(tiny_onnx, model, encoder_outputs=features, generation_config=GenerationConfig(max_length=4))
+    assert short.shape[1] == 4
+    np.testing.assert_array_equal(
+        tiny_onnx.generate(encoder_outputs=features, generation_config={"max_new_tokens": 9}, max_length=4), short
+    )
     one = tiny_onnx.generate(encoder_outputs=features, generation_config=same, num_return_sequences=1)
     np.testing.assert_array_equal(one, found[::2])
 

@@ -81,7 +81,14 @@ const NEUTRAL: Values = {
  */
 export function resolveSettings(config: Values, generationConfig: Values, given: Values = {}): GenerationSettings {
   const ids = Object.fromEntries(SPECIAL_IDS.map((name) => [name, config[name]]));
-  const settings: GenerationSettings = { ...DEFAULTS, ...known(ids), ...known(generationConfig), ...known(given) };
+  const own = known(generationConfig);
+  const said = known(given);
+  if (said.max_length !== undefined || said.max_new_tokens !== undefined) {
+    // Else the checkpoint's number of new words would go before the length that is given.
+    delete own.max_length;
+    delete own.max_new_tokens;
+  }
+  const settings: GenerationSettings = { ...DEFAULTS, ...known(ids), ...own, ...said };
   for (const name of ["num_beams", "num_return_sequences", "max_new_tokens", "max_length"] as const) {
     checkInteger(name, settings[name], 1);
   }

@@ -42,6 +42,8 @@ describe("resolveSettings", () => {
     expect(longest(resolveSettings(IDS, {}), 1)).toBe(21);
     expect(longest(resolveSettings(IDS, { max_length: 9 }), 1)).toBe(9);
     expect(longest(resolveSettings(IDS, { max_length: 9, max_new_tokens: 4 }), 1)).toBe(5);
+    expect(longest(resolveSettings(IDS, { max_new_tokens: 20 }, { max_length: 9 }), 1)).toBe(9);
+    expect(longest(resolveSettings(IDS, { max_length: 9 }, { max_new_tokens: 20 }), 1)).toBe(21);
     expect(shortest(resolveSettings(IDS, { min_length: 6 }), 1)).toBe(6);
     expect(shortest(resolveSettings(IDS, { min_length: 6, min_new_tokens: 3 }), 1)).toBe(4);
     expect(() => longest(resolveSettings(IDS, { max_length: 1 }), 1)).toThrow("no room");

@@ -11,6 +11,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+_LENGTHS = ("max_new_tokens", "max_length")
+
 # Settings of speed, of bookkeeping, and of what is returned beside captions: they change no caption.
 _WITHOUT_EFFECT = {
     "_from_model_config",
@@ -47,7 +49,7 @@ class GenerationSettings:
     Args:
         seed: of the sampling; `None` draws anew each time. Draws are not those of torch.
         max_new_tokens, max_length, min_new_tokens, min_length: how long captions get; `max_length` and `min_length`
-            count the prefix. `max_new_tokens` goes before `max_length`.
+            count the prefix. `max_new_tokens` goes before a `max_length` that was given with it.
         num_beams, length_penalty, early_stopping: of beam search.
         num_return_sequences: captions a photo.
         do_sample, temperature, top_k, top_p: of sampling; with beams it is beam sampling.
@@ -140,15 +142,19 @@ def resolve_settings(
         TypeError: where `generation_config` is neither.
     """
     given = given or {}
-    values = _known(checkpoint) | _known(_as_mapping(generation_config)) | _known(given)
+    values: dict[str, Any] = {}
+    for source in (checkpoint, _as_mapping(generation_config), given):
+        said = _known(source)
+        if any(name in said for name in _LENGTHS):
+            # The length of the one who was asked last, whichever way it was said.
+            values = {name: value for name, value in values.items() if name not in _LENGTHS}
+        values |= said
     for name in (name for name, value in given.items() if value is None):
         values.pop(name, None)
         if name == "top_k":
             values[name] = 0
-    if given.get("max_length") is not None and "max_new_tokens" in values:
-        logger.warning(
-            "`max_new_tokens` (%s) goes before `max_length` (%s)", values["max_new_tokens"], given["max_length"]
-        )
+    if given.get("max_length") is not None and given.get("max_new_tokens") is not None:
+        logger.warning("`max_new_tokens` (%s) goes before `max_length` (%s)", *map(given.get, _LENGTHS))
     return GenerationSettings(**values)
 
 
