@@ -128,7 +128,7 @@ class NICAttentiveDecoder(nn.Module):
         """
         num_captions = inputs_embeds.shape[0]  # not len(), which would be a constant in a traced graph
         outputs, attended = [], []
-        weights = self.lstm.draw_weights() if type(self.lstm) is NICLSTM else []
+        weights = self.lstm.draw_weights() if self._is_alone() else []
         mask: torch.Tensor | None = None
         if state is None:
             zeros = inputs_embeds.new_zeros(num_captions, self.hidden_size)
@@ -147,7 +147,7 @@ class NICAttentiveDecoder(nn.Module):
                 inputs = quick_dropout(inputs, self.image_dropout, self.training)
             else:
                 inputs = self.dropout(inputs, mask)
-            cells = self._read(inputs, cells, weights)
+            cells = self.lstm.step(inputs, cells, weights) if weights else self._read(inputs, cells)
             outputs.append(cells[-1][0])
         hidden_state, cell_state = (torch.stack(part) for part in zip(*cells, strict=True))
         no_word = inputs_embeds.new_zeros(num_captions, 0, regions.keys.shape[1])
@@ -157,13 +157,15 @@ class NICAttentiveDecoder(nn.Module):
             torch.stack(attended, dim=1) if attended else no_word,
         )
 
+    def _is_alone(self) -> bool:
+        """Whether the LSTM's weights are in place; PEFT, FSDP and Accelerate put them there while it runs."""
+        hooked = self.lstm._forward_hooks or self.lstm._forward_pre_hooks or "forward" in vars(self.lstm)
+        return type(self.lstm) is NICLSTM and not hooked
+
     def _read(
-        self, inputs: torch.Tensor, cells: list[tuple[torch.Tensor, torch.Tensor]], weights: list[list[torch.Tensor]]
+        self, inputs: torch.Tensor, cells: list[tuple[torch.Tensor, torch.Tensor]]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """One word through all layers; its context depends on the output before it."""
-        if type(self.lstm) is NICLSTM:
-            return self.lstm.step(inputs, cells, weights)
-        # PEFT or FSDP is around it, and puts the weights in place while it runs.
+        """One word through all layers, by the LSTM as a whole."""
         hidden, cell = (torch.stack(part) for part in zip(*cells, strict=True))
         _, state = self.lstm(inputs.unsqueeze(1), (hidden, cell))
         return list(zip(*state, strict=True))
