@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .checkpoint_nic import check_path
 from .configuration_nic import NICConfig, resolve_backbone_config
@@ -54,26 +54,40 @@ class NICEncoder(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any) -> BaseModelOutput:
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutput:
         """Encode images.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): the images.
-            return_dict, **kwargs: accepted because `generate()` passes them to every encoder; not used.
+            output_hidden_states: also return the backbone's hidden states, where it has any.
+            **kwargs: ignored; `generate()` passes what other encoders need.
 
         Returns:
             `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, feature_size)`: one feature a photo;
             with attention `(batch_size, num_regions, feature_size)`.
         """
-        # shape: (batch_size, 1, feature_size) or (batch_size, num_regions, feature_size)
-        return BaseModelOutput(last_hidden_state=self.encode(pixel_values, pixel_values.shape))
+        outputs = self._run_backbone(pixel_values, output_hidden_states)
+        states = getattr(outputs, "hidden_states", None) if output_hidden_states else None
+        return BaseModelOutput(last_hidden_state=self._features(outputs, pixel_values.shape), hidden_states=states)
 
     def encode(self, backbone_input: torch.Tensor, photo_shape: Sequence[int]) -> torch.Tensor:
         """Features of what the backbone is given, made of photos of `photo_shape`."""
+        return self._features(self._run_backbone(backbone_input), photo_shape)
+
+    def _run_backbone(self, backbone_input: torch.Tensor, output_hidden_states: bool | None = None) -> ModelOutput:
+        asked = hidden_states_asked(self.feature_layers)
+        if output_hidden_states:
+            known = inspect.signature(self.backbone.forward).parameters.values()
+            if any(each.name == "output_hidden_states" or each.kind == each.VAR_KEYWORD for each in known):
+                asked = {"output_hidden_states": True}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            outputs = self.backbone(
-                pixel_values=backbone_input.to(self.backbone.dtype), **hidden_states_asked(self.feature_layers)
-            )
+            return self.backbone(pixel_values=backbone_input.to(self.backbone.dtype), **asked)
+
+    def _features(self, outputs: ModelOutput, photo_shape: Sequence[int]) -> torch.Tensor:
+        """Shape `(batch_size, 1, feature_size)` or `(batch_size, num_regions, feature_size)`."""
         if self.keep_regions:
             patches = count_patches(self.backbone.config, *photo_shape[-2:])
             return region_features(outputs, patches, self.feature_layers)

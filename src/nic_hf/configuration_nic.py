@@ -80,11 +80,12 @@ class NICConfig(PreTrainedConfig):
         use_cache (`bool`, *optional*, defaults to `True`):
             Return the LSTM's state, from which the next word is one step.
         is_encoder_decoder, tie_word_embeddings (`bool`, *optional*, default to `True`, `False`):
-            What the library wants to know of every model; a captioner is built for these values.
+            What the library wants to know of every model. With `tie_word_embeddings=True` a word's vector is also
+            what scores it, and `embedding_size` has to be `hidden_size`.
 
     Raises:
-        ValueError: where a size is not positive, a rate is outside `[0, 1)`, a token id is outside the vocabulary, or
-            there is no such attention.
+        ValueError: where a size is not positive, a rate is outside `[0, 1)`, a token id is outside the vocabulary,
+            there is no such attention, or words of another size than the LSTM are to be tied to its output.
 
     Example:
 
@@ -107,6 +108,8 @@ class NICConfig(PreTrainedConfig):
         "image_features",
         "decoder_hidden_states",
         "cross_attentions",
+        "encoder_last_hidden_state",
+        "encoder_hidden_states",
     ]
 
     backbone_config: PreTrainedConfig | dict | None = None
@@ -154,6 +157,11 @@ class NICConfig(PreTrainedConfig):
             _check_positive_int(name, getattr(self, name))
         if self.feature_size is not None:
             _check_positive_int("feature_size", self.feature_size)
+        if self.tie_word_embeddings and self.embedding_size != self.hidden_size:
+            raise ValueError(
+                "NICConfig: `tie_word_embeddings` needs word vectors of the LSTM's size: `embedding_size` is "
+                f"{self.embedding_size}, `hidden_size` {self.hidden_size}"
+            )
         for name in ("dropout", "image_dropout", "recurrent_dropout", "label_smoothing"):
             rate = getattr(self, name)
             if name == "image_dropout" and rate is None:

@@ -4,6 +4,7 @@ Equation numbers are those of Vinyals et al. 2015, Show and Tell, https://arxiv.
 """
 
 import copy
+import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,15 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 
-from .attention_nic import NICAttention, NICAttentiveDecoder, doubly_stochastic_penalty
+from .attention_nic import NICAttention, NICAttentiveDecoder, NICRegions, doubly_stochastic_penalty
 from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_part
-from .cache_nic import CACHE_NAME, NICCache, NICStaticCache, cache_field, static_cache
+from .cache_nic import CACHE_NAME, NICCache, cache_field
 from .checkpoint_nic import (
     check_all_weights_loaded,
     check_digests,
@@ -33,14 +34,20 @@ from .checkpoint_nic import (
     staged_save,
 )
 from .configuration_nic import NICConfig
-from .decoder_nic import NICDecoder, read_around_padding
+from .decoder_nic import NICDecoder, State, read_around_padding
+from .generation_nic import NO_IMAGE, NICGenerationMixin, default_generation_config
 from .inference_nic import faster_encoder, supported_dtype
-from .logits_nic import QuickLogitsProcessors
 from .projection_nic import RARE, NICBagOfWords, NICImageProjection
 from .sampling_nic import runs_plain, sample
 
+logger = logging.get_logger(__name__)
+
 IGNORED_LABEL = -100
-NO_IMAGE = "no image: give `pixel_values`, or its features as `encoder_outputs`"
+NO_WORDS = (
+    "no words: give `labels` to train, or `decoder_input_ids` (`<bos>` first) to score. Trainer's "
+    "`label_smoothing_factor` and `compute_loss_func` take `labels` out of a batch: smooth by "
+    "`NICConfig(label_smoothing=...)`, or let the collator add `prepare_decoder_input_ids_from_labels(labels)`"
+)
 
 
 @dataclass
@@ -57,7 +64,11 @@ class NICOutput(ModelOutput):
         cross_attentions (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, num_regions)`):
             where the model looked before each next word, weights that add up to 1, with `output_attentions` and a
             model that has attention.
-        decoder_attentions: `None`; `generate()` asks every model for it, and an LSTM does not attend to words.
+        decoder_attentions: an empty tuple, with `output_attentions`: no layer of an LSTM attends to words.
+        encoder_last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_features, feature_size)`): what the
+            encoder returned, one feature an image or one a region of it.
+        encoder_hidden_states (tuple of `torch.FloatTensor`): the backbone's hidden states, with
+            `output_hidden_states` and a backbone that returns them.
         image_features (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the backbone's pooled features,
             or, of shape `(batch_size, num_regions, feature_size)`, its regions where the model has attention; `None`
             where a cache that has seen the image made them unnecessary.
@@ -77,11 +88,13 @@ class NICOutput(ModelOutput):
 
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
-    decoder_attentions: None = None
+    decoder_attentions: tuple[()] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     image_features: torch.Tensor | None = None
 
 
-class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
     """Show and Tell: a caption of an image, word by word.
 
     The encoder-decoder shape lets `generate()` run the backbone once an image, whatever the number of beams.
@@ -92,7 +105,7 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _no_split_modules = ["NICImageProjection", "NICLSTM"]  # noqa: RUF012
-    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}  # noqa: RUF012
 
     config: NICConfig
 
@@ -310,6 +323,17 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         decoder_input_ids = F.pad(labels[..., :-1], (1, 0), value=self.config.decoder_start_token_id)
         return decoder_input_ids.masked_fill(decoder_input_ids == IGNORED_LABEL, self.config.pad_token_id)
 
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        backbone = self.encoder.backbone
+        if any(hasattr(module, "gradient_checkpointing") for module in backbone.modules()):
+            super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        elif enable:
+            raise ValueError(
+                f"gradient checkpointing is the backbone's, and {type(backbone).__name__} has none: train without "
+                "`gradient_checkpointing`, with smaller batches and `gradient_accumulation_steps`"
+            )
+
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -339,22 +363,32 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 several captions of each image, those of an image together, may then look at the same features.
             cache (`NICCache`): state to go on from; once it has read the image, no image is needed.
             use_cache: return the state after the last word. Defaults to the configuration's; `False` with labels.
-            output_hidden_states: also return the LSTM's outputs.
-            output_attentions: also return the weights of the regions, where there is attention.
+            output_hidden_states: also return the LSTM's outputs and the backbone's hidden states. Defaults to the
+                configuration's.
+            output_attentions: also return the weights of the regions, where there is attention. Defaults to the
+                configuration's.
             num_items_in_batch: number of words over which the sum of losses is averaged, where it is more than this
                 batch holds (gradient accumulation). Trainer passes it.
             past_key_values: the name of `cache` before Transformers 5.24.
             decoder_attention_mask (`torch.LongTensor` of the shape of `decoder_input_ids`): 0 where these are padding,
                 which the LSTM then does not read. Not used in training with labels, where padding comes last.
-            **kwargs: ignored, so that `Trainer` and `generate()` may pass what other models need.
+            return_dict (`bool`): return a [`NICOutput`], or a tuple of what it holds. Defaults to the configuration's.
+            **kwargs: ignored, so that `Trainer` and `generate()` may pass what other models need, and batches may
+                hold other columns.
 
         Raises:
             ValueError: where the image or the words are missing, or one does not fit the other.
+            TypeError: where a name among `kwargs` is close to one of those above.
         """
+        check_keywords(kwargs)
         cache = past_key_values if cache is None else cache
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         if decoder_input_ids is None:
             if labels is None:
-                raise ValueError("no words: give `labels` to train, or `decoder_input_ids` (`<bos>` first) to score")
+                raise ValueError(NO_WORDS)
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None
@@ -362,12 +396,15 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         decoder_input_ids = decoder_input_ids.flatten(0, -2)
 
         inputs_embeds = self.decoder.embed_tokens(decoder_input_ids)  # shape: (batch_size, sequence_length, embedding)
-        image_features, image, state, regions, weights = None, None, None, None, None
-        if cache is not None and cache.has_read_image:
+        image_features, image, regions = None, None, None
+        state: Any = None
+        features, encoder_states = None, None
+        if cache is not None and cache.hidden_state is not None and cache.has_read_image:
             state, regions = (cache.hidden_state, cache.cell_state), cache.regions
         else:
             # The image is the input at t = -1 (equation 7), one step before <bos>.
-            image_features = self._image_features(pixel_values, encoder_outputs)
+            features, encoder_states = self._encode(pixel_values, encoder_outputs, output_hidden_states)
+            image_features = features.squeeze(1) if self.config.attention is None else features
             first_input = self.image_projection(image_features)
             if self.config.attention is not None:
                 attention: NICAttention = self.decoder.attention  # type: ignore[assignment]
@@ -382,24 +419,31 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_word = None
         if labels is not None and self.training and labels.device.type == "cpu" and not torch.compiler.is_compiling():
             is_word = labels.flatten(0, -2) != IGNORED_LABEL
+        lengths = None if is_word is None or image is None else 1 + _num_words(is_word)  # and the image
         is_read = None if decoder_attention_mask is None else decoder_attention_mask.flatten(0, -2) > 0
-        if self.config.attention is not None and regions is None:
-            raise ValueError("`cache` holds no regions to look at: it is of a model without attention")
-        elif is_read is not None and not (self.training and labels is not None) and not is_read.all():
-            is_read = F.pad(is_read, (inputs_embeds.shape[1] - is_read.shape[1], 0), value=True)  # the image is read
-            looked_at = () if regions is None else (regions,)
-            hidden_states, state, weights = read_around_padding(
-                self.decoder,
-                inputs_embeds,
-                is_read,
-                state,  # type: ignore[arg-type]
-                *looked_at,
-            )
-        elif self.config.attention is None:
-            lengths = None if is_word is None or image is None else 1 + _num_words(is_word)  # and the image
-            hidden_states, state = self.decoder(inputs_embeds, state, lengths)
+        if is_read is None or (self.training and labels is not None) or is_read.all():
+            is_read = None
         else:
-            hidden_states, state, weights = self.decoder(inputs_embeds, state, regions)
+            is_read = F.pad(is_read, (inputs_embeds.shape[1] - is_read.shape[1], 0), value=True)  # the image is read
+        pieces, masks = [inputs_embeds], [is_read]
+        if use_cache:
+            cache = NICCache() if cache is None else cache
+            if cache.is_croppable:  # which takes the state after each word; the image is none
+                sizes = [1 + (image is not None)] + [1] * (decoder_input_ids.shape[1] - 1)
+                pieces = list(inputs_embeds.split(sizes, dim=1))
+                masks = [None] * len(pieces) if is_read is None else list(is_read.split(sizes, dim=1))
+        read = []
+        for number, piece in enumerate(pieces):
+            of_all = lengths if len(pieces) == 1 else None
+            outputs, state, weights = self._read(piece, state, regions, of_all, masks[number])
+            read.append((outputs, weights))
+            if use_cache and cache is not None:
+                num_tokens = piece.shape[1] - (image is not None and number == 0)
+                cache.update(state[0], state[1], num_tokens, regions)
+        hidden_states, weights = read[0]
+        if len(read) > 1:
+            hidden_states = torch.cat([outputs for outputs, _ in read], dim=1)
+            weights = None if weights is None else torch.cat([each for _, each in read if each is not None], dim=1)
         if image_features is not None:
             hidden_states = hidden_states[:, 1:]  # what the LSTM says on seeing the image alone predicts no word
         if is_word is None:
@@ -409,25 +453,44 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             scores = self.lm_head(hidden_states[is_word])  # shape: (num_words, vocab_size)
             logits = scores.new_zeros(*is_word.shape, scores.shape[-1]).index_put((is_word,), scores)
 
-        if use_cache:
-            cache = NICCache() if cache is None else cache
-            cache.update(state[0], state[1], num_tokens=decoder_input_ids.shape[1], regions=regions)
         return NICOutput(
             loss=None if labels is None else self._loss(scores, labels, num_items_in_batch, weights, image),
             logits=logits,
             **cache_field(cache if use_cache else None),
             decoder_hidden_states=(hidden_states,) if output_hidden_states else None,
             cross_attentions=(weights,) if output_attentions and weights is not None else None,
+            decoder_attentions=() if output_attentions else None,
+            encoder_last_hidden_state=features,
+            encoder_hidden_states=encoder_states if output_hidden_states else None,
             image_features=image_features,
         )
 
-    def _image_features(self, pixel_values: torch.Tensor | None, encoder_outputs: Any) -> torch.Tensor:
+    def _encode(
+        self, pixel_values: torch.Tensor | None, encoder_outputs: Any, output_hidden_states: bool | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """The encoder's output, of the shape that it has, and the backbone's hidden states where there are any."""
         if encoder_outputs is None:
             if pixel_values is None:
                 raise ValueError(NO_IMAGE)
-            encoder_outputs = self.encoder(pixel_values)
-        features = self._check_features(encoder_outputs)
-        return features.squeeze(1) if self.config.attention is None else features
+            encoder_outputs = self.encoder(pixel_values, output_hidden_states=output_hidden_states)
+        return self._check_features(encoder_outputs), getattr(encoder_outputs, "hidden_states", None)
+
+    def _read(
+        self,
+        inputs: torch.Tensor,
+        state: State | None,
+        regions: NICRegions | None,
+        lengths: torch.Tensor | None,
+        is_read: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, State, torch.Tensor | None]:
+        """The LSTM's outputs, its state after them, and with attention the weights of the regions."""
+        if self.config.attention is not None and regions is None:
+            raise ValueError("`cache` holds no regions to look at: it is of a model without attention")
+        if is_read is not None:
+            return read_around_padding(self.decoder, inputs, is_read, state, *(() if regions is None else (regions,)))
+        if self.config.attention is None:
+            return *self.decoder(inputs, state, lengths), None
+        return self.decoder(inputs, state, regions)
 
     def _check_features(self, encoder_outputs: Any) -> torch.Tensor:
         """Features of shape `(batch_size, 1, feature_size)`, from every form that users and caches hold them in.
@@ -483,89 +546,6 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
             num_items_in_batch = num_items_in_batch.to(loss.device)
         return loss / num_items_in_batch
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        cache: NICCache | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
-        use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        past_key_values: NICCache | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """The words that the LSTM has not read, and the image where it has not seen that."""
-        cache = past_key_values if cache is None else cache
-        num_read = 0 if cache is None else cache.get_seq_length()
-        words = input_ids[:, num_read:]
-        if isinstance(cache, NICStaticCache):
-            # A slice's strides tell how many words came before it, and a compiled step would be made for each number.
-            words = words.clone(memory_format=torch.contiguous_format)
-        return {
-            "decoder_input_ids": words,
-            "decoder_attention_mask": decoder_attention_mask if num_read == 0 else None,
-            "encoder_outputs": encoder_outputs if num_read == 0 else None,
-            "cache": cache,
-            "use_cache": use_cache,
-            "output_hidden_states": output_hidden_states,
-            "output_attentions": output_attentions,
-        }
-
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        if self.config.attention is None:
-            return super()._expand_inputs_for_generation(  # type: ignore[misc]
-                expand_size, is_encoder_decoder, input_ids, **model_kwargs
-            )
-        # Beams of a photo look at the same regions: a copy for each would cost more than the LSTM does.
-        encoder_outputs = model_kwargs.pop("encoder_outputs")
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
-            expand_size, False, input_ids, **model_kwargs
-        )
-        return input_ids, {**model_kwargs, "encoder_outputs": encoder_outputs}
-
-    def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
-        # Cached features come as a bare tensor; generate() reads the batch size off an encoder's output.
-        if model_kwargs.get("encoder_outputs") is not None:
-            features = self._check_features(model_kwargs["encoder_outputs"])
-            model_kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=features)
-        elif inputs is None and model_kwargs.get("pixel_values") is None:
-            raise ValueError(NO_IMAGE)
-        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)  # type: ignore[misc]
-
-    def _prepare_cache_for_generation(  # type: ignore[override]
-        self,
-        generation_config: GenerationConfig,
-        model_kwargs: dict[str, Any],
-        generation_mode: Any,
-        batch_size: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        if generation_config.use_cache is False or model_kwargs.get(CACHE_NAME) is not None:
-            return
-        if generation_config.cache_implementation != "static":
-            model_kwargs[CACHE_NAME] = NICCache()
-            return
-        config, weight = self.config, self.get_input_embeddings().weight
-        num_captions = batch_size * max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
-        regions = None
-        if config.attention is not None:
-            photos = self._check_features(model_kwargs["encoder_outputs"]).shape[:2]
-            regions = ((*photos, config.embedding_size), (*photos, config.hidden_size))
-        shape = (config.num_hidden_layers, num_captions, config.hidden_size)
-        returned = bool(generation_config.return_dict_in_generate)
-        cache = static_cache(self, not returned, shape, regions, weight.dtype, weight.device)
-        # generate() keeps what each step returned of these, and the next replay of a CUDA graph writes over it.
-        cache.is_compileable = not (generation_config.output_hidden_states or generation_config.output_attentions)
-        model_kwargs[CACHE_NAME] = cache
-
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> QuickLogitsProcessors:
-        theirs: Any = GenerationMixin._get_logits_processor  # not by super(): an ensemble is no subclass
-        return QuickLogitsProcessors(theirs(self, *args, **kwargs), self.config.vocab_size)
-
     def _sample(
         self,
         input_ids: torch.Tensor,
@@ -583,13 +563,8 @@ class NICForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if wants_more or not is_plain or input_ids.device.type != "cpu":
             theirs: Any = super()._sample  # type: ignore[misc]
             return theirs(input_ids, *given, synced_gpus, streamer, **model_kwargs)
-        outputs = self(**self.prepare_inputs_for_generation(input_ids, **model_kwargs))
+        outputs = self(**self.prepare_inputs_for_generation(input_ids, **model_kwargs), return_dict=True)
         return sample(self, input_ids, outputs.logits[:, -1], cache, *given)
-
-    def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if isinstance(outputs.cache, NICStaticCache):
-            outputs.cache.count(outputs.logits.shape[1])
-        return super()._update_model_kwargs_for_generation(outputs, *args, **kwargs)
 
     def get_compiled_call(self, compile_config: Any) -> Callable[..., Any]:
         """What `generate(cache_implementation="static")` runs for each word after the first: a compiled `forward`."""
@@ -609,24 +584,29 @@ def _num_words(is_word: torch.Tensor) -> torch.Tensor:
     return (places * is_word).amax(dim=1)
 
 
+_ARGUMENTS = list(inspect.signature(NICForConditionalGeneration.forward).parameters)[1:]
+
+
+def check_keywords(kwargs: dict[str, Any]) -> None:
+    """Refuse a misspelt keyword of `forward`, which would be without effect; say once which others are.
+
+    Raises:
+        TypeError: naming the keyword that was meant.
+    """
+    for name, value in kwargs.items():
+        if value is None or name in TransformersKwargs.__optional_keys__ or name == "return_loss":
+            continue
+        near = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.65)
+        if near:
+            raise TypeError(f"forward() got an unexpected keyword argument '{name}'. Did you mean '{near[0]}'?")
+        logger.warning_once(f"a captioner does not read `{name}`")
+
+
 def unwrapped_features(encoder_outputs: Any) -> Any:
     """The tensor in what users and caches hold features in, unchecked."""
     if isinstance(encoder_outputs, dict):  # the encoder's output is one
         return encoder_outputs.get("last_hidden_state")
     return encoder_outputs[0] if isinstance(encoder_outputs, tuple | list) and encoder_outputs else encoder_outputs
-
-
-def default_generation_config(config: NICConfig) -> GenerationConfig:
-    """Beam 3 and at most 20 words, as in the 2016 paper; a special token is never part of a caption."""
-    return GenerationConfig(
-        num_beams=3,
-        max_new_tokens=20,
-        suppress_tokens=sorted({config.pad_token_id, config.bos_token_id, config.unk_token_id}),
-        pad_token_id=config.pad_token_id,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        decoder_start_token_id=config.decoder_start_token_id,
-    )
 
 
 NICForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

@@ -28,6 +28,7 @@ CODE = {
     "checkpoint_nic.py",
     "configuration_nic.py",
     "download_nic.py",
+    "generation_nic.py",
     "images_nic.py",
     "inference_nic.py",
     "logits_nic.py",

@@ -129,6 +129,7 @@ def test_seq2seq_trainer_captions_in_evaluation(dataset: list[dict[str, torch.Te
     name = next(iter(dataset[0]))
     inputs = torch.stack([sample[name] for sample in dataset[:6]])
     expected = model.generate(**{name: inputs}, num_beams=2, max_length=8)
+    assert expected.shape[1] <= 8, "the checkpoint's own length went before the arguments'"
     (found,) = seen
     assert processor.batch_decode(np.where(found == -100, 0, found), skip_special_tokens=True) == (
         processor.batch_decode(expected, skip_special_tokens=True)

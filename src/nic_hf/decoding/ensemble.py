@@ -11,13 +11,21 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple
 
 from ..backbone_nic import NICEncoder
 from ..cache_nic import CACHE_NAME, NICCache, cache_field
 from ..configuration_nic import NICConfig
-from ..modeling_nic import IGNORED_LABEL, NO_IMAGE, NICForConditionalGeneration, NICOutput, unwrapped_features
+from ..generation_nic import NO_IMAGE, NICGenerationMixin
+from ..modeling_nic import (
+    IGNORED_LABEL,
+    NICForConditionalGeneration,
+    NICOutput,
+    check_keywords,
+    unwrapped_features,
+)
 from .members import Member, load_members
 
 
@@ -29,7 +37,6 @@ class NICEnsembleCache:
     """
 
     is_compileable = False
-    is_croppable = False
     is_linear = NICCache.is_linear
 
     def __init__(self, num_members: int) -> None:
@@ -38,6 +45,21 @@ class NICEnsembleCache:
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of words read, `<bos>` included."""
         return self.members[0].get_seq_length()
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether words can be taken back."""
+        return self.members[0].is_croppable
+
+    def activate_past_recording(self) -> None:
+        """Keep the states after each word from here on, for [`crop`]."""
+        for cache in self.members:
+            cache.activate_past_recording()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take the last `-tokens_to_remove` words back."""
+        for cache in self.members:
+            cache.crop(tokens_to_remove)
 
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
         """-1: the states do not grow with the caption."""
@@ -92,7 +114,8 @@ class NICEnsembleEncoder(nn.Module):
         """Size of all features of a photo together; `None` where there are regions, whose number photos decide."""
         return None if any(self._with_regions()) else sum(self.sizes) * (1 + self.mirrored)
 
-    def forward(self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any) -> BaseModelOutput:
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
         """Encode images of shape `(batch_size, num_channels, height, width)`.
 
         Returns:
@@ -135,7 +158,7 @@ class NICEnsembleEncoder(nn.Module):
         return [bool(encoder.keep_regions) for encoder in self.encoders]
 
 
-class NICEnsemble(PreTrainedModel, GenerationMixin):
+class NICEnsemble(PreTrainedModel, NICGenerationMixin):
     """Several captioners of one vocabulary, which `generate()` takes for one: p of a word is the mean of theirs.
 
     It decodes in every way that a captioner does, in `generate_captions` and [`ImageToTextPipeline`] too. Backbones
@@ -167,6 +190,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
     _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012
 
     config: NICConfig
+    _caches = (None, "dynamic", "dynamic_full")
 
     def __init__(self, members: Sequence[NICForConditionalGeneration], mirrored: bool = False) -> None:
         models = list(load_members(members))
@@ -222,9 +246,8 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
     # What these do needs nothing but the configuration and the encoder.
     get_image_features: Any = NICForConditionalGeneration.get_image_features
     prepare_decoder_input_ids_from_labels: Any = NICForConditionalGeneration.prepare_decoder_input_ids_from_labels
-    prepare_inputs_for_generation: Any = NICForConditionalGeneration.prepare_inputs_for_generation
-    _get_logits_processor: Any = NICForConditionalGeneration._get_logits_processor
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -252,7 +275,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
             output_hidden_states: also return the outputs of the LSTMs, a tensor a member.
             past_key_values: the name of `cache` before Transformers 5.24.
             decoder_attention_mask: 0 where `decoder_input_ids` are padding.
-            **kwargs: ignored.
+            **kwargs: ignored, but for misspelt names.
 
         Returns:
             `NICOutput` whose `logits`, of shape `(batch_size, sequence_length, vocab_size)` and in float32, are the
@@ -260,7 +283,9 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: where the image or the words are missing, or features have another size.
+            TypeError: where a name among `kwargs` is close to one of those above.
         """
+        check_keywords(kwargs)
         cache = past_key_values if cache is None else cache
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -282,6 +307,7 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
                 use_cache=use_cache,
                 output_hidden_states=output_hidden_states,
                 decoder_attention_mask=decoder_attention_mask,
+                return_dict=True,
             )
             for number, member in enumerate(self.readers)
         ]
@@ -320,20 +346,14 @@ class NICEnsemble(PreTrainedModel, GenerationMixin):
             raise ValueError("`encoder_outputs` must be what `get_image_features` of this ensemble gave")
         return features
 
-    def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
-        # As a single captioner does.
-        if model_kwargs.get("encoder_outputs") is not None:
-            features = self._check_features(model_kwargs["encoder_outputs"])
-            model_kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=features)
-        elif inputs is None and model_kwargs.get("pixel_values") is None:
-            raise ValueError(NO_IMAGE)
-        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)  # type: ignore[misc]
-
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
-            model_kwargs[CACHE_NAME] = NICEnsembleCache(len(self.readers))
+            cache = NICEnsembleCache(len(self.readers))
+            if getattr(generation_config, "is_assistant", False):
+                cache.activate_past_recording()
+            model_kwargs[CACHE_NAME] = cache
 
 
 def find_same_encoder(encoder: NICEncoder, others: Sequence[nn.Module]) -> int | None:
