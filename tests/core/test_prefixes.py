@@ -45,7 +45,7 @@ def one_by_one(model: Any, processor: NICProcessor, settings: dict[str, Any]) ->
     return [caption for each in found for caption in each]
 
 
-@pytest.mark.parametrize("settings", SEARCHES, ids=str)
+@pytest.mark.parametrize("settings", SEARCHES, ids=lambda settings: ", ".join(settings) or "greedy")
 @pytest.mark.parametrize("attention", [None, "soft"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_in_a_batch_each_prefix_is_continued_as_if_alone(
