@@ -1,11 +1,13 @@
 """Defaults that suit a small captioner."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, IntervalStrategy
 
 from nic_hf.training import CaptioningTrainingArguments
+from nic_hf.training.recipes import load_recipe, resolve
 
 
 def test_the_recipe_is_the_default_and_every_field_can_be_given(tmp_path: Path) -> None:
@@ -34,3 +36,30 @@ def test_a_checkpoint_to_resume_from_that_is_not_there_is_named(tmp_path: Path) 
     )
     with pytest.raises(FileNotFoundError, match=r"checkpoint-5: no such checkpoint to resume from"):
         arguments.check_paths()
+
+
+@pytest.mark.parametrize("name", ["eval_strategy", "save_strategy"])
+@pytest.mark.parametrize("no", ["no", IntervalStrategy.NO, False])
+def test_without_evaluations_or_checkpoints_the_last_weights_are_kept_and_a_line_says_so(
+    name: str, no: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = CaptioningTrainingArguments(output_dir=str(tmp_path), **{name: no})
+    assert getattr(arguments, name) == "no" and not arguments.load_best_model_at_end
+    assert [record.message for record in caplog.records] == [
+        f"{name} is no: training ends with the last weights (load_best_model_at_end is off)"
+    ]
+    caplog.clear()
+    CaptioningTrainingArguments(output_dir=str(tmp_path), load_best_model_at_end=False, **{name: no})
+    assert caplog.records == []
+    assert CaptioningTrainingArguments(output_dir=str(tmp_path)).load_best_model_at_end
+
+
+def test_a_recipe_in_yaml_may_say_no_without_quotes(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("eval_strategy: no\nstages: {frozen: {backbone: b, data: d}}\n", "utf-8")
+    (stage,) = resolve(load_recipe(tmp_path / "recipe.yaml"))
+    assert stage.args.eval_strategy == "no" and not stage.args.load_best_model_at_end
+
+
+def test_early_stopping_needs_evaluations(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="early_stopping_patience needs evaluations: set eval_strategy"):
+        CaptioningTrainingArguments(output_dir=str(tmp_path), eval_strategy="no", early_stopping_patience=2)

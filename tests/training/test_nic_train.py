@@ -198,7 +198,7 @@ def test_ctrl_c_is_a_line_and_the_run_can_go_on(subset: Path, test_data: Path, t
     command = [sys.executable, "-m", "nic_hf", "train", "--output_dir", str(tmp_path / "run"), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
     process = subprocess.Popen(
-        [*command, "--load_best_model_at_end", "false"],
+        command,
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,11 +1,14 @@
 """Training arguments with the values that suit a small captioner."""
 
+import logging
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -27,7 +30,9 @@ class CaptioningTrainingArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept, besides the best."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "End with the best checkpoint, where there are evaluations and checkpoints."}
+    )
     metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "What the best is best in."})
     logging_steps: float = field(default=100, metadata={"help": "Steps between lines of the log."})
     dataloader_pin_memory: bool = field(
@@ -50,14 +55,29 @@ class CaptioningTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop what `forward` does not name. Images are columns too."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Leave NaN out of the logged loss. It costs a wait for the GPU a step; NaN ends training."},
+    )
 
     def __post_init__(self) -> None:
-        """Check what Trainer does not.
+        """Check what Trainer does not, and do without a best checkpoint where none is evaluated or saved.
 
         Raises:
             ValueError: naming the field, where it is out of range.
         """
+        for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+            if str(getattr(self, name)) == "False":  # what YAML reads `no` as
+                setattr(self, name, "no")
+        missing = [name for name in ("eval_strategy", "save_strategy") if getattr(self, name) == "no"]
+        keeps_last = self.load_best_model_at_end and bool(missing)
+        if keeps_last:
+            self.load_best_model_at_end = False
         super().__post_init__()
+        if keeps_last and self.should_log:
+            logger.warning(f"{missing[0]} is no: training ends with the last weights (load_best_model_at_end is off)")
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ValueError("early_stopping_patience needs evaluations: set eval_strategy to epoch or steps")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"early_stopping_patience must be at least 1, not {self.early_stopping_patience}")
         if self.backbone_learning_rate is not None and self.backbone_learning_rate < 0:

@@ -34,7 +34,16 @@ ARGUMENTS: dict[str, type[CaptioningTrainingArguments]] = {
 }
 # What says where to work and what to show, and nothing of the result.
 _PLACES = ("output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir", "dataloader_pin_memory", "debug")
-_SHOWN = ("disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "log_level", "logging_first_step")
+_SHOWN = (
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio_space_id",
+    "log_level",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+)
 # Where it is pushed to, and a token that must never be written down.
 _HUB = (
     "push_to_hub",
