@@ -1,6 +1,7 @@
 """Self-critical training: the gradient that it takes, and that the reward grows."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 from workshop import Workshop
 
-from nic_hf.data import CaptionDataset
+from nic_hf.data import CaptionDataset, PhotoDataset
 from nic_hf.training import SelfCriticalTrainer, SelfCriticalTrainingArguments
-from nic_hf.training.self_critical import _advantages
+from nic_hf.training.self_critical import _advantages, _never_sampled, _word_losses
 
 
 def critical_trainer(workshop: Workshop, folder: Path, model: Any, **arguments: Any) -> SelfCriticalTrainer:
@@ -80,8 +81,18 @@ def test_the_loss_is_the_policy_gradient(workshop: Workshop, start: Any, tmp_pat
     start.train()
     loss = trainer.compute_loss(start, dict(batch))
 
-    # One caption at a time, from the model's own loss.
+    # One caption at a time, from the definition.
     eos = start.config.eos_token_id
+    never = [start.config.pad_token_id, start.config.bos_token_id, start.config.unk_token_id]
+
+    def log_likelihood(feature: torch.Tensor, caption: list[int], left_out: list[int]) -> float:
+        read = torch.tensor([[start.config.bos_token_id, *caption[:-1]]])
+        with torch.no_grad():
+            chances = start(encoder_outputs=feature, decoder_input_ids=read).logits[0].double().softmax(-1)
+        chances[:, left_out] = 0.0
+        chances /= chances.sum(-1, keepdim=True)
+        return float(chances[range(len(caption)), caption].log().sum())
+
     weighted, words, people, people_words = 0.0, 0, 0.0, 0
     for photo, own in enumerate(batch["labels"]):
         feature = batch["encoder_outputs"][photo : photo + 1]
@@ -91,16 +102,68 @@ def test_the_loss_is_the_policy_gradient(workshop: Workshop, start: Any, tmp_pat
         rewards = [r if s[-1] == eos else 0.0 for r, s in zip(rewards, samples, strict=True)]
         for index, caption in enumerate(samples):
             others = [r for n, r in enumerate(rewards) if n != index]
-            with torch.no_grad():
-                mean = start(encoder_outputs=feature, labels=torch.tensor([caption])).loss.item()
-            weighted += (rewards[index] - np.mean(others)) * mean * len(caption)
+            weighted -= (rewards[index] - np.mean(others)) * log_likelihood(feature, caption, never)
             words += len(caption)
         for caption in references:
-            with torch.no_grad():
-                mean = start(encoder_outputs=feature, labels=torch.tensor([caption])).loss.item()
-            people += mean * len(caption)
+            people -= log_likelihood(feature, caption, [])
             people_words += len(caption)
     assert loss.item() == pytest.approx(weighted / words + 0.5 * people / people_words, rel=1e-4)
+
+
+def test_samples_come_from_the_distribution_whose_likelihood_is_learned_from(
+    workshop: Workshop, start: Any, tmp_path: Path
+) -> None:
+    """Whatever the generation config says, which is left as it was."""
+    start.generation_config.update(
+        do_sample=True,
+        temperature=0.3,
+        top_k=3,
+        top_p=0.5,
+        repetition_penalty=3.0,
+        no_repeat_ngram_size=2,
+        min_new_tokens=5,
+    )
+    start.generation_config.suppress_tokens = [5]
+    before = start.generation_config.to_dict()
+    unk = start.config.unk_token_id
+    with torch.no_grad():
+        start.lm_head.weight.mul_(3)  # surer of its words, so that some captions come often
+        start.lm_head.bias[unk] = start.lm_head.bias.max() + 5  # said often, if it may be
+    trainer = critical_trainer(workshop, tmp_path, start, num_samples=8000, max_sampled_words=3)
+    feature = workshop.photos("dev")[0]["encoder_outputs"][None]
+    torch.manual_seed(0)
+    (samples,) = trainer._sample(start, feature)
+    assert start.generation_config.to_dict() == before
+
+    seen = Counter(tuple(int(word) for word in caption if word >= 0) for caption in samples)
+    labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in seen], True, -100)[None]
+    with torch.no_grad():
+        logits = start(
+            encoder_outputs=feature, decoder_input_ids=start.prepare_decoder_input_ids_from_labels(labels)
+        ).logits.view(*labels.shape, -1)
+    chances = (-_word_losses(logits, labels, _never_sampled(start.config)).sum(-1)[0]).exp()
+    found = torch.tensor([number / len(samples) for number in seen.values()])
+    often = chances > 0.002
+    assert often.sum() > 20 and found[often].sum() > 0.5, (often.sum(), found[often].sum())
+    # Within five standard deviations of what 8,000 draws of these chances give.
+    deviation = (chances * (1 - chances) / len(samples)).sqrt()
+    assert ((found - chances).abs() < 5 * deviation)[often].all()
+    assert abs(float(found[often].sum() - chances[often].sum())) < 0.025
+
+
+def test_photos_with_one_caption_each_are_learned_from(workshop: Workshop, start: Any, tmp_path: Path) -> None:
+    rows = workshop.rows["train"].map(lambda row: {"captions": row["captions"][:1]}, load_from_cache_file=False)
+    photos = PhotoDataset(rows, workshop.processor, workshop.features["train"])
+    trainer = critical_trainer(workshop, tmp_path, start, max_steps=3)
+    trainer = SelfCriticalTrainer(
+        model=start,
+        args=trainer.args,
+        train_dataset=CaptionDataset(photos, workshop.processor.tokenizer),
+        processing_class=workshop.processor,
+    )
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "reward" in line]
+    assert len(lines) == 3 and any(line["reward"] > 0 for line in lines)
 
 
 def test_samples_end_once(workshop: Workshop, start: Any, tmp_path: Path) -> None:

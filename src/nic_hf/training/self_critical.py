@@ -3,14 +3,17 @@
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+from transformers import GenerationConfig
 
 from ..data.captions import CaptionDataset
+from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import IGNORED_LABEL
 from .arguments import CaptioningTrainingArguments
 from .rewards import CaptionReward
@@ -41,8 +44,10 @@ class SelfCriticalTrainingArguments(CaptioningTrainingArguments):
 class SelfCriticalTrainer(CaptioningTrainer):
     """Train for the reward of sampled captions, with the mean reward of a photo's other samples as baseline.
 
-    Samples are drawn in eval mode, without dropout; their likelihood is then computed in one pass in training mode,
-    with dropout. A sample that was cut before `<eos>` earns nothing: an unfinished caption is no caption. A batch in
+    Samples are drawn from the model's distribution at temperature 1 over all words but `<pad>`, `<bos>` and `<unk>`,
+    whatever the generation config says, and their likelihood is that of the same distribution. Samples are drawn in
+    eval mode, without dropout; their likelihood is then computed in one pass in training mode, with dropout. A sample
+    that was cut before `<eos>` earns nothing: an unfinished caption is no caption. A batch in
     which no sample earns anything is reported, and learns from people's captions alone, if at all; after 50 of them in
     a row training stops.
 
@@ -93,6 +98,7 @@ class SelfCriticalTrainer(CaptioningTrainer):
         start = time.perf_counter()
         captioner: Any = self.accelerator.unwrap_model(model)
         labels = inputs["labels"]
+        labels = labels if labels.ndim == 3 else labels.unsqueeze(1)  # one caption a photo
         image = {name: tensor for name, tensor in inputs.items() if name != "labels"}
         with torch.no_grad():
             if "pixel_values" in image:
@@ -114,36 +120,50 @@ class SelfCriticalTrainer(CaptioningTrainer):
         length = max(people.shape[-1], learned.shape[-1])
         together = torch.cat([_padded(people, length), _padded(learned, length)], dim=1)
         logits = model(**image, decoder_input_ids=captioner.prepare_decoder_input_ids_from_labels(together)).logits
-        losses = F.cross_entropy(
-            logits.float().transpose(1, 2), together.flatten(0, 1), ignore_index=IGNORED_LABEL, reduction="none"
-        ).view(together.shape)  # shape: (batch_size, captions, sequence_length), 0 where padded
-        sampled = losses[:, people.shape[1] :]
+        logits = logits.float().view(*together.shape, -1)
+        losses = _word_losses(logits[:, : people.shape[1]], together[:, : people.shape[1]])
+        never = _never_sampled(captioner.config)
+        sampled = _word_losses(logits[:, people.shape[1] :], together[:, people.shape[1] :], never)
         loss = (advantages[:, : learned.shape[1], None] * sampled).sum()
         loss = loss / (samples != IGNORED_LABEL).sum().clamp_min(1)
         if self.args.cross_entropy_weight:
             words = (people != IGNORED_LABEL).sum().clamp_min(1)
-            loss = loss + self.args.cross_entropy_weight * losses[:, : people.shape[1]].sum() / words
-        self._note(samples, rewards, reward_seconds, time.perf_counter() - start)
+            loss = loss + self.args.cross_entropy_weight * losses.sum() / words
+        self._note(on_host[0], rewards, reward_seconds, time.perf_counter() - start)
         return loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Trainer's. A step in which there was nothing to learn is no step: no weight decay, no momentum."""
         norm = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and float(norm) == 0.0:
+        # Cross-entropy always has a gradient, and a GPU is not waited for to see that.
+        if not self.args.cross_entropy_weight and norm is not None and float(norm) == 0.0:
             model.zero_grad(set_to_none=True)
         return norm
 
     def _sample(self, captioner: Any, features: torch.Tensor) -> torch.Tensor:
         """Sampled captions as labels: `<eos>` last where it was reached, -100 after it."""
-        captioner.eval()
-        ids = captioner.generate(
-            encoder_outputs=features,
+        own = next(module for module in captioner.modules() if isinstance(module, NICForConditionalGeneration))
+        config, kept = own.config, own.generation_config
+        plain = GenerationConfig(
             do_sample=True,
-            num_beams=1,
+            temperature=1.0,
             top_k=0,
+            top_p=1.0,
+            suppress_tokens=_never_sampled(config),
             num_return_sequences=self.args.num_samples,
             max_new_tokens=self.args.max_sampled_words,
-        )[:, 1:]
+            pad_token_id=config.pad_token_id,
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+            decoder_start_token_id=config.decoder_start_token_id,
+        )
+        captioner.eval()
+        try:
+            # In place of the model's own: generate() takes from that what the one it is given leaves open.
+            own.generation_config = plain
+            ids = own.generate(encoder_outputs=features)[:, 1:]
+        finally:
+            own.generation_config = kept
         captioner.train()
         ended = (ids == captioner.config.eos_token_id).cumsum(dim=1)
         after = (ended > 1) | ((ended == 1) & (ids != captioner.config.eos_token_id))
@@ -207,6 +227,20 @@ def _advantages(rewards: np.ndarray) -> np.ndarray:
 def _lists(labels: Any) -> list[list[int]]:
     """Captions without padding."""
     return [[word for word in caption.tolist() if word != IGNORED_LABEL] for caption in labels]
+
+
+def _never_sampled(config: Any) -> list[int]:
+    return sorted({config.pad_token_id, config.bos_token_id, config.unk_token_id})
+
+
+def _word_losses(logits: torch.Tensor, labels: torch.Tensor, never: Sequence[int] = ()) -> torch.Tensor:
+    """-log p of each word, 0 where padded, in the shape of the labels; words of `never` have no probability."""
+    if never:
+        logits = logits.clone()
+        for word in never:  # one by one: a list of them would be copied to the GPU, which waits
+            logits[..., word] = -torch.inf
+    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
+    return losses.view(labels.shape)
 
 
 def _padded(labels: torch.Tensor, length: int) -> torch.Tensor:
