@@ -1,6 +1,8 @@
 """Other views of photos: what is cut and mirrored, and that captions follow."""
 
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -110,16 +112,53 @@ def test_left_and_right_change_places_with_the_photo(photos: PhotoDataset) -> No
     assert seen == {0: set(CAPTIONS), 1: mirrored_texts, 2: set(CAPTIONS)}
 
 
-def test_views_depend_on_the_batch_alone(photos: PhotoDataset) -> None:
+def test_views_depend_on_the_epoch_and_the_sample_alone(photos: PhotoDataset) -> None:
     samples = CaptionDataset(photos, photos.processor.tokenizer, captions_per_sample=3)
     torch.manual_seed(0)
     first = samples.__getitems__([3, 1, 4])
     torch.manual_seed(1)
     np.random.seed(1)
-    for one, other in zip(first, samples.__getitems__([3, 1, 4]), strict=True):
+    again = [*samples.__getitems__([3]), *samples.__getitems__([1, 4, 0])]
+    for one, other in zip(first, again, strict=False):
         assert one["encoder_outputs"].equal(other["encoder_outputs"])
-    features = {tuple(samples.__getitems__([3, other])[0]["encoder_outputs"][:5].tolist()) for other in range(12)}
-    assert len(features) == 3, "beside other samples the same photo is seen in other ways"
+    seen = set()
+    for epoch in range(12):
+        samples.set_epoch(epoch)
+        seen.add(tuple(samples[3]["encoder_outputs"][:5].tolist()))
+    assert len(seen) == 3, "a photo is seen in every way in time"
+    samples.set_epoch(0)
+    assert samples[3]["encoder_outputs"].equal(first[0]["encoder_outputs"])
+
+
+def test_each_view_is_drawn_as_often_as_the_others(photos: PhotoDataset) -> None:
+    samples = CaptionDataset(photos, photos.processor.tokenizer)
+    drawn = []
+    for epoch in range(100):
+        samples.set_epoch(epoch)
+        drawn += samples._draw_views(range(len(samples)))
+    counts = np.bincount(drawn, minlength=3) / len(drawn)
+    assert len(counts) == 3 and abs(counts - 1 / 3).max() < 0.03
+
+
+@pytest.mark.parametrize("context", ["spawn", None])
+def test_workers_that_are_kept_follow_the_epochs(photos: PhotoDataset, context: str | None) -> None:
+    """At batch size 1, where nothing but the epoch can change what is seen of a photo."""
+    if context is None and multiprocessing.get_start_method() != "fork":
+        pytest.skip("processes are spawned here")
+    samples = CaptionDataset(photos, photos.processor.tokenizer, captions_per_sample=3)
+
+    def seen(**settings: Any) -> list[torch.Tensor]:
+        loader: DataLoader = DataLoader(samples, batch_size=1, collate_fn=CaptionCollator(), **settings)
+        epochs = []
+        for epoch in (0, 1, 0):
+            samples.set_epoch(epoch)
+            epochs.append(torch.cat([batch["encoder_outputs"] for batch in loader]))
+        return epochs
+
+    alone = seen()
+    kept = seen(num_workers=1, persistent_workers=True, multiprocessing_context=context)
+    assert all(torch.equal(one, other) for one, other in zip(alone, kept, strict=True))
+    assert not torch.equal(alone[0], alone[1]) and torch.equal(alone[0], alone[2])
 
 
 def test_photos_without_features_are_seen_in_views_as_well(photos: PhotoDataset) -> None:

@@ -1,6 +1,7 @@
 """Training on a few real photos: it learns, resumes exactly, and its figures are right."""
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import Trainer
 from workshop import Workshop
 
 from nic_hf.captioning import generate_captions
-from nic_hf.data import CaptionDataset, PhotoDataset, cache_features
+from nic_hf.data import CaptionCollator, CaptionDataset, PhotoDataset, PhotoView, cache_features
 from nic_hf.data.sampling import LengthGroupedSampler
 from nic_hf.evaluation import score_captions
 from nic_hf.training import CaptioningTrainer
@@ -312,3 +313,51 @@ def test_the_features_of_a_trained_checkpoint_are_still_in_the_cache(
     model = type(overfitted.model).from_pretrained(tmp_path)
     model.encoder.backbone.forward = None  # it must not run
     cache_features(model, workshop.processor, workshop.rows["train"], workshop.folder / "features")
+
+
+def test_views_change_from_epoch_to_epoch_and_a_resumed_run_sees_the_same(
+    workshop: Workshop, tmp_path: Path, weights: Weights
+) -> None:
+    """At batch size 1, and broken off in the middle of an epoch."""
+    rows = workshop.rows["train"].map(lambda row: {"captions": row["captions"][:1]}, load_from_cache_file=False)
+    model, processor = workshop.captioner()
+    mirrored = PhotoView(mirrored=True)
+    views = [(mirrored, cache_features(model, processor, rows, workshop.folder / "features", view=mirrored))]
+    photos = PhotoDataset(rows, processor, workshop.encode(model, rows), views=views)
+
+    class Watching(CaptionCollator):
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, int]] = []  # row and view
+
+        def __call__(self, samples: Any) -> dict[str, torch.Tensor]:
+            (sample,) = samples
+            self.seen += [
+                (row, view)
+                for row in photos.rows
+                for view in (0, 1)
+                if sample["encoder_outputs"].equal(photos.inputs(row, view)["encoder_outputs"])
+            ]
+            return super().__call__(samples)
+
+    def run(resume: str | None = None) -> tuple[list[tuple[int, int]], dict[str, torch.Tensor]]:
+        trainer = workshop.trainer(
+            tmp_path,
+            train=CaptionDataset(photos, processor.tokenizer),
+            per_device_train_batch_size=1,
+            num_train_epochs=3,
+            save_strategy="steps",
+            save_steps=24,
+            save_total_limit=None,
+        )
+        trainer.data_collator = Watching()
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.data_collator.seen, weights(trainer.model)
+
+    seen, final = run()
+    epochs = [dict(seen[start : start + 16]) for start in (0, 16, 32)]
+    assert [len(epoch) for epoch in epochs] == [16] * 3
+    for before, after in itertools.pairwise(epochs):
+        assert 0 < sum(before[row] != after[row] for row in before) < 16
+    resumed, again = run(str(tmp_path / "checkpoint-24"))
+    assert resumed[-24:] == seen[-24:]
+    assert_same(final, again)

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import zlib
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -127,7 +126,7 @@ class CaptionDataset(Dataset):
             backbone, which pays where it is trained: a photo with five captions is then one sample of five, or three
             of two, two and one. Each caption comes once an epoch all the same.
 
-    Where the photos have other views, one is drawn for each sample, from the numbers of the samples in its batch; in a
+    Where the photos have other views, one is drawn for each sample and epoch (see [`CaptionDataset.set_epoch`]); in a
     mirrored one the words "left" and "right" change places, and those for them in other languages
     ([`nic_hf.languages.mirrored_word`]).
 
@@ -151,6 +150,11 @@ class CaptionDataset(Dataset):
         self.pairs = _tokenized_pairs(photos, tokenizer, max_caption_length).with_format("numpy")
         # Where each sample's captions begin in the table, and where the last one's end.
         self.bounds: Sequence[int] | np.ndarray = range(len(self.pairs) + 1)
+        # Workers that are kept from one epoch to the next have copies of the data set, and read the same memory.
+        self._epoch = torch.zeros(1, dtype=torch.int64)
+        if photos.views:
+            self._epoch.share_memory_()
+        self._views_of, self._views = -1, np.empty(0, dtype=np.uint16)
         words = tokenizer.get_vocab()
         self.mirrored_ids = np.arange(len(tokenizer))
         for word, index in words.items():
@@ -160,6 +164,13 @@ class CaptionDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the views of an epoch; [`nic_hf.training.CaptioningTrainer`] does.
+
+        They follow from the epoch and the number of the sample alone: batch size, workers and resuming change nothing.
+        """
+        self._epoch[0] = epoch
 
     def lengths(self) -> np.ndarray:
         """Number of labels of each sample's longest caption, `<eos>` included."""
@@ -189,11 +200,15 @@ class CaptionDataset(Dataset):
         return samples
 
     def _draw_views(self, indices: Sequence[int]) -> list[int]:
-        """A view for each sample of a batch: a function of the batch, so that workers and resuming change nothing."""
+        """A view of each sample in this epoch."""
         if not self.photos.views:
             return [0] * len(indices)
-        generator = np.random.default_rng(zlib.crc32(np.asarray(indices, dtype=np.int64).tobytes()))
-        return generator.integers(1 + len(self.photos.views), size=len(indices)).tolist()
+        epoch = int(self._epoch)
+        if epoch != self._views_of:
+            generator = np.random.default_rng(epoch)
+            self._views = generator.integers(1 + len(self.photos.views), size=len(self), dtype=np.uint16)
+            self._views_of = epoch
+        return self._views[indices].tolist()
 
     def _mirrored(self, caption: np.ndarray) -> np.ndarray:
         """The caption of a mirrored photo: "left" and "right" change places."""

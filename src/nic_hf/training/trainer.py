@@ -112,6 +112,8 @@ class CaptioningTrainer(PublishingTrainer):
         if isinstance(self.train_dataset, StreamingCaptionDataset):
             _check_stream(self.train_dataset, self.args)
             self.add_callback(_Passes(self))
+        elif isinstance(self.train_dataset, CaptionDataset):
+            self.add_callback(_Views(self.train_dataset))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's, with the backbone's weights at `backbone_learning_rate`."""
@@ -415,6 +417,20 @@ class _Passes(TrainerCallback):
     ) -> None:
         if self.trainer.stream is not None:
             state.epoch = self.trainer.stream.passes()
+
+
+class _Views(TrainerCallback):
+    """Lets a data set know the epoch; Accelerate tells that to a sampler, and to a data set only where it has none."""
+
+    def __init__(self, dataset: CaptionDataset) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+    on_evaluate = on_epoch_begin  # where the same data set is evaluated, that has begun an epoch of its own
 
 
 class _Averaging(TrainerCallback):
