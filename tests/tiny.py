@@ -1,12 +1,13 @@
 """Small models, processors and photos that tests share: built in milliseconds, and the same each time."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedTokenizerFast, ResNetConfig
+from transformers import PreTrainedTokenizerFast, ResNetConfig, ResNetModel
 
 from nic_hf import NICConfig, NICForConditionalGeneration, NICProcessor
 from nic_hf.processing_nic import build_image_processor
@@ -112,3 +113,19 @@ def save_tiny_checkpoint(folder: Path, **changes: Any) -> NICForConditionalGener
     model.save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return model
+
+
+def save_tiny_data(folder: Path) -> None:
+    """Eight captioned photos, in `pets`, and a tiny backbone, in `backbone`."""
+    for split in ("train", "validation"):
+        (folder / "pets" / split).mkdir(parents=True)
+        lines = ["file_name,caption"]
+        for number, photo in enumerate(tiny_photos(4, seed=len(split))):
+            photo.save(folder / "pets" / split / f"{number}.png")
+            lines.append(f"{number}.png,{CAPTIONS[number]}")
+        (folder / "pets" / split / "metadata.csv").write_text("\n".join(lines) + "\n")
+    config = ResNetConfig(embedding_size=6, hidden_sizes=[6, 10], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).save_pretrained(folder / "backbone")
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    processor = {"image_processor_type": "ViTImageProcessor", "size": size}
+    (folder / "backbone" / "preprocessor_config.json").write_text(json.dumps(processor))

@@ -26,6 +26,7 @@ from .processing_nic import NICProcessor, build_image_processor, load_image_proc
 from .tokenization import train_tokenizer
 from .training import CaptioningTrainer, CaptioningTrainingArguments
 from .training.progress import show_progress
+from .writing import write_text
 
 NUM_SCENES = {"train": 15000, "validation": 200, "test": 300}
 SHEET_PHOTOS = 20
@@ -124,7 +125,7 @@ def run_demo(
     if task.judge is not None:
         verdicts = [task.judge(test.photos[row], captions[test.photos[row]["image_id"]]) for row in test.rows]
         metrics["correct"] = sum(verdicts) / len(verdicts)
-    (output / "captions.json").write_text(json.dumps(captions, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(output / "captions.json", json.dumps(captions, indent=1, ensure_ascii=False))
     sheet = _draw_sheet(test, captions, verdicts, output / "captions.png")
     result = DemoResult(captions, metrics, checkpoint, sheet, time.perf_counter() - start)
     _report(result, task, say)

@@ -4,8 +4,10 @@ The disks are real ones, small and in memory, which needs the right to mount; el
 """
 
 import json
+import os
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,7 +145,11 @@ def test_what_a_killed_writer_left_beside_the_table_of_captions_goes(tmp_path: P
     data, cache = captioned(tmp_path / "data"), tmp_path / "arrow"
     load_captions(data, cache_dir=cache)
     (table,) = cache.iterdir()
-    (cache / f"{table.name}.0123.tmp").write_bytes(b"half")
+    left = cache / f".{table.name[:40]}.00000000-1-01234567.tmp"  # of a process of another machine
+    left.write_bytes(b"half")
+    load_captions(data, cache_dir=cache)
+    assert sorted(cache.iterdir()) == [left, table], "it may be at work"
+    os.utime(left, (time.time() - 4000,) * 2)
     load_captions(data, cache_dir=cache)
     assert list(cache.iterdir()) == [table]
 

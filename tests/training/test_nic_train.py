@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from subset import real_backbone
+from tiny import save_tiny_data
 from typer.testing import CliRunner
 
 import nic_hf
@@ -217,3 +218,36 @@ def test_ctrl_c_is_a_line_and_the_run_can_go_on(subset: Path, test_data: Path, t
     whole = last_checkpoint(tmp_path / "run" / "1-frozen")  # the newest may have been at its beginning
     assert whole is not None
     NICForConditionalGeneration.from_pretrained(whole)
+
+
+WATCHED = """
+import os
+real = os.replace
+def replace(source, target):
+    with open("renamed.txt", "a") as file:
+        file.write(f"{os.environ['RANK']} {target}\\n")
+    real(source, target)
+os.replace = replace
+from nic_hf.cli import app
+app()
+"""
+
+
+def test_of_several_processes_one_alone_writes_the_files_of_the_run(tmp_path: Path) -> None:
+    save_tiny_data(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("stages: {frozen: {}}\n", "utf-8")
+    (tmp_path / "watched.py").write_text(WATCHED, "utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "watched.py"]
+    command += ["train", "--recipe", "recipe.yaml", "--data", "pets", "--backbone", "backbone", "--output_dir", "run"]
+    settings = "hidden_size 8 embedding_size 8 min_frequency 1 max_steps 1 num_sample_photos 2 use_cpu true"
+    words = settings.split()
+    command += [word for name, value in zip(words[::2], words[1::2], strict=True) for word in (f"--{name}", value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
+    environment["NIC_HF_CACHE"] = str(tmp_path / "features")
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    renamed = [line.split(" ", 1) for line in (tmp_path / "renamed.txt").read_text("utf-8").splitlines()]
+    of_the_run = [(rank, Path(target)) for rank, target in renamed if Path(target).parts[0] == "run"]
+    assert {rank for rank, _ in of_the_run} == {"0"}
+    written = {path.relative_to("run").as_posix() for _, path in of_the_run}
+    assert {"recipe.yaml", "1-frozen/recipe.yaml", "1-frozen/finished.json", "README.md"} <= written

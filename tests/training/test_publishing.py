@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from hub_server import TOKEN, HubServer, Repository, check_card
 from huggingface_hub import ModelCard
-from tiny import CAPTIONS, IMAGE_SIZE, tiny_photos
-from transformers import ResNetConfig, ResNetModel
+from tiny import save_tiny_data
 from typer.testing import CliRunner
 
 import nic_hf
@@ -40,27 +39,11 @@ SETTINGS = {
 }
 
 
-def write_data(folder: Path) -> None:
-    """Eight captioned photos and a tiny backbone."""
-    for split in ("train", "validation"):
-        (folder / "pets" / split).mkdir(parents=True)
-        lines = ["file_name,caption"]
-        for number, photo in enumerate(tiny_photos(4, seed=len(split))):
-            photo.save(folder / "pets" / split / f"{number}.png")
-            lines.append(f"{number}.png,{CAPTIONS[number]}")
-        (folder / "pets" / split / "metadata.csv").write_text("\n".join(lines) + "\n")
-    config = ResNetConfig(embedding_size=6, hidden_sizes=[6, 10], depths=[1, 1], layer_type="basic")
-    ResNetModel(config).save_pretrained(folder / "backbone")
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    processor = {"image_processor_type": "ViTImageProcessor", "size": size}
-    (folder / "backbone" / "preprocessor_config.json").write_text(json.dumps(processor))
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """What a run of `nic train --push_to_hub` left on the Hub."""
     folder = tmp_path_factory.mktemp("work")
-    write_data(folder)
+    save_tiny_data(folder)
     with HubServer() as hub:
         environment = {
             **{name: value for name, value in os.environ.items() if name != "HF_TOKEN"},

@@ -9,11 +9,11 @@ import json
 import os
 import queue
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from ..writing import write_text
+from ..writing import replacing, write_text
 from .formats import CaptionFormat, CaptionRecord, caption_format, json_line, parsed
 from .photo_index import PhotoIndex
 from .sources import PhotoItem
@@ -195,14 +195,11 @@ class CaptionFile:
                     self._index.note(row["image_id"], row["key"])
 
     def _replace(self, records: "_Records") -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
         try:
-            self.format.write(records, temporary, self.captions_a_photo)
-            os.replace(temporary, self.path)  # noqa: PTH105 - replaces an existing file on Windows too
+            with replacing(self.path) as temporary:
+                self.format.write(records, temporary, self.captions_a_photo)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise OSError(f"cannot write {self.path}: {error}; the captions are kept, run it again") from error
+            raise OSError(f"{error}; the captions are kept, run it again") from error
 
     def _parts(self) -> list[Path]:
         """Parts of this file and no other, the oldest first."""
@@ -300,7 +297,7 @@ def _cut_torn_line(file: Path) -> None:
 class SidecarFiles:
     """Captions as text files beside the photos: `dog.txt` for `dog.jpg`, a line a caption.
 
-    A photo that has such a file is done, whoever wrote it.
+    A photo that has such a file, which is not empty, is done, whoever wrote it.
 
     Args:
         overwrite: write them anew.
@@ -320,11 +317,12 @@ class SidecarFiles:
             return False
         if not self._sidecars.add(str(self._path(item))):
             raise ValueError(f"{item.image_id}: another photo has its captions in {self._path(item).name} already")
-        return not self.overwrite and self._path(item).exists()
+        # An empty file is what a power cut may leave: waiting for the disk at each photo would take too long.
+        return not self.overwrite and self._path(item).exists() and self._path(item).stat().st_size > 0
 
     def add(self, item: PhotoItem, captions: list[str]) -> None:
         """See [`CaptionSink`]."""
-        write_text(self._path(item), "\n".join(captions) + "\n")
+        write_text(self._path(item), "\n".join(captions) + "\n", sync=False)
 
     def flush(self) -> None:
         """See [`CaptionSink`]."""

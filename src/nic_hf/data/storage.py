@@ -7,15 +7,14 @@ edited captions file would bring the old captions back.
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value, config
 
+from ..writing import remove_leftovers, replacing
 from .photos import Row
 from .tar_shards import tar_rows
 
@@ -70,30 +69,25 @@ def _stored(features: Features, records: Iterable[Mapping[str, Any]], key: str, 
     # The key covers all that the file holds, so a file that is there is the right one.
     if not file.is_file():
         _write(file, features, records, key)
-    for leftover in folder.glob(f"{file.name}.*.tmp"):  # of a process that was killed while writing
-        with suppress(OSError):  # a cache that is read only, or Windows has it open
-            leftover.unlink()
+    remove_leftovers(folder)
     return Dataset.from_file(os.fspath(file))
 
 
 def _write(file: Path, features: Features, records: Iterable[Mapping[str, Any]], fingerprint: str) -> None:
     metadata = {"info": {"features": features.to_dict()}, "fingerprint": fingerprint}
     schema = features.arrow_schema.with_metadata({"huggingface": json.dumps(metadata)})
-    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(os.fspath(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        with (
+            replacing(file) as unfinished,
+            pa.OSFile(os.fspath(unfinished), "wb") as sink,
+            pa.ipc.new_stream(sink, schema) as writer,
+        ):
             for batch in _batches(records):
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-        unfinished.replace(file)
     except OSError as error:
-        # Another process was faster and tidied up, or has the file mapped, which Windows does not replace. That file
-        # holds the same rows.
+        # Another process was faster and has the file mapped, which Windows does not replace. It holds the same rows.
         if not file.is_file():
-            raise OSError(f"cannot keep captions in {file.parent}: {error}") from error
-    finally:
-        with suppress(OSError):  # where the folder cannot be written
-            unfinished.unlink(missing_ok=True)
+            raise OSError(f"cannot keep captions in {file.parent}: {error.__cause__ or error}") from error
 
 
 def _batches(records: Iterable[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:

@@ -19,6 +19,7 @@ from ..checkpoint_nic import staged_save
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor, check_vocabulary
 from ..progress_bar import progress_bar
+from ..writing import write_text
 from .captioner import NICOnnxCaptioner
 from .checks import check_against_pytorch, check_pixels, check_words
 from .files import (
@@ -177,7 +178,7 @@ def _write_settings(model: NICForConditionalGeneration, processor: NICProcessor,
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def _digest(model: NICForConditionalGeneration) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint_nic import check_path
+from ..writing import write_text
 
 ENCODER, FIRST_STEP, DECODER_STEP = "encoder.onnx", "first_step.onnx", "decoder_step.onnx"
 GRAPHS = (ENCODER, FIRST_STEP, DECODER_STEP)
@@ -24,7 +25,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write `nic_onnx.json`: `facts` of the export, and the SHA-256 of each file that must not change."""
     digests = {name: _digest(folder / name) for name in FILES if name not in _MAY_CHANGE}
     text = json.dumps({"format": FORMAT, **facts, "files": digests}, indent=2) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+    write_text(folder / MANIFEST, text)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
-from ..writing import write_text
+from ..writing import write_bytes, write_text
 from .callbacks import SampleCaptionsCallback
 from .checkpoints import RECIPE_FILE
 from .model_card import CardFacts, write_model_card
@@ -57,10 +56,12 @@ def run_recipe(
     stages[0].args.output_dir = str(folder)
     stages[0].args.check_paths()
     folders = [folder / f"{number}-{stage.name}" for number, stage in enumerate(stages, start=1)]
-    if not resume and any(path.is_dir() and any(path.iterdir()) for path in folders):
+    # By one process: the others may come here when that one has begun to write.
+    if not resume and stages[0].args.should_save and any(path.is_dir() and any(path.iterdir()) for path in folders):
         raise ValueError(f"{folder} holds a run already; --resume goes on with it, another --output_dir begins anew")
     finished = [_finished(path, stage) for path, stage in zip(folders, stages, strict=True)]
-    save_recipe(stages, folder)
+    if stages[0].args.should_save:
+        save_recipe(stages, folder)
     for stage in stages:
         stage.args.hub_model_id = stage.args.hub_model_id or folder.resolve().name
     start, metrics = from_checkpoint, {}
@@ -173,5 +174,5 @@ def _publish(last: Path, folder: Path) -> None:
     NICProcessor.from_pretrained(last).save_pretrained(folder)
     for path in (last / "trainer_state.json", *last.glob("predictions_*.json"), last / RECIPE_FILE):
         if path.is_file():
-            shutil.copyfile(path, folder / path.name)
+            write_bytes(folder / path.name, path.read_bytes())
     write_model_card(folder, samples=last / "samples")
