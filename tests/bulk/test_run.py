@@ -1,5 +1,6 @@
 """Many photos at once get the captions that each gets alone, in the order of their names."""
 
+import errno
 import itertools
 import sys
 import threading
@@ -7,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
@@ -23,7 +26,7 @@ from nic_hf.bulk import (
     PhotoSources,
     TorchCaptioner,
 )
-from nic_hf.bulk.captioner import photo_size
+from nic_hf.bulk.captioner import caption_batch, photo_size
 from nic_hf.bulk.loader import PhotoLoader
 
 
@@ -102,18 +105,57 @@ def test_a_captioner_of_arrays_will_do(checkpoint: str, paths: list[Path], expec
     assert dict(rows) == {name: [text] for name, text in expected(paths).items()}
 
 
+def on_the_cpu() -> Any:
+    return torch.empty(10**15)  # PyTorch's own exception for that is a plain RuntimeError
+
+
+def raises(error: Exception) -> Callable[[], Any]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [on_the_cpu, *map(raises, [torch.OutOfMemoryError("full"), MemoryError(), OSError(errno.ENOMEM, "full")])],
+)
 def test_a_batch_that_does_not_fit_into_memory_is_halved(
-    checkpoint: str, paths: list[Path], expected: Callable, caplog: pytest.LogCaptureFixture
+    fail: Callable, checkpoint: str, paths: list[Path], expected: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Small(Arrays):
         def generate(self, pixel_values: np.ndarray, **generation: Any) -> np.ndarray:
             if len(pixel_values) > 3:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+                fail()
             return super().generate(pixel_values, **generation)
 
     rows = captions_of(ArrayCaptioner(Small(checkpoint)), paths, batch_size=13)
     assert dict(rows) == {name: [text] for name, text in expected(paths).items()}
-    assert "13 photos at once do not fit into memory" in caplog.text
+    assert "13 photos at once cannot be captioned (" in caplog.text and "): 6 are taken" in caplog.text
+
+
+class Failing:
+    """A captioner that cannot caption, and counts how often it was asked."""
+
+    def __init__(self, error: Exception, device: str) -> None:
+        self.error, self.tries = error, 0
+        self.model = SimpleNamespace(device=torch.device(device))
+
+    def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
+        self.tries += 1
+        raise self.error
+
+
+# What PyTorch says of a GPU that an earlier error has left in no state to compute has the word memory in it.
+DEAD_GPU = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(("error", "device"), [(DEAD_GPU, "cuda"), (OSError(errno.EIO, "memory"), "cpu")])
+def test_what_is_no_lack_of_memory_is_not_tried_with_fewer_photos(error: Exception, device: str) -> None:
+    captioner: Any = Failing(error, device)
+    with pytest.raises(type(error), match="memory"):
+        caption_batch(captioner, [np.zeros((3, 8, 8), dtype=np.float32)] * 8, 1)
+    assert captioner.tries == 1
 
 
 def test_the_users_model_is_left_as_it_was(checkpoint: str) -> None:

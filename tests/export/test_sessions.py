@@ -1,6 +1,7 @@
 """How graphs are opened and run: 8-bit sums that are right everywhere, and memory that does not suffice."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ assert captions[:6] == few
 print(len(captions), hash(str(captions)))
 try:
     captioner.captioner.get_image_features(np.zeros((200_000, 3, 32, 32), dtype=np.float32))
-except MemoryError as error:
+except (MemoryError, RuntimeError) as error:
     print(error, file=sys.stderr)
 """
 
@@ -92,7 +93,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_captioned_in_parts(tiny_onnx: 
         )
         assert outputs[memory].returncode == 0, outputs[memory].stderr
     assert outputs["little"].stdout == outputs["plenty"].stdout
-    assert "6000 photos at once do not fit into memory: 3000 are taken" in outputs["little"].stderr
+    assert re.search(r"6000 photos at once cannot be captioned \(.*\): 3000 are taken", outputs["little"].stderr)
     assert "6000 photos" not in outputs["plenty"].stderr
 
 

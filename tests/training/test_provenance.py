@@ -15,7 +15,7 @@ from workshop import Workshop
 from nic_hf import NICProcessor
 from nic_hf.data import CaptionDataset, PhotoDataset
 from nic_hf.tokenization import train_tokenizer
-from nic_hf.training import CaptioningTrainer, ResumeError, TrainingDivergedError, last_checkpoint
+from nic_hf.training import CaptioningTrainer, ResumeError, TrainingDivergedError, divergence, last_checkpoint
 from nic_hf.training.checkpoints import why_unfinished
 from nic_hf.training.provenance import describe, weights_digest
 
@@ -275,3 +275,22 @@ def test_weights_that_are_no_numbers_are_not_saved(workshop: Workshop, tmp_path:
     with pytest.raises(TrainingDivergedError, match=r"the weights lm_head\.bias are no numbers at step 6"):
         trainer.train()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+
+
+def test_where_a_device_would_have_to_be_waited_for_divergence_shows_at_the_next_line_of_the_log(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divergence, "at_hand", lambda value: False)
+    trainer = workshop.trainer(tmp_path, **{**SAVING, "save_steps": 3, "logging_steps": 5, "max_steps": 12})
+    step = CaptioningTrainer.training_step
+
+    def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = step(trainer, *args, **kwargs)
+        if trainer.state.global_step == 6:
+            trainer.model.lm_head.weight.grad[0, 0] = torch.nan
+        return loss
+
+    trainer.training_step = broken  # type: ignore[method-assign]
+    with pytest.raises(TrainingDivergedError, match=r"the norm of the gradient is nan at step 7; .*checkpoint-6"):
+        trainer.train()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6"), "before the one of step 9"

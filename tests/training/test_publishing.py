@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import pytest
 from hub_server import TOKEN, HubServer, Repository, check_card
 from huggingface_hub import ModelCard
-from tiny import save_tiny_data
+from tiny import save_tiny_checkpoint, save_tiny_data
 from typer.testing import CliRunner
 
 import nic_hf
 from nic_hf.cli import app
 from nic_hf.training.publishing import published_files
+from nic_hf.training.publishing_trainer import _linked
 from nic_hf.training.recipes import as_recipe, load_recipe, resolve
 
 SETTINGS = {
@@ -72,6 +74,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         assert (folder / "runs/pets/1-frozen/samples").is_dir()
+        assert list((folder / "runs/pets/1-frozen").glob(".*")) == []  # nothing that was pushed from
         return hub.repository("someone/pets")
 
 
@@ -134,3 +137,41 @@ def test_nic_push_refuses_a_folder_without_a_captioner(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["push", str(tmp_path), "me/captioner"])
     assert done.exit_code == 2
     assert done.output == f"nic push: {tmp_path}: no captioner: it holds no config.json, tokenizer.json\n"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint-5"
+    save_tiny_checkpoint(folder)
+    (folder / "global_step5").mkdir()
+    for name in ("optimizer.pt", "trainer_state.json", "training_args.bin", "global_step5/shard.pt"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def test_a_push_holds_on_to_what_is_published_without_a_copy(checkpoint: Path) -> None:
+    names = published_files(checkpoint)
+    links = _linked(checkpoint, names)
+    assert links.parent == checkpoint.parent and "optimizer.pt" not in names
+    assert sorted(path.name for path in links.iterdir()) == sorted(names)
+    assert all((links / name).samefile(checkpoint / name) for name in names)
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    shutil.rmtree(checkpoint)  # as Trainer does with old ones
+    assert (links / "model.safetensors").read_bytes() == weights
+
+
+def test_a_checkpoint_to_resume_from_is_linked_whole_but_for_the_token(checkpoint: Path) -> None:
+    links = _linked(checkpoint, None)
+    files = {path.relative_to(links).as_posix() for path in links.rglob("*") if path.is_file()}
+    assert {"optimizer.pt", "trainer_state.json", "global_step5/shard.pt", "model.safetensors"} <= files
+    assert "training_args.bin" not in files
+    assert (links / "optimizer.pt").samefile(checkpoint / "optimizer.pt")
+
+
+def test_where_there_are_no_links_files_are_copied(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError("no links on this disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    links = _linked(checkpoint, ["config.json"])
+    assert (links / "config.json").read_bytes() == (checkpoint / "config.json").read_bytes()

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nic_hf.captioning import generate_captions
 from nic_hf.data import CaptionCollator, CaptionDataset, PhotoDataset, PhotoView, cache_features
 from nic_hf.data.sampling import LengthGroupedSampler
 from nic_hf.evaluation import score_captions
-from nic_hf.training import CaptioningTrainer
+from nic_hf.training import CaptioningTrainer, divergence
 from nic_hf.training.trainer import caption_metrics
 
 Weights = Callable[[torch.nn.Module], dict[str, torch.Tensor]]
@@ -361,3 +362,36 @@ def test_views_change_from_epoch_to_epoch_and_a_resumed_run_sees_the_same(
     resumed, again = run(str(tmp_path / "checkpoint-24"))
     assert resumed[-24:] == seen[-24:]
     assert_same(final, again)
+
+
+WAITS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")
+# Of batches on their way to the device, of schedules of the optimizer, which are kept on the CPU, and of the log.
+NO_WAITS = ("torch/utils/data", "torch/optim", "nic_hf/data", "accelerate/data_loader", "_maybe_log_save_evaluate")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"scheduled_sampling": 0.5, "ema_decay": 0.9}])
+def test_no_step_waits_for_the_device_but_where_it_is_logged(
+    arguments: dict[str, Any], workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value that is read from a tensor would be a wait for a GPU."""
+    monkeypatch.setattr(divergence, "at_hand", lambda value: False)
+    trainer = workshop.trainer(tmp_path, max_steps=9, logging_steps=3, **arguments)
+    waits: list[tuple[int, str]] = []
+
+    def watched(name: str) -> Callable:
+        real = getattr(torch.Tensor, name)
+
+        def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            places = [f"{frame.filename} {frame.name}" for frame in traceback.extract_stack()[:-1]]
+            in_step = any("_run_epoch" in place for place in places)
+            if in_step and not any(part in place for place in places for part in NO_WAITS):
+                waits.append((trainer.state.global_step, f"{name} in {places[-1]}"))
+            return real(tensor, *args, **kwargs)
+
+        return call
+
+    for name in WAITS:
+        monkeypatch.setattr(torch.Tensor, name, watched(name))
+    trainer.train()
+    assert len([line for line in trainer.state.log_history if "loss" in line]) == 3
+    assert waits == []

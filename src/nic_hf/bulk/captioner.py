@@ -1,11 +1,13 @@
 """One face for every captioner: of PyTorch, of ONNX Runtime, or anything else with `generate`."""
 
 import copy
+import errno
 import gc
 import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -194,12 +196,27 @@ def caption_batch(
     try:
         texts = captioner.caption(np.stack(photos), num_return_sequences=number, **generation)
         return [texts[start : start + number] for start in range(0, len(texts), number)]
-    except (MemoryError, RuntimeError) as error:
-        if len(photos) == 1 or not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
+    except (MemoryError, OSError, RuntimeError) as error:
+        if len(photos) == 1 or not _fewer_may_do(error, captioner):
             raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     # Not in the handler, where the error still holds all that did not fit.
     half = len(photos) // 2
-    logger.warning("%d photos at once do not fit into memory: %d are taken", len(photos), half)
+    logger.warning("%d photos at once cannot be captioned (%s): %d are taken", len(photos), reason, half)
     gc.collect()
     parts = (photos[:half], photos[half:])
     return [captions for part in parts for captions in caption_batch(captioner, part, number, **generation)]
+
+
+def _fewer_may_do(error: Exception, captioner: Captioner) -> bool:
+    """Whether it is, or may be, the memory that does not suffice; a GPU that failed otherwise fails again."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")  # ONNX captioners do without
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    # On a CPU, PyTorch and ONNX Runtime have no exception of its own for that.
+    device = getattr(getattr(captioner, "model", None), "device", None)
+    return type(error) is RuntimeError and (device is None or device.type == "cpu")

@@ -119,6 +119,8 @@ def split_encoder(encoder: NICEncoder, photo_shape: Sequence[int] | None = None)
         for number in range(len(lower), 0, -1):
             try:
                 upper = UpperEncoder(encoder, dict(lower[:number]), photos)
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, ValueError, TypeError):
                 continue  # what comes above needs more than this block's output
             if not upper.fixed.all() and _is_fixed(encoder, upper, photos):

@@ -35,7 +35,7 @@ def load_checkpoint(name: str) -> tuple[Any, Any, list[Finding]]:
     try:
         processor = NICProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        is_vocabulary = "tokenizer" in str(error)
+        is_vocabulary = _has_image_processor(name)  # which is loaded first
         advice = (
             "put the tokenizer.json of the same training run beside the weights; captions by another vocabulary are "
             "nonsense"
@@ -48,6 +48,14 @@ def load_checkpoint(name: str) -> tuple[Any, Any, list[Finding]]:
         words = len(processor.tokenizer)
         findings.append(Finding("vocabulary", Status.OK, f"{words:,} words in the tokenizer and in the model"))
     return model, processor, findings
+
+
+def _has_image_processor(name: str) -> bool:
+    try:
+        load_image_processor(name)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def check_digests(folder: Path) -> Finding:

@@ -69,15 +69,16 @@ def run_session(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str
     """The session's `run`: a list of arrays.
 
     Raises:
-        MemoryError: what it computes does not fit into memory; ONNX Runtime has no exception of its own for that.
+        RuntimeError: a graph failed as it ran. Where memory does not suffice ONNX Runtime raises nothing else, so a
+            smaller batch may do.
     """
+    from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+
     try:
         return session.run(outputs, inputs)
-    except Exception as error:
-        if "alloc" in str(error).lower():  # "Failed to allocate memory ...", "std::bad_alloc"
-            shapes = ", ".join(f"{name} of shape {value.shape}" for name, value in inputs.items())
-            raise MemoryError(f"{shapes} does not fit into memory: {str(error).strip()[:200]}") from error
-        raise
+    except RuntimeException as error:  # which is no RuntimeError
+        shapes = ", ".join(f"{name} of shape {value.shape}" for name, value in inputs.items())
+        raise RuntimeError(f"cannot compute with {shapes}: {str(error).strip()[:200]}") from error
 
 
 @functools.cache

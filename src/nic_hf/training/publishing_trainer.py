@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import shutil
 import tempfile
 from concurrent.futures import Future
@@ -15,9 +16,11 @@ from transformers.utils import PushInProgress
 
 from .checkpoints import read_json
 from .model_card import SHOWN, CardFacts, write_model_card
-from .publishing import hub_api, hub_errors, push_captioner
+from .publishing import hub_api, hub_errors, published_files, push_captioner
 
 logger = logging.getLogger(__name__)
+
+_LINKS = ".pushing-"
 
 
 class PublishingTrainer(Trainer):
@@ -128,7 +131,7 @@ class PublishingTrainer(Trainer):
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push a checkpoint while training goes on; a copy of it, since Trainer may remove it meanwhile."""
+        """Push a checkpoint while training goes on; by links to its files, since Trainer may remove it meanwhile."""
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
@@ -139,14 +142,16 @@ class PublishingTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder = Path(checkpoint_folder)
         self.write_card(folder)
-        copy = Path(tempfile.mkdtemp(prefix="nic-push-"))
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
         places: dict[Any, str] = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: folder.name}
+        place = places.get(strategy)
+        if not busy:
+            for left in folder.parent.glob(f"{_LINKS}*"):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
         job = hub_api().run_as_future(
-            _push_copy,
-            copy,
+            _push_links,
+            _linked(folder, published_files(folder) if place is None else None),
             str(self.hub_model_id),
-            places.get(strategy),
+            place,
             message=f"Training in progress, step {self.state.global_step}",
             token=self.args.hub_token,
             revision=self.args.hub_revision,
@@ -171,19 +176,34 @@ class _CardOfCheckpoint(TrainerCallback):
             logger.warning("%s: no model card: %s", folder, error)
 
 
-def _push_copy(
-    copy: Path, repo_id: str, place: str | None, *, message: str, token: str | None, revision: str | None
+def _linked(folder: Path, names: list[str] | None) -> Path:
+    """A folder beside a checkpoint with links to its files: to those of `names`, or to all that a run resumes from."""
+    links = Path(tempfile.mkdtemp(prefix=_LINKS, dir=folder.parent))
+    if names is None:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for name in names:
+        if name == "training_args.bin":  # it holds the token
+            continue
+        (links / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(folder / name, links / name)
+        except OSError:  # a file system without links
+            shutil.copyfile(folder / name, links / name)
+    return links
+
+
+def _push_links(
+    links: Path, repo_id: str, place: str | None, *, message: str, token: str | None, revision: str | None
 ) -> None:
-    """Push the captioner of a copied checkpoint, and to `place` all that resuming needs; a failure is logged."""
+    """Push the captioner of a checkpoint, and to `place` all that resuming needs; a failure is logged."""
     try:
-        push_captioner(copy, repo_id, message=message, token=token, revision=revision)
+        push_captioner(links, repo_id, message=message, token=token, revision=revision)
         if place is not None:
             with hub_errors(f"cannot push a checkpoint to {repo_id}"):
                 hub_api().upload_folder(
                     repo_id=repo_id,
-                    folder_path=copy,
+                    folder_path=links,
                     path_in_repo=place,
-                    ignore_patterns="training_args.bin",  # it holds the token
                     commit_message=f"{message}, checkpoint",
                     token=token,
                     revision=revision,
@@ -191,7 +211,7 @@ def _push_copy(
     except (OSError, ValueError) as error:
         logger.warning("%s: %s; training goes on", message, error)
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        shutil.rmtree(links, ignore_errors=True)
 
 
 def _settings(args: TrainingArguments) -> dict[str, Any]:

@@ -31,8 +31,9 @@ def mixed_inputs(
     logits = model(**inputs).logits.view(*labels.shape, -1)
     model.train(was_training)
     # Never what generate() never says.
-    logits[..., [model.config.pad_token_id, model.config.bos_token_id, model.config.unk_token_id]] = -torch.inf
-    drawn = torch.distributions.Categorical(logits=logits.float()).sample()
+    for word in (model.config.pad_token_id, model.config.bos_token_id, model.config.unk_token_id):
+        logits[..., word] = -torch.inf  # one by one: a list of them would be copied to the GPU, which waits
+    drawn = torch.distributions.Categorical(logits=logits.float(), validate_args=False).sample()
     said = torch.cat([words[..., :1], drawn[..., :-1]], dim=-1)  # what was said last is read next; <bos> stays
     replaced = torch.rand(labels.shape, device=labels.device) < probability
     replaced &= (labels != IGNORED_LABEL) & (said != model.config.eos_token_id)

@@ -2,8 +2,8 @@
 
 import json
 import logging
-import math
 import time
+import traceback
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,15 @@ from ..processing_nic import IGNORED_LABEL
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
 from .averaging import WeightAverage
-from .callbacks import SampleCaptionsCallback
+from .callbacks import EpochViewsCallback, SampleCaptionsCallback
 from .checkpoints import begin_checkpoint, last_checkpoint, read_json, why_unfinished
+from .divergence import FiniteNumbers
 from .fine_tuning import set_backbone_learning_rate
 from .provenance import ResumeError, check_provenance, describe, save_provenance
 from .publishing_trainer import PublishingTrainer
 from .scheduled_sampling import mixed_inputs
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingDivergedError(ValueError):
-    """Loss, gradient or weights became infinite or NaN; the message names the step and the last checkpoint."""
 
 
 class CaptioningTrainer(PublishingTrainer):
@@ -94,7 +91,8 @@ class CaptioningTrainer(PublishingTrainer):
         kwargs.setdefault("data_collator", CaptionCollator())
         super().__init__(*args, **kwargs)
         self.eval_generate_kwargs = eval_generate_kwargs or {}
-        self._loss_and_words: torch.Tensor | None = None  # sums over the evaluation at hand
+        self._loss_and_words: list[torch.Tensor] | None = None  # of each caption of the evaluation at hand
+        self._finite = FiniteNumbers(self.args)
         self._training_since: float | None = None
         self._train_seconds: float | None = None  # before that moment
         self.average: WeightAverage | None = None
@@ -113,7 +111,7 @@ class CaptioningTrainer(PublishingTrainer):
             _check_stream(self.train_dataset, self.args)
             self.add_callback(_Passes(self))
         elif isinstance(self.train_dataset, CaptionDataset):
-            self.add_callback(_Views(self.train_dataset))
+            self.add_callback(EpochViewsCallback(self.train_dataset))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's, with the backbone's weights at `backbone_learning_rate`."""
@@ -170,7 +168,8 @@ class CaptioningTrainer(PublishingTrainer):
         return checkpoint
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's, with `train_seconds` while it trains."""
+        """Trainer's, with `train_seconds` while it trains; it stops where loss or gradient are no numbers."""
+        self._finite.check()
         if self._training_since is not None or self._train_seconds is not None:
             logs["train_seconds"] = round(self._trained_for(), 3)
         if self.stream is not None and self.stream.skipped():
@@ -226,16 +225,15 @@ class CaptioningTrainer(PublishingTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Trainer's, which stops where the loss is no number any more."""
         loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise self._diverged(f"the loss is {loss.item()}", self.state.global_step + 1)
+        self._finite.watch("the loss", loss, self.state.global_step + 1)
         return loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """Trainer's, which stops before weights are changed by a gradient that is no number."""
+        """Trainer's, which stops where the gradient is no number; on a CPU, before it changes the weights."""
         norm = super()._get_grad_norm(model, grad_norm)
         # A scaler of half precision meets such gradients now and then, and leaves the step out itself.
-        if norm is not None and self.accelerator.scaler is None and not math.isfinite(norm):
-            raise self._diverged(f"the norm of the gradient is {float(norm)}", self.state.global_step + 1)
+        if norm is not None and self.accelerator.scaler is None:
+            self._finite.watch("the norm of the gradient", torch.as_tensor(norm), self.state.global_step + 1)
         return norm
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -244,9 +242,9 @@ class CaptioningTrainer(PublishingTrainer):
         Raises:
             OSError: naming the folder, where it cannot be written or the disk is full.
         """
-        for name, weight in self.accelerator.unwrap_model(self.model).named_parameters():
-            if weight.requires_grad and not torch.isfinite(weight).all():
-                raise self._diverged(f"the weights {name} are no numbers", self.state.global_step)
+        self._finite.check()
+        weights = self.accelerator.unwrap_model(self.model).named_parameters()
+        self._finite.check_weights(weights, self.state.global_step)
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self._checkpoint is not None and folder.resolve() == self._checkpoint.resolve():
             return  # nothing was trained since
@@ -255,8 +253,9 @@ class CaptioningTrainer(PublishingTrainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError) as error:
-            # PyTorch names no file where a disk is full, or speaks of its own writer (inline_container.cc).
-            ours = isinstance(error, OSError) or "inline_container" in str(error)
+            # PyTorch names no file where a disk is full, and its own writer raises a plain RuntimeError.
+            writers = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
+            ours = isinstance(error, OSError) or "torch.serialization" in writers
             if not ours or str(folder) in str(error):
                 raise
             reason = error if isinstance(error, OSError) else f"the disk may be full ({error})"
@@ -271,14 +270,6 @@ class CaptioningTrainer(PublishingTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             save_provenance(self._provenance, folder)
-
-    def _diverged(self, what: str, step: int) -> TrainingDivergedError:
-        saved = last_checkpoint(self.args.output_dir) if self.args.output_dir else None
-        kept = f"the last checkpoint, {saved}, is as it was" if saved else "no checkpoint was saved before"
-        return TrainingDivergedError(
-            f"{what} at step {step}; {kept}. Lower learning_rate"
-            f" ({self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm})"
-        )
 
     def get_train_dataloader(self) -> Any:
         """Trainer's; of a stream, this process's share, from the position of the checkpoint on."""
@@ -338,11 +329,11 @@ class CaptioningTrainer(PublishingTrainer):
     ) -> EvalLoopOutput:
         """Trainer's loop over captions for the loss, then a caption for each photo."""
         dataset = dataloader.dataset
-        self._loss_and_words = torch.zeros(2, dtype=torch.double) if isinstance(dataset, CaptionDataset) else None
+        self._loss_and_words = [] if isinstance(dataset, CaptionDataset) else None
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._loss_and_words is None:
             return output
-        loss, words = self._loss_and_words.tolist()
+        loss, words = torch.cat(self._loss_and_words).cpu().double().sum(0).tolist()
         captions = self.caption(dataset.photos)
         scores = {
             "loss": loss / words,
@@ -372,7 +363,7 @@ class CaptioningTrainer(PublishingTrainer):
         counts = (labels != IGNORED_LABEL).flatten(1).sum(1)
         sums = torch.stack([losses.view(len(labels), -1).sum(1), counts], dim=1)
         # Gathered a sample at a time: the last batch repeats some, to give each process as many; those are dropped.
-        self._loss_and_words += self.gather_function(sums).cpu().double().sum(0)
+        self._loss_and_words.append(self.gather_function(sums))
         return None, None, None
 
     def caption(self, photos: PhotoDataset, **generate_kwargs: Any) -> dict[str, str]:
@@ -417,20 +408,6 @@ class _Passes(TrainerCallback):
     ) -> None:
         if self.trainer.stream is not None:
             state.epoch = self.trainer.stream.passes()
-
-
-class _Views(TrainerCallback):
-    """Lets a data set know the epoch; Accelerate tells that to a sampler, and to a data set only where it has none."""
-
-    def __init__(self, dataset: CaptionDataset) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.dataset.set_epoch(int(state.epoch or 0))
-
-    on_evaluate = on_epoch_begin  # where the same data set is evaluated, that has begun an epoch of its own
 
 
 class _Averaging(TrainerCallback):
