@@ -21,13 +21,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 from subset import real_backbone, real_captioner
 from tiny import tiny_model, tiny_photos, tiny_processor
 from torch.utils.data import DataLoader
 from transformers import AutoModel
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
-from nic_hf.data import CaptionCollator, FeatureTable, PhotoDataset, cache_features, feature_cache
+from nic_hf.data import (
+    CaptionCollator,
+    FeatureTable,
+    PhotoDataset,
+    cache_features,
+    default_views,
+    feature_cache,
+    feature_files,
+    photo_digests,
+)
 
 NUMBER = 10
 A_CHUNK = 4
@@ -105,7 +116,8 @@ def chunk_files(cache: Path) -> list[Path]:
 
 
 def leftovers(cache: Path) -> list[Path]:
-    return [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    known = (".safetensors", ".sqlite")
+    return [path for path in cache.rglob("*") if path.is_file() and path.suffix not in known]
 
 
 def test_features_are_the_pooled_output_of_the_bare_backbone(
@@ -209,13 +221,110 @@ def test_a_changed_photo_is_computed_again_and_other_chunks_are_not(
     photo = folder / "5.png"  # in the second chunk
     stamp = photo.stat()
     tiny_photos(1, seed=9)[0].save(photo)
-    os.utime(photo, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # only the content tells
+    os.utime(photo, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as a program that keeps times would
     with counted(model) as runs:
         after = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
     assert runs == [A_CHUNK]
     same = [row for row in range(NUMBER) if torch.equal(before[row], after[row])]
     assert same == [row for row in range(NUMBER) if row != 5]
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@contextmanager
+def read_photos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of the photos whose content is read for a digest."""
+    names: list[str] = []
+    real = photo_digests._digest_of_file
+    with monkeypatch.context() as patch:
+        patch.setattr(photo_digests, "_digest_of_file", lambda path: names.append(Path(path).name) or real(path))
+        yield names
+
+
+def test_photos_are_read_once_and_not_once_a_view_or_a_start(
+    model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(photo_digests, "_SETTLED_NS", -1)
+    dataset, views = dataset_of(folder), default_views(4)
+    with read_photos(monkeypatch) as read:
+        for _ in range(2):
+            for view in views:
+                cache_features(model, processor, dataset, cache, photos_a_chunk=A_CHUNK, view=view)
+        assert read == [f"{number}.png" for number in range(NUMBER)]
+        # Another selection of the same photos, from another folder, by relative paths.
+        monkeypatch.chdir(folder)
+        few = dataset_of(Path()).select([4, 2])
+        assert photo_digests.photo_digests(few, cache) == [
+            photo_digests.photo_digests(dataset, cache)[row] for row in (4, 2)
+        ]
+        assert len(read) == NUMBER
+        tiny_photos(1, seed=9)[0].save(folder / "5.png")
+        cache_features(model, processor, dataset, cache, photos_a_chunk=A_CHUNK)
+        assert read[NUMBER:] == ["5.png"]
+
+
+def test_a_photo_that_changed_just_now_is_read_again(
+    model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path, monkeypatch: Any
+) -> None:
+    """Within a step of the file system's clock another change may leave all times as they are."""
+    with read_photos(monkeypatch) as read:
+        for _ in range(2):
+            cache_features(model, processor, dataset_of(folder), cache)
+    assert len(read) == 2 * NUMBER
+
+
+def test_a_change_that_keeps_size_and_time_shows_all_the_same(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.name != "posix":
+        pytest.skip("needs the time of a change of the inode")
+    monkeypatch.setattr(photo_digests, "_SETTLED_NS", -1)
+    photo = folder / "5.png"
+    before, stamp = photo_digests.photo_digests(dataset_of(folder), cache), photo.stat()
+    content = bytearray(photo.read_bytes())
+    content[-20] ^= 1
+    time.sleep(0.05)  # more than a step of the clock
+    photo.write_bytes(content)
+    os.utime(photo, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert (photo.stat().st_size, photo.stat().st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
+    after = photo_digests.photo_digests(dataset_of(folder), cache)
+    assert [row for row in range(NUMBER) if before[row] != after[row]] == [5]
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", bytes(4096)])
+def test_a_damaged_index_costs_time_and_nothing_else(
+    content: bytes, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(photo_digests, "_SETTLED_NS", -1)
+    before = photo_digests.photo_digests(dataset_of(folder), cache)
+    (cache / photo_digests.INDEX).write_bytes(content)
+    with read_photos(monkeypatch) as read:
+        for _ in range(2):
+            assert photo_digests.photo_digests(dataset_of(folder), cache) == before
+    assert len(read) == NUMBER
+    assert all(str(cache / photo_digests.INDEX) in record.getMessage() for record in caplog.records)
+
+
+def test_processes_that_start_at_once_share_an_index(folder: Path, cache: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(photo_digests, "_SETTLED_NS", -1)
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(photo_digests.photo_digests, dataset_of(folder), cache) for _ in range(8)]
+        assert len({tuple(job.result()) for job in jobs}) == 1
+    with read_photos(monkeypatch) as read:
+        photo_digests.photo_digests(dataset_of(folder), cache)
+    assert read == []
+
+
+def test_photos_that_a_data_set_holds_are_read_once_for_all_views(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = [{"bytes": path.read_bytes(), "path": None} for path in sorted(folder.iterdir())]
+    held = datasets.Dataset.from_dict({"image": content}).cast_column("image", datasets.Image())
+    digests = []
+    real = photo_digests._digest
+    monkeypatch.setattr(photo_digests, "_digest", lambda content: digests.append(1) or real(content))
+    first = photo_digests.photo_digests(held, cache)
+    assert photo_digests.photo_digests(held, cache) == first and len(digests) == NUMBER
+    assert first == photo_digests.photo_digests(dataset_of(folder), cache)
 
 
 def test_the_same_photos_in_another_folder_are_not_computed_again(
@@ -266,7 +375,7 @@ def die_while_writing(folder: Path, cache: Path) -> None:
         path.write_bytes(b"half a file")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    feature_cache.save_file = write_half_and_die
+    feature_files.save_file = write_half_and_die
     encode(folder, cache)
 
 
@@ -330,13 +439,13 @@ def test_two_runs_that_write_the_same_chunk_at_the_same_moment_both_succeed(
     processor: NICProcessor, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both_written = threading.Barrier(2, timeout=30)
-    save = feature_cache.save_file
+    save = feature_files.save_file
 
     def save_together(*args: Any, **kwargs: Any) -> None:
         save(*args, **kwargs)
         both_written.wait()  # the first to go on finds the other's unfinished file and tidies it away
 
-    monkeypatch.setattr(feature_cache, "save_file", save_together)
+    monkeypatch.setattr(feature_files, "save_file", save_together)
     models = [tiny_model(), tiny_model()]
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(cache_features, model, processor, dataset_of(folder), cache) for model in models]
@@ -349,8 +458,8 @@ def test_unfinished_files_of_others_stay_for_an_hour(
     model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path
 ) -> None:
     cache_features(model, processor, dataset_of(folder), cache)
-    (home,) = cache.iterdir()
-    being_written, abandoned = home / "a.safetensors.1.tmp", home / "b.safetensors.2.tmp"
+    (home,) = (path for path in cache.iterdir() if path.is_dir())
+    being_written, abandoned = home / ".a.00000000-1-01234567.tmp", home / ".b.00000000-2-01234567.tmp"
     for path in (being_written, abandoned):
         path.write_bytes(b"half")
     long_ago = time.time() - 4000
@@ -364,9 +473,9 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
-    content[-40] ^= 0x10
+    content[place] ^= 0x10
     path.write_bytes(content)
 
 
@@ -378,8 +487,8 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut, flip, blank, empty])
-def test_a_damaged_file_is_computed_again(
+@pytest.mark.parametrize("damage", [cut, blank, empty])
+def test_a_file_that_is_not_whole_is_computed_again(
     damage: Any, model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path
 ) -> None:
     before = everything(cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK))
@@ -390,6 +499,85 @@ def test_a_damaged_file_is_computed_again(
         cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
         assert len(runs) == 1
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("read", [lambda table: table[1], lambda table: list(table.chunks())])
+def test_a_damaged_feature_is_refused_when_it_is_read_and_computed_again_at_the_next_start(
+    read: Any, model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path
+) -> None:
+    before = everything(cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK))
+    damaged = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
+    path = damaged.files[0].path
+    flip(path, damaged.files[0].offset + 50)  # in the feature of the second photo
+    with counted(model) as runs:
+        table = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
+        assert runs == [], "nobody has read it yet"
+        assert torch.equal(table[0], before[0]) and torch.equal(table[NUMBER - 1], before[NUMBER - 1])
+        with pytest.raises(OSError, match=rf"{path.name}: .*not what was written; it was removed, and the next start"):
+            read(pickle.loads(pickle.dumps(table)))
+        after = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
+        assert runs == [A_CHUNK]
+    assert torch.equal(everything(after), before)
+
+
+def test_whatever_byte_of_a_file_flips_no_feature_is_ever_another(
+    model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, tmp_path: Path
+) -> None:
+    table = cache_features(model, processor, dataset_of(folder), tmp_path, photos_a_chunk=A_CHUNK)
+    before, statistics, path = [table[row] for row in range(A_CHUNK)], table.statistics(), table.files[0].path
+    content = path.read_bytes()
+    outcomes = set()
+    for place in range(0, len(content), 3):
+        path.write_bytes(content)
+        flip(path, place)
+        file = feature_files.open_file(path)
+        if file is None:
+            outcomes.add("not opened")
+            continue
+        damaged = FeatureTable([file, *table.files[1:]], NUMBER, A_CHUNK)
+        assert damaged.unreadable_rows() == []
+        assert all(torch.equal(one, other) for one, other in zip(damaged.statistics(), statistics, strict=True))
+        for row in range(A_CHUNK):
+            try:
+                assert torch.equal(damaged[row], before[row])
+                outcomes.add("read")
+            except OSError as error:
+                assert "not what was written" in str(error)
+                outcomes.add("refused")
+                path.write_bytes(content)
+    assert outcomes == {"not opened", "refused", "read"}
+
+
+def test_files_of_versions_without_checksums_are_checked_and_get_them(
+    model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path, monkeypatch: Any
+) -> None:
+    new = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
+    before, statistics = everything(new), new.statistics()
+    for path in chunk_files(cache):
+        with safe_open(path, "pt") as content:
+            tensors = {name: content.get_tensor(name) for name in ("features", "readable")}
+            path.write_bytes(save(tensors, {"checksum": content.metadata()["checksum"]}))
+    old = [path.read_bytes() for path in chunk_files(cache)]
+    flip(chunk_files(cache)[1], -40)
+    damaged = chunk_files(cache)[1].read_bytes()
+
+    with counted(model) as runs:
+        table = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
+    assert len(runs) == 1 and torch.equal(everything(table), before)
+    assert all(file.checks is not None for file in table.files)
+
+    for path, content in zip(chunk_files(cache), old, strict=True):
+        path.write_bytes(content)
+    assert damaged not in old
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(feature_files, "save_file", refuse)
+    table = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
+    assert all(file.checks is None for file in table.files)
+    assert torch.equal(everything(table), before)
+    assert all(torch.equal(one, other) for one, other in zip(table.statistics(), statistics, strict=True))
 
 
 def test_a_file_cut_short_while_in_use_says_so(
@@ -595,7 +783,7 @@ def test_a_full_cache_needs_no_right_to_write(
         raise PermissionError("read-only")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr(feature_cache, "save_file", refuse)
+    monkeypatch.setattr(feature_files, "save_file", refuse)
     assert torch.equal(everything(cache_features(model, processor, dataset_of(folder), cache)), before)
 
 

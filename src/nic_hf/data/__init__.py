@@ -7,7 +7,8 @@ from .._lazy import lazy_names
 if TYPE_CHECKING:
     from .augmentation import PhotoView, default_views
     from .captions import CaptionCollator, CaptionDataset, PhotoDataset
-    from .feature_cache import FeatureTable, cache_features
+    from .feature_cache import cache_features
+    from .feature_files import FeatureTable
     from .loading import load_captions
     from .lower_blocks import LowerBlocks, UpperEncoder, split_encoder
     from .problems import CaptionDataError, SkippedItem
@@ -18,7 +19,7 @@ _MODULES = {
     "CaptionCollator": "captions",
     "CaptionDataError": "problems",
     "CaptionDataset": "captions",
-    "FeatureTable": "feature_cache",
+    "FeatureTable": "feature_files",
     "LowerBlocks": "lower_blocks",
     "PhotoDataset": "captions",
     "PhotoView": "augmentation",

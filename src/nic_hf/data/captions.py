@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from ..languages import mirrored_word
 from ..processing_nic import IGNORED_LABEL, NICProcessor
 from .augmentation import PhotoView
-from .feature_cache import FeatureTable, load_photo_row, warn_unreadable
+from .feature_cache import load_photo_row, warn_unreadable
+from .feature_files import FeatureTable
 
 
 class PhotoDataset(Dataset):

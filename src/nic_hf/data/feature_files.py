@@ -1,0 +1,232 @@
+"""Files of image features: one chunk of the photos each, checked where they are read."""
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..writing import replacing
+
+PHOTOS_A_CHUNK = 1024
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16}
+_WHOLE = ("features", "readable")
+_SMALL = ("readable", "checksums", "sums")
+_CHECKSUM_BYTES = 4
+
+
+class FeatureFile(NamedTuple):
+    """A file of the cache: one chunk of the photos.
+
+    Attributes:
+        path: safetensors with `features`, of shape `(photos, feature_size)`, or `(photos, num_regions, feature_size)`
+            for a model with attention; `readable`, of shape `(photos,)`; `checksums`, the CRC-32 of each photo's
+            features; and `sums`, of shape `(2, feature_size)`, of the features and their squares over the photos that
+            could be read.
+        offset: where in the file the features start, in bytes.
+        shape: of what there is of a photo.
+        dtype: number format of the features.
+        unreadable: positions of the photos that could not be read.
+        checks: where in the file the checksums start; None where it has none, and was checked whole on opening.
+    """
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    unreadable: tuple[int, ...]
+    checks: int | None
+
+
+class FeatureTable:
+    """Features of an ordered list of photos, in the cache's files.
+
+    Holds paths, no tensors and no open files: it can be pickled into the workers of a data loader. A feature is read
+    when it is asked for, from what is the system's page cache after the first time, and compared with its checksum
+    when it is read first. Mapping the files into memory would count every page that was read as the process's own, so
+    that its memory would grow with the photos.
+    """
+
+    # What the model takes them as: not the features themselves, where they come from a part of the backbone only.
+    input_name = "encoder_outputs"
+
+    def __init__(self, files: Sequence[FeatureFile], num_photos: int, photos_a_chunk: int = PHOTOS_A_CHUNK) -> None:
+        self.files = list(files)
+        self.num_photos = num_photos
+        self.photos_a_chunk = photos_a_chunk
+        self._checked = bytearray(num_photos)
+
+    def __len__(self) -> int:
+        return self.num_photos
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        """The feature of the photo at `row`, in float32.
+
+        Its shape is `(feature_size,)`, or `(num_regions, feature_size)` for a model with attention.
+
+        Raises:
+            IndexError: there is no such photo.
+            OSError: naming the file, where it is damaged, gone, or was cut short since the cache was opened.
+        """
+        if not 0 <= row < self.num_photos:
+            raise IndexError(f"photo {row} of {self.num_photos}")
+        own, position = self.files[row // self.photos_a_chunk], row % self.photos_a_chunk
+        size = math.prod(own.shape) * own.dtype.itemsize
+        with own.path.open("rb", buffering=0) as file:
+            file.seek(own.offset + position * size)
+            content = bytearray(file.read(size))
+            if len(content) < size:
+                raise OSError(f"{own.path}: was cut short while in use; compute the features again")
+            if own.checks is not None and not self._checked[row]:
+                file.seek(own.checks + position * _CHECKSUM_BYTES)
+                if zlib.crc32(content) != int.from_bytes(file.read(_CHECKSUM_BYTES), "little"):
+                    raise _damaged(own.path, f"the features of its photo {position} are not what was written")
+                self._checked[row] = True
+        return torch.frombuffer(content, dtype=own.dtype).view(own.shape).float()
+
+    def chunks(self) -> Iterator[torch.Tensor]:
+        """Blocks of features, of shape `(photos, ...)` as in [`FeatureFile`], of the photos that could be read.
+
+        Raises:
+            OSError: naming the file, where it is damaged or gone.
+        """
+        for file in self.files:
+            yield from (features[readable].float() for features, readable in [_read_whole(file.path)])
+
+    def unreadable_rows(self) -> list[int]:
+        """Rows of photos that could not be read; their features are zeros."""
+        return [
+            index * self.photos_a_chunk + position
+            for index, file in enumerate(self.files)
+            for position in file.unreadable
+        ]
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of each feature over the photos, each of shape `(feature_size,)`.
+
+        Of regions, over the regions of all photos.
+        """
+        count, sums = 0, torch.zeros(())
+        for index, file in enumerate(self.files):
+            photos = min(self.photos_a_chunk, self.num_photos - index * self.photos_a_chunk) - len(file.unreadable)
+            if not photos:
+                continue
+            count += photos * math.prod(file.shape[:-1])
+            if file.checks is None:
+                features, readable = _read_whole(file.path)
+                sums = sums + _sums(features, readable)
+            else:
+                with safe_open(file.path, "pt") as content:
+                    sums = sums + content.get_tensor("sums")
+        mean, squares = sums / count
+        return mean.float(), (squares - mean.square()).clamp_min(0).sqrt().float()
+
+
+def open_file(path: Path) -> FeatureFile | None:
+    """Open a file, without reading its features; `None` where it is missing, cut short or no such file.
+
+    One of an earlier version, without checksums, is read and checked whole, and written again with them.
+    """
+    try:
+        with safe_open(path, "pt") as content:  # which looks at the header, and at the length of the file
+            names, metadata = set(content.keys()), content.metadata() or {}
+            read, key = (_SMALL, "small") if set(_SMALL) <= names else (_WHOLE, "checksum")
+            tensors = {name: content.get_tensor(name) for name in read}
+        with path.open("rb") as raw:  # layout: 8 bytes with the header's length, the header, the tensors
+            length = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(length))
+        if metadata[key] != _checksum(tensors, read):
+            return None
+        file = FeatureFile(
+            path=path,
+            offset=8 + length + header["features"]["data_offsets"][0],
+            shape=tuple(header["features"]["shape"][1:]),
+            dtype=_DTYPES[header["features"]["dtype"]],
+            unreadable=tuple((tensors["readable"] == 0).nonzero().flatten().tolist()),
+            checks=8 + length + header["checksums"]["data_offsets"][0] if read == _SMALL else None,
+        )
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None
+    if file.checks is None:
+        with suppress(OSError):  # a cache that is read only
+            _write(path, tensors["features"], tensors["readable"])
+            return open_file(path)
+    return file
+
+
+def write_file(path: Path, features: torch.Tensor, readable: torch.Tensor) -> FeatureFile:
+    """Write a chunk whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    problem: OSError | None = None
+    try:
+        _write(path, features, readable)
+    except OSError as error:
+        problem = error
+    # Where it failed, another process that computed the same chunk may have put it in place.
+    kept = open_file(path)
+    if kept is None:
+        reason = (problem and problem.__cause__) or problem or "what was written is damaged"
+        raise OSError(f"cannot keep features in {path.parent}: {reason}") from problem
+    return kept
+
+
+def _write(path: Path, features: torch.Tensor, readable: torch.Tensor) -> None:
+    checksums = np.array([zlib.crc32(row.numpy().data) for row in features.contiguous()], dtype=np.uint32)
+    tensors = {
+        "features": features,
+        "readable": readable,
+        "checksums": torch.from_numpy(checksums),
+        "sums": _sums(features, readable.bool()),
+    }
+    metadata = {"checksum": _checksum(tensors, _WHOLE), "small": _checksum(tensors, _SMALL)}
+    with replacing(path, sync=False) as temporary:  # what a power cut leaves shows in the checksums
+        save_file(tensors, temporary, metadata)
+
+
+def save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """As that of safetensors, which writes under a name of its own first, and leaves that file where it is killed."""
+    path.write_bytes(save(tensors, metadata))
+
+
+def _read_whole(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """All features, and which of the photos could be read."""
+    with safe_open(path, "pt") as content:
+        tensors = {name: content.get_tensor(name) for name in _WHOLE}
+        checksum = (content.metadata() or {}).get("checksum")
+    if checksum != _checksum(tensors, _WHOLE):
+        raise _damaged(path, "its features are not what was written")
+    return tensors["features"], tensors["readable"].bool()
+
+
+def _damaged(path: Path, what: str) -> OSError:
+    """The error for a damaged file, which is removed, so that the next start computes it again."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return OSError(f"{path}: {what}; remove it ({error}) and start again, to compute them again")
+    return OSError(f"{path}: {what}; it was removed, and the next start computes them again")
+
+
+def _sums(features: torch.Tensor, readable: torch.Tensor) -> torch.Tensor:
+    """Sums of features and of their squares over the photos that could be read, and their regions."""
+    values = features[readable].flatten(0, -2).double()
+    return torch.stack([values.sum(0), values.square().sum(0)])
+
+
+def _checksum(tensors: dict[str, torch.Tensor], names: Sequence[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(tensors[name].numpy().data)
+    return digest.hexdigest()
