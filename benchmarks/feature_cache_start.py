@@ -1,0 +1,95 @@
+"""How long a start waits for a full feature cache.
+
+    python benchmarks/feature_cache_start.py path/to/flickr8k path/to/mobilenet-v2 --photos 2000 --views 4
+
+Fills a cache, then opens it as a training run does, in turn: with the index of photos, without it, so that each photo
+is read and hashed once, and as it is without either index or checksums: each photo is read and hashed for each view,
+and each chunk is read and checked whole. Prints the photos a second of a start with all views, and writes JSON.
+"""
+
+import argparse
+import itertools
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import machine
+from transformers.utils import logging
+
+from nic_hf import NICForConditionalGeneration, NICProcessor
+from nic_hf.data import FeatureTable, cache_features, default_views, load_captions
+from nic_hf.data.photo_digests import INDEX
+from nic_hf.processing_nic import load_image_processor
+from nic_hf.tokenization import train_tokenizer
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="captioned photos")
+    parser.add_argument("backbone")
+    parser.add_argument("--photos", type=int, default=2000, help="where there are fewer, they are taken again")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--attention", action="store_true", help="keep the features of all regions")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    logging.set_verbosity_error()
+
+    photos = load_captions(args.data, "train")
+    photos = photos.select(list(itertools.islice(itertools.cycle(range(len(photos))), args.photos)))
+    tokenizer = train_tokenizer(caption for captions in photos["captions"] for caption in captions)
+    processor = NICProcessor(load_image_processor(args.backbone), tokenizer)
+    model = NICForConditionalGeneration.from_backbone_pretrained(
+        args.backbone, tokenizer=tokenizer, attention="soft" if args.attention else None
+    ).eval()
+    folder = Path(tempfile.mkdtemp(prefix="nic_cache_"))
+
+    def start(before_a_view: Callable[[], None], after_a_view: Callable[[FeatureTable], None]) -> float:
+        begun = time.perf_counter()
+        for view in default_views(args.views):
+            before_a_view()
+            table = cache_features(model, processor, photos, folder, view=view)
+            after_a_view(table)
+            table.unreadable_rows()
+        return time.perf_counter() - begun
+
+    def forget() -> None:
+        (folder / INDEX).unlink(missing_ok=True)
+
+    def forget_first() -> float:
+        forget()
+        return start(lambda: None, lambda table: None)
+
+    try:
+        seconds: dict[str, list[float]] = {"filling": [start(lambda: None, lambda table: None)]}
+        gigabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9
+        ways = {
+            "with the index": lambda: start(lambda: None, lambda table: None),
+            "photos read once": forget_first,
+            "photos and chunks read for each view": lambda: start(
+                forget, lambda table: [None for _ in table.chunks()]
+            ),
+        }
+        ways["with the index"]()  # photos that changed just before the cache was filled are read once more
+        for _, (name, way) in itertools.product(range(args.rounds), ways.items()):
+            seconds.setdefault(name, []).append(way())
+    finally:
+        shutil.rmtree(folder)
+    about = machine.about()
+    print(
+        f"{about['processor']}, {about['cores']} cores; {args.photos:,} photos, {args.views} views, {gigabytes:.2f} GB"
+    )
+    for name, found in seconds.items():
+        middle = statistics.median(found)
+        print(f"{name:38} {middle:8.3f} s {args.photos / middle:10,.0f} photos/s")
+    machine.save(args.output, seconds=seconds, photos=args.photos, views=args.views, gigabytes=gigabytes)
+
+
+if __name__ == "__main__":
+    datasets.disable_progress_bars()
+    main()
