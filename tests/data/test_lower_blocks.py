@@ -12,7 +12,15 @@ from tiny import tiny_model, tiny_pixels
 from transformers import ViTConfig
 
 from nic_hf import NICForConditionalGeneration
-from nic_hf.data import FeatureTable, PhotoDataset, UpperEncoder, cache_features, load_captions, split_encoder
+from nic_hf.data import (
+    FeatureTable,
+    PhotoDataset,
+    UpperEncoder,
+    cache_features,
+    load_captions,
+    lower_blocks,
+    split_encoder,
+)
 from nic_hf.processing_nic import NICProcessor, load_image_processor
 from nic_hf.tokenization import train_tokenizer
 from nic_hf.training.fine_tuning import thaw_backbone
@@ -121,3 +129,15 @@ def test_what_cannot_be_split_is_refused(test_data: Path, processor: NICProcesso
     with pytest.raises(ValueError, match="is not frozen"):
         cache_features(model, processor, photos)
     assert FeatureTable([], 0).input_name == "encoder_outputs"
+
+
+def test_a_gpu_that_is_full_is_not_taken_for_blocks_that_cannot_be_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(freeze_batch_norm=True)
+    thaw_backbone(model, 0.1)
+
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(lower_blocks.UpperEncoder, "__init__", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        split_encoder(model.encoder)

@@ -67,10 +67,10 @@ def photo_digests(photos: datasets.Dataset, folder: Path) -> list[bytes]:
         for batch in images.with_format("arrow").iter(_PHOTOS_A_BATCH):
             column = batch["image"].combine_chunks()
             contents = pc.struct_field(column, "bytes")
-            paths = pc.struct_field(column, "path").to_pylist()
-            files = [
-                _key(path) for path, is_file in zip(paths, contents.is_null().to_pylist(), strict=True) if is_file
-            ]
+            # Absolute: from another working directory the same path may be of another photo.
+            paths = [path and os.path.abspath(path) for path in pc.struct_field(column, "path").to_pylist()]  # noqa: PTH100
+            in_file = contents.is_null().to_pylist()
+            files = [path for path, is_file in zip(paths, in_file, strict=True) if is_file]
             any_file = any_file or bool(files)
             known = index.find(files)
             for content, path in zip(contents, paths, strict=True):
@@ -78,11 +78,11 @@ def photo_digests(photos: datasets.Dataset, folder: Path) -> list[bytes]:
                     digests.append(_digest(content.as_buffer()))
                     continue
                 state = _state(path)
-                digest = None if state is None else known.get((_key(path), state))
+                digest = None if state is None else known.get((path, state))
                 if digest is None:
                     digest = _digest_of_file(path)
                     if state is not None and state == _state(path) and state.is_settled():
-                        fresh.append((_key(path), *state, digest))
+                        fresh.append((path, *state, digest))
                 digests.append(digest)
             bar.update(len(paths))
     if fresh:
@@ -106,11 +106,6 @@ def _state(path: str) -> _State | None:
     except OSError:
         return None
     return _State(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _key(path: str) -> str:
-    # Absolute: from another working directory the same path may be of another photo.
-    return os.path.abspath(path)  # noqa: PTH100
 
 
 def _digest_of_file(path: str) -> bytes:
