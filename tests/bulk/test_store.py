@@ -241,6 +241,9 @@ def test_text_files_beside_photos(tmp_path: Path) -> None:
     assert (tmp_path / "dog.txt").read_text("utf-8") == "a dog\na black dog\n"
     assert SidecarFiles().is_done(dog)
     assert not SidecarFiles(overwrite=True).is_done(dog)
+    cat = PhotoItem((tmp_path / "cat.jpg").as_posix(), str(tmp_path / "cat.jpg"), (0, 3))
+    (tmp_path / "cat.txt").write_bytes(b"")  # as a power cut may leave it
+    assert not SidecarFiles().is_done(cat)
     assert sink.find([dog.image_id]) == {dog.image_id: ["a dog", "a black dog"]}
     twin = PhotoItem((tmp_path / "dog.png").as_posix(), str(tmp_path / "dog.png"), (0, 1))
     with pytest.raises(ValueError, match=r"dog\.png: another photo has its captions in dog\.txt already"):
