@@ -90,4 +90,10 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if module.__name__ == "fetch_hub_objects_for_ci":
             module.url_to_local_path = str  # type: ignore[attr-defined]
         else:
-            module.__getattr__ = lambda name: type(name, (), {})  # type: ignore[method-assign]
+            module.__getattr__ = _empty_class  # type: ignore[method-assign]
+
+
+def _empty_class(name: str) -> type:
+    if name.startswith("__"):  # `__file__` and the like, which tools look for in every module
+        raise AttributeError(name)
+    return type(name, (), {})
