@@ -78,7 +78,11 @@ def test_it_installs_in_an_empty_environment_and_captions_a_photo(
     (line,) = done.stdout.splitlines()
     name, caption = line.split("\t")
     assert name.endswith(photo.name) and caption
-    shown = run(scripts / "nic", "train", "--show", "--data", "x", "--backbone", "y", cwd=tmp_path).stdout
-    assert "views: 2" in shown  # the recipe `frozen` was found
+    show = (scripts / "nic", "train", "--show", "--data", "x", "--backbone", "y")
+    done = subprocess.run(show, cwd=tmp_path, capture_output=True, text=True)
+    missing = 'nic train: accelerate is not installed: pip install "nic_hf[train]"\n'
+    assert (done.returncode, done.stderr) == (2, missing)
+    run(scripts / "python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "accelerate", cwd=tmp_path)
+    assert "views: 4" in run(*show, cwd=tmp_path).stdout  # the recipe `frozen` was found
     where = run(scripts / "python", "-c", "import nic_hf; print(nic_hf.__file__)", cwd=tmp_path).stdout
     assert str(tmp_path / "fresh") in where

@@ -168,7 +168,11 @@ class AppCaptioner(TorchCaptioner):
         """Read captions of one photo, of shape `(num_captions, sequence_length)` and `<bos>` first, once more."""
         read, said = ids[:, :-1], ids[:, 1:]
         output = self.model(
-            encoder_outputs=features, decoder_input_ids=read.unsqueeze(0), use_cache=False, output_attentions=True
+            encoder_outputs=features,
+            decoder_input_ids=read.unsqueeze(0),
+            use_cache=False,
+            output_attentions=True,
+            return_dict=True,
         )
         # shape: (num_captions, sequence_length)
         log_probabilities = output.logits.float().log_softmax(-1).gather(-1, said.unsqueeze(-1)).squeeze(-1).cpu()

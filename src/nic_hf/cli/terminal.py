@@ -11,6 +11,13 @@ import typer
 
 FAILED, INTERRUPTED = 2, 130
 # Read by tqdm, huggingface_hub and datasets when they are imported.
+# Packages of an extra, by the name that they are imported by.
+_EXTRAS = {
+    **dict.fromkeys(("accelerate", "datasets", "jinja2", "matplotlib"), "train"),
+    **dict.fromkeys(("evaluate", "pycocoevalcap", "scipy"), "evaluate"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
+    **{"gradio": "app", "peft": "peft", "ray": "ray", "sentence_transformers": "vectors"},
+}
 _NO_BARS = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
@@ -49,6 +56,8 @@ def fail(command: str, reason: str | Exception, code: int = FAILED) -> NoReturn:
     text = str(reason)
     if isinstance(reason, OSError) and reason.filename is not None and reason.strerror:
         text = f"{os.fsdecode(reason.filename)}: {reason.strerror}"  # without "[Errno 2]"
+    if isinstance(reason, ModuleNotFoundError) and reason.name in _EXTRAS:
+        text = f'{reason.name} is not installed: pip install "nic_hf[{_EXTRAS[reason.name]}]"'
     typer.echo(f"nic {command}: {' '.join(text.split())}", err=True)
     raise typer.Exit(code)
 

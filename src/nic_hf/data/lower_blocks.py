@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple
 
 from ..backbone_nic import NICEncoder
 from ..inference_nic import faster_encoder, random_images
@@ -76,10 +77,13 @@ class UpperEncoder(NICEncoder):
         if not change <= _SAME * features.abs().max():
             raise ValueError("the blocks above make other features of the outputs of those below")
 
-    def forward(self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any) -> BaseModelOutput:
+    @can_return_tuple
+    def forward(  # type: ignore[override]
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutput:
         """Encode what [`LowerBlocks`] gave, of shape `(batch_size, size)`, or photos."""
         if pixel_values.ndim != 2:
-            return super().forward(pixel_values, return_dict, **kwargs)
+            return super().forward(pixel_values, output_hidden_states, **kwargs)
         sizes = [math.prod(self.maps_shape), math.prod(self.features_shape)]
         maps, features = pixel_values.to(self.backbone.dtype).split(sizes, dim=1)
         upper = self._upper(maps.unflatten(1, self.maps_shape))

@@ -130,7 +130,7 @@ def _backbone(model: Any, features: torch.Tensor) -> Finding:
 def _image_input(model: Any, features: torch.Tensor, found: Finding) -> Finding:
     """What is said first depends on the features."""
     bos = torch.full((len(features), 1), model.config.decoder_start_token_id, device=features.device)
-    words = model(encoder_outputs=features, decoder_input_ids=bos).logits[:, -1].float().softmax(-1)
+    words = model(encoder_outputs=features, decoder_input_ids=bos, return_dict=True).logits[:, -1].float().softmax(-1)
     varied = float((words - words.mean(0)).abs().sum(-1).mean() / 2)
     if varied < _SAME:
         return Finding(
@@ -186,7 +186,9 @@ def _loss(model: Any, tokenizer: Any, features: torch.Tensor, captions: Sequence
     for start in range(0, len(padded), _BATCH):
         part = padded[start : start + _BATCH]
         count = float((part != -100).sum())
-        total += float(model(encoder_outputs=features[start : start + _BATCH], labels=part).loss) * count
+        total += (
+            float(model(encoder_outputs=features[start : start + _BATCH], labels=part, return_dict=True).loss) * count
+        )
         words += count
     return total / words
 

@@ -110,7 +110,8 @@ def _scores_one_by_one(
             for block, labels in zip(blocks, padded, strict=True):
                 labels = labels.to(model.device)
                 words = model.prepare_decoder_input_ids_from_labels(labels)
-                logits = model(encoder_outputs=regions, decoder_input_ids=words, use_cache=False).logits
+                inputs = {"encoder_outputs": regions, "decoder_input_ids": words}
+                logits = model(**inputs, use_cache=False, return_dict=True).logits
                 losses = F.cross_entropy(
                     logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none"
                 )

@@ -50,8 +50,9 @@ def check_against_pytorch(captioner: NICOnnxCaptioner, model: NICForConditionalG
         words = random.integers(0, model.config.vocab_size, (num_photos, each, 6))
         words[:, :, 0] = model.config.bos_token_id
         repeated = features if model.config.attention is not None else features.repeat_interleave(each, dim=0)
+        prefixes = torch.from_numpy(words).flatten(0, 1)
         expected = model(
-            encoder_outputs=repeated, decoder_input_ids=torch.from_numpy(words).flatten(0, 1), use_cache=False
+            encoder_outputs=repeated, decoder_input_ids=prefixes, use_cache=False, return_dict=True
         ).logits
         _compare(
             "logits", next_word_logits(captioner, features.numpy(), words), expected.unflatten(0, words.shape[:2])

@@ -28,7 +28,7 @@ def mixed_inputs(
     was_training = model.training
     model.eval()  # a backbone's BatchNorm should count each photo once
     words = model.prepare_decoder_input_ids_from_labels(labels)
-    logits = model(**inputs).logits.view(*labels.shape, -1)
+    logits = model(**inputs, return_dict=True).logits.view(*labels.shape, -1)
     model.train(was_training)
     # Never what generate() never says.
     for word in (model.config.pad_token_id, model.config.bos_token_id, model.config.unk_token_id):

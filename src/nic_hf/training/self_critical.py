@@ -119,7 +119,8 @@ class SelfCriticalTrainer(CaptioningTrainer):
         learned = samples if rewards.any() or not self.args.cross_entropy_weight else samples[:, :0, :0]
         length = max(people.shape[-1], learned.shape[-1])
         together = torch.cat([_padded(people, length), _padded(learned, length)], dim=1)
-        logits = model(**image, decoder_input_ids=captioner.prepare_decoder_input_ids_from_labels(together)).logits
+        read = captioner.prepare_decoder_input_ids_from_labels(together)
+        logits = model(**image, decoder_input_ids=read, return_dict=True).logits
         logits = logits.float().view(*together.shape, -1)
         losses = _word_losses(logits[:, : people.shape[1]], together[:, : people.shape[1]])
         never = _never_sampled(captioner.config)

@@ -358,7 +358,7 @@ class CaptioningTrainer(PublishingTrainer):
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]  # shape: (batch_size, sequence_length), or with captions in between
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(**inputs).logits.flatten(0, 1).float()
+            logits = model(**inputs, return_dict=True).logits.flatten(0, 1).float()
         losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
         counts = (labels != IGNORED_LABEL).flatten(1).sum(1)
         sums = torch.stack([losses.view(len(labels), -1).sum(1), counts], dim=1)

@@ -227,5 +227,6 @@ def _naive_seconds_a_pair(
     for _ in range(NAIVE_PAIRS):
         photo, caption = int(generator.integers(len(features))), captions[int(generator.integers(len(captions)))]
         labels = torch.tensor([caption], device=model.device)
-        _ = -model(encoder_outputs=features[photo : photo + 1].to(model.device), labels=labels).loss * len(caption)
+        photo_features = features[photo : photo + 1].to(model.device)
+        _ = -model(encoder_outputs=photo_features, labels=labels, return_dict=True).loss * len(caption)
     return (time.perf_counter() - start) / NAIVE_PAIRS
