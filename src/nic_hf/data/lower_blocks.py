@@ -78,7 +78,7 @@ class UpperEncoder(NICEncoder):
             raise ValueError("the blocks above make other features of the outputs of those below")
 
     @can_return_tuple
-    def forward(  # type: ignore[override]
+    def forward(
         self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> BaseModelOutput:
         """Encode what [`LowerBlocks`] gave, of shape `(batch_size, size)`, or photos."""
