@@ -139,12 +139,12 @@ def open_file(path: Path) -> FeatureFile | None:
     try:
         with safe_open(path, "pt") as content:  # which looks at the header, and at the length of the file
             names, metadata = set(content.keys()), content.metadata() or {}
-            read, key = (_SMALL, "small") if set(_SMALL) <= names else (_WHOLE, "checksum")
+            read = _SMALL if set(_SMALL) <= names else _WHOLE
             tensors = {name: content.get_tensor(name) for name in read}
         with path.open("rb") as raw:  # layout: 8 bytes with the header's length, the header, the tensors
             length = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(length))
-        if metadata[key] != _checksum(tensors, read):
+        if metadata["checksum"].split()[-1:] != [_checksum(tensors, read)]:
             return None
         file = FeatureFile(
             path=path,
@@ -190,7 +190,8 @@ def _write(path: Path, features: torch.Tensor, readable: torch.Tensor) -> None:
         "checksums": torch.from_numpy(checksums),
         "sums": _sums(features, readable.bool()),
     }
-    metadata = {"checksum": _checksum(tensors, _WHOLE), "small": _checksum(tensors, _SMALL)}
+    # One entry: of several, safetensors writes now one first and now another.
+    metadata = {"checksum": f"{_checksum(tensors, _WHOLE)} {_checksum(tensors, _SMALL)}"}
     with replacing(path, sync=False) as temporary:  # what a power cut leaves shows in the checksums
         save_file(tensors, temporary, metadata)
 
@@ -204,8 +205,8 @@ def _read_whole(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """All features, and which of the photos could be read."""
     with safe_open(path, "pt") as content:
         tensors = {name: content.get_tensor(name) for name in _WHOLE}
-        checksum = (content.metadata() or {}).get("checksum")
-    if checksum != _checksum(tensors, _WHOLE):
+        checksum = (content.metadata() or {}).get("checksum", "")
+    if checksum.split()[:1] != [_checksum(tensors, _WHOLE)]:
         raise _damaged(path, "its features are not what was written")
     return tensors["features"], tensors["readable"].bool()
 
