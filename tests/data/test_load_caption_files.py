@@ -129,15 +129,26 @@ def test_a_faulty_token_line_is_an_error_that_names_the_line(tmp_path: Path, lin
         load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", ["../x.jpg", "/etc/x.jpg", "in/../../x.jpg", "C:x.jpg", "..\\x.jpg", "\\\\host\\x.jpg"]
-)
+@pytest.mark.parametrize("name", ["../x.jpg", "in/../../x.jpg", "..\\x.jpg", "C:\\..\\x.jpg", "a/.."])
 def test_a_name_that_leads_out_of_the_photo_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "x.jpg").write_bytes(b"outside")
     make_folder(tmp_path, f"{KAGGLE}{name},A dog .\n")
     with pytest.raises(CaptionDataError, match=r"line 5: .* leads out of the photo folder"):
         load(tmp_path)
     assert list(load(tmp_path, on_error="skip")) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["/etc/x.jpg", "C:x.jpg", "D:\\photos\\x.jpg", "\\\\host\\share\\x.jpg"])
+def test_an_absolute_path_is_looked_for_below_the_photo_folder_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"outside")
+    data = tmp_path / "data"
+    data.mkdir()
+    make_folder(data, f"{KAGGLE}{name},A bird .\n")
+    with pytest.raises(CaptionDataError, match=r"line 5: photo not found: .*Images"):
+        load(data)
+    (data / "Images" / "x.jpg").write_bytes(b"inside")
+    dataset = load_captions(data, cache_dir=tmp_path / "cache").with_format("arrow")
+    assert dataset[2]["image"].to_pylist() == [{"bytes": None, "path": str(data / "Images" / "x.jpg")}]
 
 
 def test_a_photo_of_zero_bytes_is_an_error(tmp_path: Path) -> None:
@@ -290,19 +301,15 @@ def test_the_photo_folder_can_be_named(tmp_path: Path) -> None:
     assert list(load(data, images=photos)) == ["a.jpg", "b.jpg"]
 
 
-def test_a_photo_folder_beside_the_captions_is_found_where_it_is_the_only_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_photos_next_to_the_captions_folder_are_never_taken_but_named(tmp_path: Path) -> None:
+    """They may be those of another data set."""
     (tmp_path / "text").mkdir()
     make_folder(tmp_path / "text")
     (tmp_path / "text" / "Images").rename(tmp_path / "pictures")
-    assert list(load(tmp_path / "text" / "captions.txt")) == ["a.jpg", "b.jpg"]
-    assert "photos found in" in caplog.text
-    (tmp_path / "others").mkdir()
-    for name in ("a.jpg", "b.jpg"):
-        (tmp_path / "others" / name).write_bytes(b"not these")
-    with pytest.raises(CaptionDataError, match=r"its photos may be in .*others, .*pictures; name one of them"):
+    with pytest.raises(CaptionDataError, match=r"no photo folder; .* \(photos of these names are in .*pictures\)"):
         load(tmp_path / "text" / "captions.txt")
+    # Whoever names the folder of both means these.
+    assert list(load(tmp_path)) == ["a.jpg", "b.jpg"]
 
 
 def test_photos_may_lie_in_subfolders(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ CAPTION_COLUMNS = (
     *("captions", "caption", "sentences", "sentence", "text", "texts", "comments", "comment", "description"),
     *("descriptions", "caption_text", "caption_str", "raw", "alt_text", "title"),
 )
-_SPLIT_COLUMNS = ("split", "set_name", "partition")
+_SPLIT_COLUMNS = ("split", "set_name", "partition", "subset", "set")
 
 _NUMBERED = re.compile(r"(?:caption|sentence|text|comment|description)s?_?(\d+)")
 _IMAGE_WORDS = {"image", "images", "file", "filename", "photo", "picture", "img"}
@@ -116,6 +116,9 @@ def listed(cell: str) -> str | list[str]:
 
     >>> listed("['a dog', \\"a dog's bed\\"]"), listed("[a dog]")
     (['a dog', "a dog's bed"], '[a dog]')
+
+    Raises:
+        RejectedError: it begins and ends as such a list does, and is none.
     """
     text = cell.strip()
     if not (text.startswith("[") and text.endswith("]") and len(text) > 2 and text[1:].lstrip()[:1] in "'\""):
@@ -125,11 +128,11 @@ def listed(cell: str) -> str | list[str]:
         # One by one: NumPy puts no commas between texts, and Python would join them to one.
         captions = [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
     except (tokenize.TokenError, SyntaxError, ValueError):
-        return cell
+        raise RejectedError(f"a list that is not closed or quoted as in Python: {text:.100}") from None
     others = {token.string for token in tokens if token.type not in (tokenize.STRING, tokenize.NL, tokenize.NEWLINE)}
     if others <= {"[", "]", ",", ""} and all(isinstance(caption, str) for caption in captions):
         return captions
-    return cell
+    raise RejectedError(f"a list that is not closed or quoted as in Python: {text:.100}")
 
 
 def _image_column(columns: Sequence[str]) -> str:

@@ -1,17 +1,20 @@
 """Anything Hugging Face Datasets opens: a Hub id, a local folder of parquet files, a data set already in memory."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from .columns import caption_columns, cell_captions, split_column
+from .names import SPLITS, canonical_split
 from .problems import SUPPORTED, CaptionDataError, Problems, RejectedError, SkippedItem
 from .sources import SourceOptions
-from .splits import SPLITS, canonical_split, check_split, choose_split
+from .splits import check_split, choose_split
 from .storage import dataset_of_captions, dataset_of_shards
 from .tar_shards import splits_named
 from .text import clean_caption
@@ -49,12 +52,17 @@ def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset | Data
     remote = next((shard for shard in shards if "://" in shard), None)
     if remote is not None:
         raise CaptionDataError(f"{remote}: not on this machine; stream_captions reads it without a copy")
-    by_split: dict[str, list[str]] = {}
-    for shard in shards:
-        by_split.setdefault(" or ".join(sorted(splits_named(shard))), []).append(shard)
-    if set(by_split) <= set(SPLITS):
-        return DatasetDict({split: dataset_of_shards(own, cache_dir) for split, own in by_split.items()})
-    return dataset_of_shards(shards, cache_dir)
+    data = dataset_of_shards(shards, cache_dir)
+    named = {shard: splits_named(shard) & set(SPLITS) for shard in shards}
+    if any(len(names) != 1 for names in named.values()):
+        return data
+    rows: dict[str, list[int]] = {}
+    paths = data.with_format("arrow").data.column("image").combine_chunks().field("path").to_pylist()
+    for row, path in enumerate(paths):
+        if path is not None:  # a damaged part of a shard
+            (split,) = named[path.rpartition("::")[2]]
+            rows.setdefault(split, []).append(row)
+    return DatasetDict({split: data.select(own) for split, own in rows.items()})
 
 
 def read_dataset(
@@ -89,8 +97,12 @@ def read_dataset(
     if isinstance(data, Dataset):
         parts[None if data.split is None else canonical_split(str(data.split))] = data
     else:
-        parts.update((canonical_split(name), part) for name, part in data.items())
+        for name, part in data.items():
+            split_name = canonical_split(str(name))
+            own = parts.get(split_name)
+            parts[split_name] = part if own is None else _together([own, part], label)
     names, wanted = list(parts), split
+    _check_disjoint(parts, label)
     if wanted is not None and len(names) > 1:
         held_out = {"train", "validation"} if "train" in names else set()
         check_split(wanted, {*names, *held_out}, label)  # type: ignore[arg-type]
@@ -98,11 +110,7 @@ def read_dataset(
         whole = wanted in names and (wanted != "train" or "validation" in names)
         parts = {wanted: parts[wanted]} if whole else {"train": parts["train"]}
         wanted = None if whole else wanted
-    try:
-        table = next(iter(parts.values())) if len(parts) == 1 else concatenate_datasets(list(parts.values()))
-    except ValueError as error:
-        raise CaptionDataError(f"{label}: the splits do not fit together: {error}; name one split") from error
-    table = table.with_format(None)
+    table = _together(list(parts.values()), label).with_format(None)
     try:
         image_column = _image_column(table, options.image_column)
         others = [name for name in table.column_names if name != image_column]
@@ -117,8 +125,10 @@ def read_dataset(
     captions: list[list[str]] = [[] for _ in range(len(table))]
     image_ids = [""] * len(table)
     first_row: dict[str, int] = {}
+    copies = {} if _id_column(table) else _copies(images)
     for row, image_id, cells in _caption_cells(table, columns):
         place = f"row {row}"
+        image_id = str(copies[row]) if row in copies else image_id
         with problems.at(label, entry=place, name=image_id):
             if row in unusable:
                 raise RejectedError(unusable[row])
@@ -150,6 +160,61 @@ def read_dataset(
     problems.settle(elsewhere=first_row.keys() - chosen)
     dataset = concatenate_datasets([images, dataset_of_captions(image_ids, captions, cache_dir)], axis=1)
     return (dataset if len(kept) == len(dataset) else dataset.select(kept)), rule, label
+
+
+def _together(parts: list[Dataset], label: str) -> Dataset:
+    try:
+        return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    except ValueError as error:
+        raise CaptionDataError(f"{label}: the splits do not fit together: {error}; name one split") from error
+
+
+def _id_column(table: Dataset) -> str | None:
+    return next((name for name in ID_COLUMNS if name in table.column_names), None)
+
+
+def _check_disjoint(parts: Mapping[str | None, Dataset], label: str) -> None:
+    """Refuse splits that share an image id.
+
+    Raises:
+        CaptionDataError: naming the id.
+    """
+    owner: dict[Any, str | None] = {}
+    for split, part in parts.items():
+        column = _id_column(part)
+        # Numbers may count the rows of each split.
+        if column is not None and part.features[column].dtype == "string":
+            for image_id in set(part.select_columns([column])[column][:]) - {None}:
+                if owner.setdefault(image_id, split) != split:
+                    both = f"{owner[image_id]} and {split}"
+                    raise CaptionDataError(f"{label}: {image_id} is in two splits: {both}; a photo may be in one only")
+
+
+def _copies(images: Dataset) -> dict[int, int]:
+    """Rows that hold the same photo as an earlier row, with that row: a table may have a row for each caption.
+
+    Only photos of one size are compared by their content.
+    """
+    by_size: dict[tuple[Any, Any], list[int]] = {}
+    row = 0
+    for batch in images.with_format("arrow").iter(_ROWS_A_BATCH):
+        column = batch.column("image")
+        sizes = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+        paths = pc.struct_field(column, "path").to_pylist()
+        for size, path in zip(sizes, paths, strict=True):
+            by_size.setdefault((size, path if size is None else None), []).append(row)
+            row += 1
+    copies: dict[int, int] = {}
+    undecoded = images.cast_column("image", Image(decode=False))
+    for (size, path), rows in by_size.items():
+        if len(rows) == 1 or (size is None and path is None):
+            continue
+        first: dict[Any, int] = {}
+        for row in rows:
+            key = path if size is None else hashlib.blake2b(undecoded[row]["image"]["bytes"]).digest()
+            if first.setdefault(key, row) != row:
+                copies[row] = first[key]
+    return copies
 
 
 def _by_split(table: Dataset, first_row: Mapping[str, int]) -> dict[str | None, list[str]] | None:
@@ -184,7 +249,7 @@ def _image_column(table: Dataset, named: str | None) -> str:
 
 def _caption_cells(table: Dataset, columns: list[str]) -> Iterator[tuple[int, str | None, list[object]]]:
     """Yield row number, image id and caption cells; the image column is never read."""
-    id_column = next((name for name in ID_COLUMNS if name in table.column_names), None)
+    id_column = _id_column(table)
     read = [*columns, id_column] if id_column is not None else columns
     row = 0
     for batch in table.select_columns(read).iter(_ROWS_A_BATCH):

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ..photo_files import is_photo_name
-from .photos import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile, names_to_try, safe_name
-from .problems import NoCaptionsError, Problems, RejectedError
-from .splits import canonical_split
+from .names import SPLITS, canonical_split, names_to_try, safe_name
+from .photos import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile
+from .problems import CaptionDataError, NoCaptionsError, Problems, RejectedError
 from .tables import Record, gather, object_record
 from .text import clean_caption, read_json, valid_unicode
 
@@ -33,7 +33,10 @@ def read_json_file(file: Path, problems: Problems, image: str | None, caption: s
             return _read_coco(file, document, problems)
         if any(isinstance(entry, dict) and "sentences" in entry for entry in entries):
             return _read_karpathy(file, entries, problems)
-    records = _records_of(document, image, caption)
+    try:
+        records = _records_of(document, image, caption)
+    except CaptionDataError as error:
+        raise CaptionDataError(f"{file}: {error}") from None
     if records is not None:
         return gather(file, _checked(file, *records, problems, image, caption), problems)
     found = f"the keys {', '.join(document)[:200]}" if isinstance(document, dict) else f"a {type(document).__name__}"
@@ -47,17 +50,28 @@ def read_json_file(file: Path, problems: Problems, image: str | None, caption: s
 def _records_of(document: Any, image: str | None, caption: str | None) -> tuple[str, list[Any]] | None:
     """The objects of a document that hold a photo's name and captions, and the name of their list."""
     lists = {"": document} if isinstance(document, list) else document if isinstance(document, dict) else {}
-    for name, value in lists.items():
-        if isinstance(value, list):
-            for entry in value:
-                try:
-                    object_record(0, entry, image, caption)
-                except RejectedError:
-                    continue
-                return name, value
+    usable = {name: value for name, value in lists.items() if _has_records(value, image, caption)}
+    if len(usable) > 1 and {canonical_split(name) for name in usable} <= set(SPLITS):
+        # Each object says the split that its list is of.
+        merged = [{**entry, "split": name} for name, own in usable.items() for entry in own if isinstance(entry, dict)]
+        return "", merged
+    if len(usable) > 1:
+        raise CaptionDataError(f"captions under several keys: {', '.join(usable)}; keep one of them")
+    for name, value in usable.items():
+        return name, value
     if isinstance(document, dict) and any(map(_is_photo, document)) and all(map(_are_captions, document.values())):
         return "", [{"image": name, "captions": captions} for name, captions in document.items()]
     return None
+
+
+def _has_records(value: Any, image: str | None, caption: str | None) -> bool:
+    for entry in value if isinstance(value, list) else ():
+        try:
+            object_record(0, entry, image, caption)
+        except RejectedError:
+            continue
+        return True
+    return False
 
 
 def _is_photo(name: str) -> bool:
@@ -87,8 +101,8 @@ def _read_coco(file: Path, document: Mapping[str, Any], problems: Problems) -> C
     annotators rejected are left out.
     """
     parent, year = file.parent, file.stem.removeprefix("captions_")
-    near = [folder / name for folder in (parent.parent, parent) for name in (year, f"images/{year}")]
-    found = CaptionFile(file, [*near, *(parent / name for name in PHOTO_FOLDERS), parent])
+    near = [folder / name for folder in (parent.parent, parent) for name in (year, f"images/{year}", *PHOTO_FOLDERS)]
+    found = CaptionFile(file, [*near, parent])
     for number, entry in enumerate(document["images"]):
         place = f"images[{number}]"
         with problems.at(file, entry=place):
@@ -126,7 +140,8 @@ def _read_karpathy(file: Path, entries: list[Any], problems: Problems) -> Captio
     literature. The image id is `cocoid` where there is one, so that predictions can be scored by COCO's tools, else
     the file name.
     """
-    found = CaptionFile(file, [*(file.parent / name for name in PHOTO_FOLDERS), file.parent])
+    beside = [folder / name for folder in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
+    found = CaptionFile(file, [*beside, file.parent])
     for number, entry in enumerate(entries):
         place = f"images[{number}]"
         with problems.at(file, entry=place):

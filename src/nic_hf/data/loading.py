@@ -3,16 +3,30 @@
 import os
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .photos import Row, find_photos
-from .problems import SUPPORTED, CaptionDataError, OnError, Problems, SkippedItem, say_once
-from .sources import CAPTION_SUFFIXES, METADATA_FILES, Part, SourceOptions, find_parts, holds_photos, read_part
-from .splits import ALL, Choice, SplitShares, canonical_split, choose_split
+from .names import ALL, SPLITS, canonical_split
+from .photos import PhotoFinder, Row
+from .problems import SUPPORTED, CaptionDataError, NoSplitError, OnError, Problems, SkippedItem, say_once
+from .sources import (
+    CAPTION_SUFFIXES,
+    METADATA_FILES,
+    Part,
+    SourceOptions,
+    find_parts,
+    holds_photos,
+    is_for_datasets,
+    read_part,
+    what_is_there,
+)
+from .splits import Choice, SplitShares, choose_split
 from .tar_shards import TAR_SUFFIXES, find_shards
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from datasets import Dataset, DatasetDict
 
     from .photos import CaptionedPhoto, CaptionFile
@@ -115,12 +129,16 @@ def load_captions(
         raise CaptionDataError(f"cannot load captions from a {type(source).__name__}; supported: {SUPPORTED}")
     path = Path(source).expanduser()
     label = os.fspath(path if path.exists() else source)
+    if path.is_dir():
+        options = replace(options, root=path)
     parts = _parts(path, label, options)
     if parts:
         rows, rule = rows_of(parts, wanted, options, problems, label)
         return _checked(storage.dataset_of_photos(rows, cache), rule, label) if rows else _empty(label)
     _refuse_images(images, label)
     shards = find_shards(label, None)
+    if not shards and path.is_dir() and not is_for_datasets(path):
+        raise CaptionDataError(f"{label}: no captions found; {what_is_there(path)}; supported: {SUPPORTED}")
     data = hub.open_shards(shards, cache) if shards else hub.open_data(label, cache)
     return _checked(*hub.read_dataset(data, wanted, options, problems, cache, label))
 
@@ -135,7 +153,7 @@ def _parts(path: Path, label: str, options: SourceOptions) -> list[Part]:
         if path.name.lower().endswith(TAR_SUFFIXES) or (path.suffix == ".parquet" and holds_photos(path)):
             return []
         return [Part(path)]
-    is_hub_id = _HUB_ID.fullmatch(label) and path.suffix not in (*CAPTION_SUFFIXES, ".parquet", ".zip")
+    is_hub_id = _HUB_ID.fullmatch(label) and path.suffix not in (*CAPTION_SUFFIXES, ".zip")
     if is_hub_id or label.lower().endswith(TAR_SUFFIXES):
         return []
     raise CaptionDataError(f"{label}: no such file or folder; supported: {SUPPORTED}")
@@ -152,52 +170,94 @@ def rows_of(
     Raises:
         CaptionDataError: as `load_captions`.
     """
-    ids: dict[str | None, list[str]] = defaultdict(list)
-    if wanted is not None and {wanted, "train", "validation"} <= (splits := {part.split for part in parts}):
-        ids |= {split: [] for split in splits}
+    splits = {part.split for part in parts}
+    if wanted is not None and {wanted, "train", "validation"} <= splits:
         parts = [part for part in parts if part.split == wanted or not part.whole]
-    files = [read_part(part, options, problems) for part in parts]
-    owners: dict[str, tuple[CaptionFile, CaptionedPhoto]] = {}
-    for part, found in zip(parts, files, strict=True):
-        for image_id, photo in found.photos.items():
-            if image_id in owners:
-                image_id = photo.image_id = _other_id(image_id, part, found, photo, *owners[image_id])
-            owners[image_id] = found, photo
+    files = [(part, read_part(part, options, problems)) for part in parts]
+    finders = _find_photos(files, options)
+    ids: dict[str | None, list[str]] = defaultdict(list, {split: [] for split in splits if split in SPLITS})
+    for finder in finders:
+        for image_id, photo in finder.captions.photos.items():
             ids[photo.split].append(image_id)
-    if wanted is None:
-        choice = Choice(set(owners))
-    else:
-        choice = choose_split(ids, wanted, options.shares, label)
-        if len(ids) > 1 and ids.get(None):
-            say_once(f"{label}: {len(ids[None]):,} photos are in no split")
+    every = {image_id for own in ids.values() for image_id in own}
+    choice = Choice(every)
+    if wanted is not None:
+        try:
+            choice = choose_split(ids, wanted, options.shares, label)
+        except NoSplitError:
+            problems.settle()  # what is wrong with the photos says more
+            raise
+        _say_others(ids, label)
     rows: list[Row] = []
-    for found in files:
-        photos = [photo for photo in found.photos.values() if photo.image_id in choice.ids]
-        if photos:
-            rows += find_photos(found, photos, options.images, problems)
-    problems.settle(elsewhere=owners.keys() - choice.ids)
+    for finder in finders:
+        file = finder.captions.file
+        for photo in finder.captions.photos.values():
+            if photo.image_id in choice.ids:
+                place = {"line": photo.line, "entry": photo.entry, "name": photo.names[0], "photo": photo.image_id}
+                with problems.at(file, **place):  # type: ignore[arg-type]
+                    rows.append(finder.row(photo))
+    problems.settle(elsewhere=every - choice.ids)
     return rows, choice.rule
 
 
-def _other_id(
-    image_id: str,
-    part: Part,
-    found: "CaptionFile",
-    photo: "CaptionedPhoto",
-    file: "CaptionFile",
-    first: "CaptionedPhoto",
-) -> str:
-    """An id for a photo of a file, where a photo of another file has the same.
+def _find_photos(files: "Sequence[tuple[Part, CaptionFile]]", options: SourceOptions) -> list[PhotoFinder]:
+    """Find the file of each photo. Names of one file are one photo, and photos of several files have several ids.
 
     Raises:
-        CaptionDataError: it is the same photo, in two splits.
+        CaptionDataError: a photo is in two splits, or there is no photo folder.
     """
-    if photo.split != first.split and (photo.names, list(found.folders)) == (first.names, list(file.folders)):
+    finders = []
+    by_path: dict[str, tuple[CaptionFile, CaptionedPhoto]] = {}
+    ids: set[str] = set()
+    repeated = 0
+    for part, found in files:
+        if not found.photos:
+            continue
+        finder = PhotoFinder(found, options.images, options.root or part.path.parent)
+        finders.append(finder)
+        photos = list(found.photos.values())
+        found.photos = {}
+        for photo in photos:
+            photo.found = finder.find(photo)
+            path = f"{found.file}: {photo.image_id}" if photo.found is None else photo.found.path
+            if path in by_path:
+                _merge(photo, found, *by_path[path])
+                repeated += 1
+                continue
+            by_path[path] = found, photo
+            if photo.image_id in ids:
+                photo.image_id = f"{photo.split or part.path.stem}/{photo.image_id}"
+            ids.add(photo.image_id)
+            found.photos[photo.image_id] = photo
+    if repeated:
+        say_once(f"{files[0][1].file}: {repeated:,} photos are named in two ways; their captions are put together")
+    return finders
+
+
+def _merge(photo: "CaptionedPhoto", found: "CaptionFile", file: "CaptionFile", first: "CaptionedPhoto") -> None:
+    """Put the captions of a photo to those of the same photo under another name.
+
+    Raises:
+        CaptionDataError: the two are in different splits.
+    """
+    if None not in (photo.split, first.split) and photo.split != first.split:
         raise CaptionDataError(
-            f"{image_id} is in two splits: {file.file} ({first.split}) and {found.file} ({photo.split}); "
+            f"{photo.image_id} is in two splits: {file.file} ({first.split}) and {found.file} ({photo.split}); "
             "a photo may be in one only"
         )
-    return f"{photo.split or part.path.stem}/{image_id}"
+    first.split = first.split or photo.split
+    first.captions += photo.captions
+
+
+def _say_others(ids: "Mapping[str | None, Sequence[str]]", label: str) -> None:
+    """Say which photos are in none of the usual splits, where others are."""
+    if not set(ids) & set(SPLITS):
+        return
+    for split in sorted(set(ids) - set(SPLITS), key=str):
+        if ids[split]:
+            say_once(
+                f"{label}: {len(ids[split]):,} photos are in {'no split' if split is None else f'split {split!r}'}"
+            )
 
 
 def _checked(dataset: "Dataset", rule: str | None, label: str) -> "Dataset":

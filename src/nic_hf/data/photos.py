@@ -1,25 +1,23 @@
 """Finding photo files: which folder, which file, and whether anything is in it. No photo is opened here."""
 
 import os
-import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from ..photo_files import is_photo_name
-from .problems import CaptionDataError, Problems, RejectedError, say_once
+from .names import canonical_split
+from .problems import CaptionDataError, RejectedError, say_once
 
 # "Flicker8k_Dataset" is the spelling of the original Flickr8k archive.
 PHOTO_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k_images", "flickr30k-images")
 
-_USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG")
-_PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _SAMPLE = 20  # photos that tell which folder is meant
 _MOST_FOLDERS = 2000  # that are looked through for them
+_FOLDERS_SHOWN = 3
 
 
 class Row(NamedTuple):
@@ -51,6 +49,7 @@ class CaptionedPhoto:
         line: First line that names it (text files).
         entry: Its place (JSON files).
         split: Canonical name of its split, where the source tells it.
+        found: The photo's file, where it was found.
     """
 
     names: Sequence[str]
@@ -59,6 +58,7 @@ class CaptionedPhoto:
     line: int | None = None
     entry: str | None = None
     split: str | None = None
+    found: os.DirEntry[str] | None = None
 
 
 @dataclass
@@ -76,122 +76,100 @@ class CaptionFile:
     photos: dict[str, CaptionedPhoto] = field(default_factory=dict)
 
 
-def safe_name(name: object) -> str:
-    r"""Return a photo's relative path with "/" between its parts.
+class PhotoFinder:
+    """Finds the photos of a file of captions: in the folder that the user named, near the captions, or below.
 
-    >>> safe_name(r"train\dog.jpg")
-    'train/dog.jpg'
-
-    Raises:
-        RejectedError: no name, or one that could lead out of the photo folder on any operating system (`../x.jpg`,
-            `/x.jpg`, `C:x.jpg`).
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise RejectedError(f"no photo name (found {name!r})")
-    # Nearly all names are of this kind, and the classes of pathlib take ten times as long.
-    if _PLAIN_NAME.fullmatch(name):
-        return name
-    windows = PureWindowsPath(name)
-    if windows.drive or windows.root or ".." in windows.parts or "\0" in name:
-        raise RejectedError(f"photo name {name!r} leads out of the photo folder; give a path below it")
-    return windows.as_posix()
-
-
-def names_to_try(name: str) -> list[str]:
-    """Where a photo of that name may be: there, or in the photo folder itself; without a suffix, with a usual one.
-
-    >>> names_to_try("val2014/x.jpg"), names_to_try("x")[:3]
-    (['val2014/x.jpg', 'x.jpg'], ['x', 'x.jpg', 'x.jpeg'])
-    """
-    names = [name, name.rpartition("/")[2]] if "/" in name else [name]
-    if not is_photo_name(name):
-        names += [base + suffix for base in names for suffix in _USUAL_SUFFIXES]
-        if name.isdecimal():  # COCO's ids
-            names.append(f"{name.zfill(12)}.jpg")
-    return names
-
-
-def photo_folder(images: Path | None, captions: CaptionFile) -> Path:
-    """Return `images` where it is given, else the folder in which the photos of a file are.
+    Args:
+        captions: the file; all of its photos have been read.
+        images: the folder that the user named.
+        root: the folder of the data set, below which photos are searched for.
 
     Raises:
-        CaptionDataError: there is no such folder.
+        CaptionDataError: there is no such folder, or none that holds any of the photos.
     """
-    if images is not None:
-        if not images.is_dir():
+
+    def __init__(self, captions: CaptionFile, images: Path | None, root: Path) -> None:
+        self.captions = captions
+        if images is not None and not images.is_dir():
             raise CaptionDataError(f"images={os.fspath(images)!r} is not a folder")
-        return images
-    if len(captions.folders) == 1:
-        return captions.folders[0]
-    photos = captions.photos
-    sample = [photo.names for photo in islice(photos.values(), 0, None, max(1, len(photos) // _SAMPLE))]
-    candidates = [folder for folder in captions.folders if folder.is_dir()]
-    parent = captions.file.parent
-    best = _most(candidates, sample)
-    if best is None:
-        best = _most(_folders_below(parent), sample) or _elsewhere(captions, sample)
-        if best is not None:
-            say_once(f"{captions.file}: photos found in {best}")
-    if best is None:
-        # Each photo that is not there is then named.
-        best = next((folder for folder in candidates if folder != parent), None)
-    if best is None:
-        looked_for = ", ".join(map(str, captions.folders))
-        raise CaptionDataError(f"{captions.file}: no photo folder; looked for {looked_for}; name it with images=")
-    return best
+        photos = captions.photos
+        sample = [photo.names for photo in islice(photos.values(), 0, None, max(1, len(photos) // _SAMPLE))]
+        self._far: list[_PhotoIndex] = []
+        if images is not None or len(captions.folders) == 1:
+            self._near = [_PhotoIndex(images or captions.folders[0])]
+            return
+        near = [_PhotoIndex(folder) for folder in captions.folders if folder.is_dir()]
+        hits = {index: index.hits(sample) for index in near}
+        # The sort is stable: of folders with as many photos the likeliest comes first.
+        self._near = sorted((index for index in near if hits[index]), key=hits.__getitem__, reverse=True)
+        if not self._near or hits[self._near[0]] < len(sample):
+            below = (_PhotoIndex(folder) for folder in _folders_below(root) if folder not in captions.folders)
+            self._far = [index for index in below if index.hits(sample)]
+            for index in self._far:
+                say_once(f"{captions.file}: photos found in {index.root}")
+        if not self._near and not self._far:
+            # Each photo that is not there is then named.
+            self._near = [index for index in near if index.root != str(captions.file.parent)][:1]
+        if not self._near and not self._far:
+            raise CaptionDataError(self._nowhere(sample))
 
+    def find(self, photo: CaptionedPhoto) -> os.DirEntry[str] | None:
+        """The file of a photo, None where there is none.
 
-def _elsewhere(captions: CaptionFile, sample: Sequence[Sequence[str]]) -> Path | None:
-    """The folder beside that of the captions, or below it, that has all photos of a sample; others may have some.
-
-    Raises:
-        CaptionDataError: several have.
-    """
-    above = captions.file.absolute().parent.parent
-    if above in (Path.home(), Path(above.anchor)):
+        Raises:
+            CaptionDataError: several folders hold a photo of that name.
+        """
+        for name in photo.names:
+            for index in self._near:
+                entry = index.entry(name)
+                if entry is not None:
+                    return entry
+            found = [(index, entry) for index in self._far if (entry := index.entry(name)) is not None]
+            if len(found) > 1:
+                found = [each for each in found if _is_of_split(each[0].root, photo.split)] or found
+            if len(found) > 1:
+                folders = ", ".join(index.root for index, _ in found)
+                raise CaptionDataError(
+                    f"{self.captions.file}: {name} is in several folders: {folders}; name one of them with images=, or"
+                    " give paths in place of names"
+                )
+            if found:
+                return found[0][1]
         return None
-    folders = [folder for folder in _folders_below(above) if _hits(folder, sample) == len(sample)]
-    if len(folders) > 1:
-        listed = ", ".join(map(str, folders))
-        raise CaptionDataError(f"{captions.file}: its photos may be in {listed}; name one of them with images=")
-    return folders[0] if folders else None
+
+    def row(self, photo: CaptionedPhoto) -> Row:
+        """A photo that was found, with its size.
+
+        Raises:
+            RejectedError: it has no caption, was not found, or holds zero bytes.
+        """
+        if not photo.captions:
+            raise RejectedError("the photo has no caption that can be used")
+        try:
+            status = None if photo.found is None else photo.found.stat()
+        except OSError:  # a link to nothing
+            status = None
+        if photo.found is None or status is None or not stat.S_ISREG(status.st_mode):
+            folders = [index.root for index in (*self._near, *self._far)]
+            raise RejectedError(f"photo not found: {Path(folders[0], photo.names[0])}")
+        if status.st_size == 0:
+            raise RejectedError(f"photo {photo.found.path} is empty (0 bytes)")
+        return Row(photo.found.path, photo.image_id, photo.captions, status.st_size, status.st_mtime_ns)
+
+    def _nowhere(self, sample: Sequence[Sequence[str]]) -> str:
+        looked_for = ", ".join(map(str, self.captions.folders[:_FOLDERS_SHOWN]))
+        more = ", ..." if len(self.captions.folders) > _FOLDERS_SHOWN else ""
+        text = f"{self.captions.file}: no photo folder; looked for {looked_for}{more}; name it with images="
+        above = self.captions.file.absolute().parent.parent
+        if above not in (Path.home(), Path(above.anchor)):
+            for folder in _folders_below(above):
+                if _PhotoIndex(folder).hits(sample) == len(sample):
+                    return f"{text} (photos of these names are in {folder})"
+        return text
 
 
-def find_photos(
-    captions: CaptionFile, photos: Iterable[CaptionedPhoto], images: Path | None, problems: Problems
-) -> list[Row]:
-    """Look up each of some photos; those without a caption, missing or empty (zero bytes) are rejected.
-
-    Raises:
-        CaptionDataError: there is no photo folder.
-    """
-    index = _PhotoIndex(photo_folder(images, captions))
-    rows = []
-    for photo in photos:
-        place = {"line": photo.line, "entry": photo.entry, "name": photo.names[0], "photo": photo.image_id}
-        with problems.at(captions.file, **place):  # type: ignore[arg-type]
-            if not photo.captions:
-                raise RejectedError("the photo has no caption that can be used")
-            path, size, modified = index.find(photo.names)
-            rows.append(Row(path, photo.image_id, photo.captions, size, modified))
-    return rows
-
-
-def _most(folders: Iterable[Path], sample: Sequence[Sequence[str]]) -> Path | None:
-    """The folder that has the most photos of a sample, the first of several; None where none has any."""
-    best, most = None, 0
-    for folder in folders:
-        found = _hits(folder, sample)
-        if found > most:
-            best, most = folder, found
-        if most == len(sample):
-            break
-    return best
-
-
-def _hits(folder: Path, sample: Sequence[Sequence[str]]) -> int:
-    index = _PhotoIndex(folder)
-    return sum(index.has(names) for names in sample)
+def _is_of_split(folder: str, split: str | None) -> bool:
+    return split is not None and split in map(canonical_split, PurePath(folder).parts)
 
 
 def _folders_below(root: Path) -> Iterator[Path]:
@@ -219,48 +197,31 @@ class _PhotoIndex:
 
     def __init__(self, root: Path):
         # Absolute, so that the data set still opens its photos after a change of working directory.
-        self._root = os.path.abspath(root)  # noqa: PTH100 - Path.resolve would also follow links
+        self.root = os.path.abspath(root)  # noqa: PTH100 - Path.resolve would also follow links
         self._folders: dict[str, dict[str, os.DirEntry[str]]] = {}
 
-    def has(self, names: Sequence[str]) -> bool:
-        """Whether one of `names` is there; unlike `find` it lists no folder."""
-        return any(
-            Path(self._root, spelled).is_file()
-            for name in names
-            for spelled in dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
-        )
+    def hits(self, sample: Sequence[Sequence[str]]) -> int:
+        """How many photos of a sample are there; no folder is listed for it."""
+        return sum(any(Path(self.root, name).is_file() for name in _spellings(names)) for names in sample)
 
-    def find(self, names: Sequence[str]) -> tuple[str, int, int]:
-        """Return path, size in bytes and time of last change of the first of `names` that is a file.
-
-        Raises:
-            RejectedError: none is, or it holds zero bytes.
-        """
-        for name in names:
-            entry = self._entry(PurePosixPath(name))
-            try:
-                status = entry.stat() if entry is not None else None
-            except OSError:  # a link to nothing
-                status = None
-            if entry is None or status is None or not stat.S_ISREG(status.st_mode):
-                continue
-            if status.st_size == 0:
-                raise RejectedError(f"photo {entry.path} is empty (0 bytes)")
-            return entry.path, status.st_size, status.st_mtime_ns
-        raise RejectedError(f"photo not found: {Path(self._root, names[0])}")
-
-    def _entry(self, name: PurePosixPath) -> os.DirEntry[str] | None:
-        entries = self._entries(name.parent)
+    def entry(self, name: str) -> os.DirEntry[str] | None:
+        """The file of that name."""
+        folder, _, base = name.rpartition("/")
+        entries = self._entries(folder)
         # macOS spells accents as letter and mark, where captions written elsewhere have one character.
-        return entries.get(name.name) or entries.get(unicodedata.normalize("NFC", name.name))
+        return entries.get(base) or entries.get(unicodedata.normalize("NFC", base))
 
-    def _entries(self, subfolder: PurePosixPath) -> dict[str, os.DirEntry[str]]:
-        key = str(subfolder)
-        if key not in self._folders:
+    def _entries(self, subfolder: str) -> dict[str, os.DirEntry[str]]:
+        if subfolder not in self._folders:
             try:
-                with os.scandir(Path(self._root, *subfolder.parts)) as entries:
-                    found = {entry.name: entry for entry in entries}
+                with os.scandir(Path(self.root, subfolder)) as entries:
+                    found = {entry.name: entry for entry in entries if not entry.is_dir()}
             except (FileNotFoundError, NotADirectoryError):
                 found = {}
-            self._folders[key] = {**{unicodedata.normalize("NFC", n): e for n, e in found.items()}, **found}
-        return self._folders[key]
+            self._folders[subfolder] = {**{unicodedata.normalize("NFC", n): e for n, e in found.items()}, **found}
+        return self._folders[subfolder]
+
+
+def _spellings(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        yield from dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])

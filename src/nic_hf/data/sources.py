@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -9,9 +10,10 @@ from typing import NamedTuple
 
 from ..photo_files import is_photo_name
 from .json_files import read_json_file
+from .names import SPLITS, canonical_split
 from .photos import CaptionFile
-from .problems import SUPPORTED, CaptionDataError, Problems, say_once
-from .splits import SPLITS, SplitShares, canonical_split, read_split_lists
+from .problems import SUPPORTED, CaptionDataError, Problems, RejectedError, say_once
+from .splits import SplitShares, read_split_lists
 from .tables import (
     TABLE_SUFFIXES,
     Record,
@@ -23,7 +25,7 @@ from .tables import (
 )
 from .text import read_lines
 
-CAPTION_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".jsonl")
+CAPTION_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".jsonl", ".parquet")
 KAGGLE_FILE = "captions.txt"
 TOKEN_FILES = ("Flickr8k.token.txt", "results_20130124.token")
 KARPATHY_FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
@@ -32,9 +34,11 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 # Where one of these is, other files of the folder are not asked.
 _KNOWN_FILES = (KAGGLE_FILE, *TOKEN_FILES, "results.csv")
 _SIDECAR_SUFFIXES = (".txt", ".caption")
+_NUMBERS = re.compile(r"[\d\s.+-]+")
 _COCO_FILE = re.compile(r"captions_(train|val|test)(\d{4})\.json")
 _ANNOTATIONS = ("annotations", "captions")  # folders beside those of the photos
 _OF_DATASETS = ("dataset_dict.json", "state.json")  # written by `save_to_disk`
+_KINDS_SHOWN = 5
 _DEEPEST = 2  # folders in folders, as unpacking makes them
 
 
@@ -47,12 +51,14 @@ class SourceOptions:
         image_column: name of the column of photo names.
         caption_column: name of the column of captions, or several with commas between.
         shares: how photos without splits are shared out.
+        root: the folder that the user named, below which photos are searched for.
     """
 
     images: Path | None = None
     image_column: str | None = None
     caption_column: str | None = None
     shares: SplitShares = field(default_factory=SplitShares)
+    root: Path | None = None
 
 
 class Part(NamedTuple):
@@ -78,9 +84,12 @@ def find_parts(source: Path, options: SourceOptions) -> list[Part]:
         CaptionDataError: several files may be meant.
     """
     found = _parts_of(source, options)
-    if found or _is_of_datasets(source):
+    if found or is_for_datasets(source):
         return found
     below = dict(_below(source, options, _DEEPEST))
+    splits = [canonical_split(folder.name) for folder in below]
+    if len(below) > 1 and set(splits) <= set(SPLITS) and len(set(splits)) == len(splits):
+        return [part._replace(split=split) for split, own in zip(splits, below.values(), strict=True) for part in own]
     if len(below) > 1:
         listed = ", ".join(map(str, below))
         raise CaptionDataError(f"{source}: captions in several folders: {listed}; name one of them")
@@ -128,7 +137,7 @@ def holds_photos(file: Path) -> bool:
 
 def _parts_of(folder: Path, options: SourceOptions) -> list[Part]:
     """The files of captions in a folder itself, or in its `annotations`."""
-    if _is_of_datasets(folder):
+    if is_for_datasets(folder):
         return []
     coco = _coco_files(folder)
     if coco:
@@ -144,7 +153,7 @@ def _parts_of(folder: Path, options: SourceOptions) -> list[Part]:
     if metadata:
         return metadata
     for place in (folder, *(folder / name for name in _ANNOTATIONS if (folder / name).is_dir())):
-        parts = [] if _has_parquet(folder) else _other_files(place, options)
+        parts = _other_files(place, options)
         if parts:
             return parts
     if next(_sidecars(folder), None) is not None:
@@ -152,8 +161,12 @@ def _parts_of(folder: Path, options: SourceOptions) -> list[Part]:
     return []
 
 
-def _is_of_datasets(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _OF_DATASETS)
+def is_for_datasets(folder: Path) -> bool:
+    """Whether Hugging Face Datasets has to open a folder: it wrote it, or photos are in parquet or Arrow files."""
+    if any((folder / name).is_file() for name in _OF_DATASETS):
+        return True
+    files = (next(folder.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet"))
+    return any(holds_photos(file) for file in files if file is not None)
 
 
 def _coco_files(folder: Path) -> list[Part]:
@@ -199,7 +212,7 @@ def _other_files(folder: Path, options: SourceOptions) -> list[Part]:
         if name.endswith(CAPTION_SUFFIXES) and _stem(name) not in photos and not name.endswith(".caption")
     ]
     columns = (options.image_column, options.caption_column)
-    files = [file for file in files if file.suffix in (".json", ".jsonl") or is_table(file, *columns)]
+    files = [file for file in files if file.suffix not in TABLE_SUFFIXES or is_table(file, *columns)]
     if len(files) > 1:
         files = [file for file in files if file.suffix != ".json" or _holds_captions(file, options)]
     by_split: dict[str, list[Path]] = {}
@@ -220,8 +233,11 @@ def _holds_captions(file: Path, options: SourceOptions) -> bool:
     return True
 
 
-def _has_parquet(folder: Path) -> bool:
-    return any(next(folder.glob(pattern), None) is not None for pattern in ("*.parquet", "*/*.parquet"))
+def what_is_there(folder: Path) -> str:
+    """The kinds of files in a folder without captions, for a message."""
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in folder.rglob("*") if path.is_file())
+    shown = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common(_KINDS_SHOWN))
+    return f"it holds {shown}" if shown else "it is empty"
 
 
 def _only(files: Sequence[Path], folder: Path) -> Path:
@@ -251,6 +267,11 @@ def _read_sidecars(folder: Path, problems: Problems) -> CaptionFile:
             continue
         lines = [text for _, text in read_lines(sidecar, problems)]
         place = sidecar.relative_to(folder).as_posix()
+        if lines and all(map(_NUMBERS.fullmatch, lines)):
+            name = photo.relative_to(folder).as_posix()
+            with problems.at(folder, entry=place, name=name):
+                raise RejectedError(f"numbers in place of captions: {lines[0]!r:.60}; are these boxes of YOLO?")
+            continue
         records.append(Record(place, photo.relative_to(folder).as_posix(), lines))
     if without:
         problems.leave_out(folder, "photos without a text file", without)

@@ -13,23 +13,19 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import load_file
 
-from .photos import safe_name
+from .names import ALL, SPLITS, safe_name
 from .problems import CaptionDataError, NoSplitError, Problems, RejectedError, say_once
-from .text import read_lines
-
-SPLITS = ("train", "validation", "test")
-ALL = "all"
-
-_SYNONYMS = {
-    **dict.fromkeys(("training", "restval"), "train"),
-    **dict.fromkeys(("dev", "val", "valid", "devel", "development", "eval"), "validation"),
-    "testing": "test",
-}
+from .text import first_line, read_lines
 
 FLICKR8K_LISTS = {
     "train": "Flickr_8k.trainImages.txt",
     "validation": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
+}
+# Names of the lists of a split, the likeliest first; Flickr30k's have names without a suffix.
+_LISTS = {
+    split: (name, *(f"{word}.txt" for word in words), *(f"flickr30k_{word}.txt" for word in words))
+    for (split, name), words in zip(FLICKR8K_LISTS.items(), (("train",), ("val", "dev"), ("test",)), strict=True)
 }
 # CRC-32 of the names of photos in each of Flickr8k's official splits; `benchmarks/flickr8k_split.py` writes it.
 _FLICKR8K_NAMES = Path(__file__).with_name("flickr8k_split.safetensors")
@@ -86,16 +82,6 @@ class SplitList:
     lines: dict[str, int]
 
 
-def canonical_split(split: str) -> str:
-    """Return "train", "validation" or "test" for other spellings of them, and any other name as it is.
-
-    >>> canonical_split("dev"), canonical_split("Train"), canonical_split("extra")
-    ('validation', 'train', 'extra')
-    """
-    lower = split.strip().lower()
-    return _SYNONYMS.get(lower, lower if lower in SPLITS else split)
-
-
 def check_split(split: str, available: Iterable[str], where: str) -> None:
     """Check that a canonical split name is among those that the data has.
 
@@ -130,7 +116,9 @@ def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares:
     if len(named) == 1 and "train" not in named and parts.get(None):  # a list of test photos, say, and all others
         named["train"] = parts[None]
     names = set(named)
-    if wanted in names and (wanted != "train" or "validation" in names):
+    # Validation alone is shared out, as train alone is: whole, it would hold the photos that are trained on.
+    shared_out = (wanted == "train" and "validation" not in names) or names == {wanted} == {"validation"}
+    if wanted in names and not shared_out:
         return Choice(set(named[wanted]))
     if len(names) > 1:
         held_out = {"train", "validation"} if "train" in names else set()
@@ -141,12 +129,14 @@ def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares:
         pool = next(iter(named.values()), parts.get(None, ()))
         official = _official(pool)
         if official is not None:
-            return _said(where, official, wanted, "Flickr8k's official split, by the photos' names")
+            others = len(pool) - sum(map(len, official.values()))
+            rule = "Flickr8k's official split, by the photos' names" + (f" ({others:,} in no split)" if others else "")
+            return _said(where, official, wanted, rule)
     if len(names) > 1:
         reason = "no validation split: train"
     elif names:
         only = next(iter(names))
-        reason = f"no split but {only!r}" + (": photos" if only == "train" else ", which holds training photos then:")
+        reason = f"no split but {only!r}" + (", which holds training photos then:" if only == "test" else ": photos")
     else:
         reason = "no splits: photos"
     rule = f"{reason} split by a hash of their ids (seed {shares.seed})"
@@ -178,17 +168,17 @@ def hashed_splits(image_ids: Iterable[str], shares: SplitShares) -> dict[str, li
 
 
 def read_split_lists(folder: Path, problems: Problems) -> dict[str, SplitList]:
-    """Read Flickr8k's split lists that are in `folder`.
+    """Read the split lists that are in `folder`: Flickr8k's, or `train.txt`, `val.txt` and `test.txt` of photo names.
 
     Raises:
         CaptionDataError: two lists share a photo. That is never skipped: whichever list kept the photo, scores on the
             other could no longer be trusted.
     """
-    lists = {
-        split: _read_list(folder / name, problems)
-        for split, name in FLICKR8K_LISTS.items()
-        if (folder / name).is_file()
-    }
+    lists = {}
+    for split, names in _LISTS.items():
+        file = next((folder / name for name in names if (folder / name).is_file()), None)
+        if file is not None and (file.name in FLICKR8K_LISTS.values() or _is_list(file)):
+            lists[split] = _read_list(file, problems)
     for one, other in combinations(lists.values(), 2):
         for name in one.lines:
             if name in other.lines:
@@ -230,6 +220,12 @@ def _place(image_id: str, seed: int) -> float:
     """A number from 0 to below 1 that follows from the id."""
     text = f"{seed}\0{unicodedata.normalize('NFC', image_id)}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+
+
+def _is_list(file: Path) -> bool:
+    """Whether the lines of a file are one word each, as names are and captions are not."""
+    line = first_line(file).strip()
+    return bool(line) and not set(" \t,;|").intersection(line)
 
 
 def _read_list(file: Path, problems: Problems) -> SplitList:

@@ -7,7 +7,7 @@ edited captions file would bring the old captions back.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,18 @@ def dataset_of_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset:
     """Return a memory-mapped data set with the photos of tar files: `image`, `image_id`, `captions`, `problem`."""
     places = [Path(shard) for shard in shards]
     key = _key([[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in places])
-    return _stored(SHARD_FEATURES, tar_rows(shards, "skip"), key, cache_dir)
+    return _stored(SHARD_FEATURES, _of_distinct_ids(tar_rows(shards, "skip")), key, cache_dir)
+
+
+def _of_distinct_ids(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Keys that come again, as where each shard counts from 0, with the name of their shard."""
+    seen: set[str] = set()
+    for row in rows:
+        if row["image_id"] in seen and row["image"] is not None:
+            shard = row["image"]["path"].rpartition("::")[2]
+            row["image_id"] = f"{Path(shard).stem}/{row['image_id']}"
+        seen.add(row["image_id"])
+        yield row
 
 
 def _key(rows: Iterable[Sequence[Any]]) -> str:

@@ -20,8 +20,9 @@ from ..processing_nic import NICProcessor
 from .columns import caption_columns, cell_captions
 from .feature_cache import load_photo_row, photo_name
 from .hub import ID_COLUMNS
+from .names import canonical_split
 from .problems import ITEMS_IN_WARNING, SUPPORTED, CaptionDataError, OnError, Problems, RejectedError
-from .splits import canonical_split, check_split
+from .splits import check_split
 from .storage import SHARD_FEATURES
 from .tar_shards import clean_captions, find_shards, tar_rows
 

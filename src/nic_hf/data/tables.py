@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from ..photo_files import is_photo_name
 from .columns import Columns, cell_captions, listed, recognise
-from .photos import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile, names_to_try, safe_name
-from .problems import NoCaptionsError, Problems, RejectedError, say_once
-from .splits import SPLITS, SplitList, canonical_split
+from .names import SPLITS, canonical_split, names_to_try, safe_name
+from .photos import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile
+from .problems import CaptionDataError, NoCaptionsError, Problems, RejectedError, say_once
+from .splits import SplitList
 from .text import clean_caption, fields_of, first_line, read_lines, valid_unicode
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".token")
@@ -24,6 +25,8 @@ _TOKEN_LINE = re.compile(r"(?P<name>.+)#\d+\t(?P<caption>.*)", re.DOTALL)
 # Flickr30k's one damaged row lacks the bar behind the number of the caption.
 _FIRST_FIELD = re.compile(r"\s*\"?(?P<name>[^\",\t|;]+)\"?\s*(?P<delimiter>[,\t|;])")
 _NUMBERED_CAPTION = re.compile(r"\s*(?P<number>\d+)\s+(?P<caption>\S.*)")
+# What pandas and spreadsheets write for a cell without a value.
+_MISSING = ("nan", "none", "null", "n/a", "#n/a", "<na>", "-")
 _MOST_JOINED = 50  # lines that a quoted field may run over
 _HERE = PurePosixPath()
 
@@ -81,6 +84,8 @@ def read_table(
         CaptionDataError: the file is empty, or its columns are not recognised.
     """
     lines = list(read_lines(file, problems))
+    if lines and re.fullmatch(r"sep=.", lines[0][1]):  # Excel's
+        lines = lines[1:]
     if not lines:
         raise NoCaptionsError(f"{file}: the file is empty; expected the header image,caption and one caption a line")
     if _TOKEN_LINE.fullmatch(lines[0][1]):
@@ -95,16 +100,22 @@ def read_table(
             say_once(f"{file}: no header; {text!r:.100} is read as a photo's name and its caption")
         records = _records(file, lines[layout.has_header :], layout, problems)
     found = gather(file, records, problems, below)
-    splits = {name: split for split, own in lists.items() for name in own.lines}
-    if splits:
-        for photo in found.photos.values():
-            photo.split = splits.pop(photo.image_id, None)
-        for name, split in splits.items():
-            own = lists[split]
-            with problems.at(own.file, line=own.lines[name], name=name):
-                found.photos.setdefault(name, CaptionedPhoto([name], name, line=own.lines[name], split=split))
-                raise RejectedError(f"{name} has no caption in {file}")
+    if lists:
+        _apply_lists(found, lists, problems)
     return found
+
+
+def _apply_lists(found: CaptionFile, lists: Mapping[str, SplitList], problems: Problems) -> None:
+    """Put photos into the splits of lists of their names, with or without suffixes."""
+    splits = {name: split for split, own in lists.items() for name in own.lines}
+    for photo in found.photos.values():
+        name = photo.image_id if photo.image_id in splits else photo.image_id.rpartition(".")[0]
+        photo.split = splits.pop(name, None)
+    for name, split in splits.items():
+        own = lists[split]
+        with problems.at(own.file, line=own.lines[name], name=name):
+            found.photos.setdefault(name, CaptionedPhoto([name], name, line=own.lines[name], split=split))
+            raise RejectedError(f"{name} has no caption in {found.file}")
 
 
 def read_json_lines(
@@ -136,17 +147,25 @@ def gather(file: Path, records: Iterable[Record], problems: Problems, below: Pur
     parent = file.parent
     beside = [folder / name for folder in (parent, parent.parent) for name in PHOTO_FOLDERS]
     found = CaptionFile(file, [*beside[: len(PHOTO_FOLDERS)], parent, *beside[len(PHOTO_FOLDERS) :]])
+    said: dict[str, str] = {}  # splits that records name
     for record in records:
         place: dict[str, Any] = {"line" if isinstance(record.place, int) else "entry": record.place}
         with problems.at(file, **place):
             name = (below / valid_unicode(safe_name(_text(record.name)), "name")).as_posix()
             photo = found.photos.get(name)
             if photo is None:
-                split = _split_of(record.split, name)
-                photo = found.photos[name] = CaptionedPhoto(names_to_try(name), name, split=split, **place)
+                photo = found.photos[name] = CaptionedPhoto(names_to_try(name), name, split=_split_of(name), **place)
+            if isinstance(record.split, str) and record.split.strip():
+                split = canonical_split(record.split)
+                if said.setdefault(name, split) != split:
+                    at = f"line {record.place}" if isinstance(record.place, int) else record.place
+                    raise CaptionDataError(f"{file}: {at}: {name} is in two splits: {said[name]} and {split}")
             for value in record.captions:
                 with problems.at(file, **place, name=name):
                     photo.captions.append(clean_caption(value))
+    if set(said.values()) & set(SPLITS):  # otherwise the column means something else
+        for name, photo in found.photos.items():
+            photo.split = said.get(name)
     return found
 
 
@@ -223,9 +242,10 @@ def _records(file: Path, lines: Sequence[tuple[int, str]], layout: _Layout, prob
         position += more
         if layout.delimiter == "|" and text.count("|") < len(header) - 1:
             say_once(f"{file}: line {number}: no bar behind the caption's number; read as if there were one")
-        cells = [listed(fields[column]) for column in captions]
-        own_split = None if split is None else fields[split]
-        yield Record(number, fields[image].strip(), list(cell_captions(cells)), own_split)
+        with problems.at(file, line=number, name=fields[image].strip()):
+            cells: list[Any] = [None if fields[c].strip().lower() in _MISSING else listed(fields[c]) for c in captions]
+            own_split = None if split is None else fields[split]
+            yield Record(number, fields[image].strip(), list(cell_captions(cells)), own_split)
 
 
 def _fields(
@@ -331,9 +351,8 @@ def _text(name: Any) -> Any:
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 
-def _split_of(split: Any, name: str) -> str | None:
-    if isinstance(split, str) and split.strip():
-        return canonical_split(split)
+def _split_of(name: str) -> str | None:
+    """The split that a folder in a photo's path names."""
     folders = name.split("/")[:-1]
     named = {canonical_split(folder) for folder in folders} & set(SPLITS) if folders else set()
     return named.pop() if len(named) == 1 else None

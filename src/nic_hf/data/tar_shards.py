@@ -18,8 +18,9 @@ import fsspec
 
 from ..photo_files import is_photo_name, photo_suffixes, suffix_of
 from .columns import caption_columns, cell_captions
+from .names import canonical_split
 from .problems import CaptionDataError, OnError, RejectedError
-from .splits import canonical_split, check_split
+from .splits import check_split
 from .text import clean_caption
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -1,0 +1,70 @@
+"""Names of photos and of splits, as captions spell them."""
+
+import posixpath
+import re
+from pathlib import PureWindowsPath
+
+from ..photo_files import is_photo_name
+from .problems import RejectedError
+
+SPLITS = ("train", "validation", "test")
+ALL = "all"
+
+_SYNONYMS = {
+    **dict.fromkeys(("training", "restval"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "devel", "development", "eval"), "validation"),
+    "testing": "test",
+}
+
+_USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG")
+_PLAIN_NAME = re.compile(r"\w[\w.-]*")
+
+
+def safe_name(name: object) -> str:
+    r"""Return a photo's relative path with "/" between its parts.
+
+    >>> safe_name(r"train\dog.jpg")
+    'train/dog.jpg'
+
+    An absolute path, of this machine or another, is taken as one below the photo folder: `/data/flickr8k/Images/x.jpg`
+    is looked for as `data/flickr8k/Images/x.jpg`, ..., `x.jpg` (see [`names_to_try`]).
+
+    Raises:
+        RejectedError: no name, or one that leads out of the photo folder (`../x.jpg`).
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise RejectedError(f"no photo name (found {name!r})")
+    # Nearly all names are of this kind, and the classes of pathlib take ten times as long.
+    if _PLAIN_NAME.fullmatch(name):
+        return name
+    windows = PureWindowsPath(name)
+    below = posixpath.normpath(windows.relative_to(windows.anchor).as_posix())
+    if below.split("/")[0] in ("..", ".") or "\0" in name:
+        raise RejectedError(f"photo name {name!r} leads out of the photo folder; give a path below it")
+    return below
+
+
+def names_to_try(name: str) -> list[str]:
+    """Where a photo of that name may be: there, or with fewer folders; without a suffix, with a usual one.
+
+    >>> names_to_try("coco/val2014/x.jpg"), names_to_try("x")[:3]
+    (['coco/val2014/x.jpg', 'val2014/x.jpg', 'x.jpg'], ['x', 'x.jpg', 'x.jpeg'])
+    """
+    names = [name]
+    while "/" in names[-1]:
+        names.append(names[-1].partition("/")[2])
+    if not is_photo_name(name):
+        names += [base + suffix for base in names for suffix in _USUAL_SUFFIXES]
+        if name.isdecimal():  # COCO's ids
+            names.append(f"{name.zfill(12)}.jpg")
+    return names
+
+
+def canonical_split(split: str) -> str:
+    """Return "train", "validation" or "test" for other spellings of them, and any other name as it is.
+
+    >>> canonical_split("dev"), canonical_split("Train"), canonical_split("extra")
+    ('validation', 'train', 'extra')
+    """
+    lower = split.strip().lower()
+    return _SYNONYMS.get(lower, lower if lower in SPLITS else split)
