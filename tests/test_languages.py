@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
@@ -142,6 +142,8 @@ SOME_TEXT = st.text("一二的狗ーカ゛ガがก้ำนเ็ัກ້ຳ�
 
 
 @given(text=SOME_TEXT, segmentation=st.sampled_from(["characters", "words"]), keep=st.booleans())
+@example(text="3'ſກ", segmentation="characters", keep=False)  # the possessive ends where another script begins
+@example(text="'ſກ", segmentation="characters", keep=False)
 @settings(max_examples=400, deadline=None)
 def test_what_was_decoded_is_decoded_again(text, segmentation, keep):
     pytest.importorskip("icu4py")

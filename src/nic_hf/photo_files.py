@@ -8,7 +8,7 @@ from pathlib import PurePath
 # Formats that Pillow finds and does not draw: other programs' data, programs that draw, videos.
 _NOT_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _FIRST = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
-_HEIF = (".heic", ".heif", ".hif")  # read by pillow-heif
+_HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")  # read by pillow-heif
 _MOST_SHOWN = 6
 
 

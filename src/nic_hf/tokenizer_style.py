@@ -22,7 +22,8 @@ _WORD = rf"{_POSSESSIVE}|{_RUN}(?:(?!{_POSSESSIVE})[-'&./]{_RUN})*"
 _PUNCTUATION = r"[\p{P}\p{S}]"
 # The same words, where letters of scripts without spaces are none of their letters.
 _SPACED_RUN = rf"(?!{UNSPACED})[\p{{L}}\p{{N}}](?:(?!{UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])*"
-_SPACED_WORD = _WORD.replace(_RUN, _SPACED_RUN)
+_SPACED_POSSESSIVE = rf"'s(?!(?!{UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])"
+_SPACED_WORD = _WORD.replace(_RUN, _SPACED_RUN).replace(_POSSESSIVE, _SPACED_POSSESSIVE)
 # NFKC takes the vowels Thai and Lao am apart.
 _AM_VOWELS = (("\u0e4d\u0e32", "\u0e33"), ("\u0ecd\u0eb2", "\u0eb3"))
 _UNSPACED_PUNCTUATION = "[\u3001-\u3003\u3008-\u3011\u3014-\u301b]"
@@ -111,6 +112,8 @@ def build_run_splitter(keep_punctuation: bool) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(_APOSTROPHES), "'")])
     # The possessive is found in capitals too, and letters are also those that are not yet known as such.
     run = _WORD.replace(_POSSESSIVE, _POSSESSIVE.replace("'s", "'[sS]")).replace(r"\p{L}", rf"\p{{L}}{UNSPACED[1:-1]}")
+    # Behind a possessive a script without spaces may begin: what that is depends on the style.
+    run = rf"(?:'[sS](?={UNSPACED}))?(?:{run})"
     pattern = f"{run}|{_PUNCTUATION}" if keep_punctuation else run
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
     return tokenizer

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tiny import CAPTIONS, tiny_model, tiny_photos, tiny_processor
 from transformers import AutoProcessor
+from transformers.utils.logging import warning_once
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.processing_nic import build_image_processor, load_image_processor, squeeze_to
@@ -175,6 +176,7 @@ def test_keywords_are_merged_as_other_processors_merge_them(
     assert not caplog.records
     with pytest.raises(ValueError, match="size was passed two times"):
         processor(images=photos, size=size, images_kwargs={"size": size})
+    warning_once.cache_clear()  # another test may have been told
     processor(images=photos, do_resise=False)
     assert "Keyword argument `do_resise` is not a valid argument" in caplog.text
 

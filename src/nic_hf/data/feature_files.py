@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,6 +64,13 @@ class FeatureTable:
         self.num_photos = num_photos
         self.photos_a_chunk = photos_a_chunk
         self._checked = bytearray(num_photos)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which checks for itself."""
+        return {**vars(self), "_checked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _checked=bytearray(state["num_photos"]))
 
     def __len__(self) -> int:
         return self.num_photos
