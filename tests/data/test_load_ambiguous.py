@@ -68,6 +68,29 @@ def test_files_by_split_may_have_photos_of_one_name_in_folders_of_their_own(tmp_
         assert found == {str(data / "images" / split / f"{n}.jpg"): f"{split} {n}" for n in (0, 1)}
 
 
+def test_a_folder_may_be_named_after_a_split_and_more(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for split in ("train", "val"):
+        photos(data / f"{split}_images", ["0.jpg", "1.jpg"])
+        records = [{"image": f"{n}.jpg", "caption": f"{split} {n}"} for n in (0, 1)]
+        write(data / "annotations" / f"{split}.json", json.dumps(records))
+    assert load(data, tmp_path, "dev") == {str(data / "val_images" / f"{n}.jpg"): f"val {n}" for n in (0, 1)}
+
+
+def test_what_img2dataset_leaves_is_read_as_text_next_to_photos(tmp_path: Path) -> None:
+    import pandas as pd
+
+    data = tmp_path / "data"
+    for shard in ("00000", "00001"):
+        photos(data / shard, [f"{shard}{n:04}.jpg" for n in range(4)])
+        for n in range(4):
+            write(data / shard / f"{shard}{n:04}.txt", f"photo {n}")
+        keys = [f"{shard}{n:04}" for n in range(4)]
+        kept = {"url": ["https://x"] * 4, "caption": ["A"] * 4, "key": keys, "status": ["success"] * 4}
+        pd.DataFrame(kept).to_parquet(data / f"{shard}.parquet")
+    assert len(load(data, tmp_path)) == 8
+
+
 def test_folders_by_split_may_each_have_a_file_of_captions(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for split in ("train", "val", "test"):

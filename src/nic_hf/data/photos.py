@@ -1,6 +1,7 @@
 """Finding photo files: which folder, which file, and whether anything is in it. No photo is opened here."""
 
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -90,6 +91,7 @@ class PhotoFinder:
 
     def __init__(self, captions: CaptionFile, images: Path | None, root: Path) -> None:
         self.captions = captions
+        self._root = os.path.abspath(root)  # noqa: PTH100 - as in the paths of the photos
         if images is not None and not images.is_dir():
             raise CaptionDataError(f"images={os.fspath(images)!r} is not a folder")
         photos = captions.photos
@@ -126,7 +128,8 @@ class PhotoFinder:
                     return entry
             found = [(index, entry) for index in self._far if (entry := index.entry(name)) is not None]
             if len(found) > 1:
-                found = [each for each in found if _is_of_split(each[0].root, photo.split)] or found
+                below = len(self._root)
+                found = [each for each in found if _is_of_split(each[0].root[below:], photo.split)] or found
             if len(found) > 1:
                 folders = ", ".join(index.root for index, _ in found)
                 raise CaptionDataError(
@@ -169,7 +172,9 @@ class PhotoFinder:
 
 
 def _is_of_split(folder: str, split: str | None) -> bool:
-    return split is not None and split in map(canonical_split, PurePath(folder).parts)
+    """Whether a folder is named after a split, as `val`, `val_images` and `val2017` are."""
+    words = (word for part in PurePath(folder).parts for word in re.split(r"[^A-Za-z]+", part))
+    return split is not None and split in map(canonical_split, words)
 
 
 def _folders_below(root: Path) -> Iterator[Path]:

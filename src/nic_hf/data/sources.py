@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..photo_files import is_photo_name
+from .columns import recognise
 from .json_files import read_json_file
 from .names import SPLITS, canonical_split
 from .photos import CaptionFile
@@ -212,7 +213,7 @@ def _other_files(folder: Path, options: SourceOptions) -> list[Part]:
         if name.endswith(CAPTION_SUFFIXES) and _stem(name) not in photos and not name.endswith(".caption")
     ]
     columns = (options.image_column, options.caption_column)
-    files = [file for file in files if file.suffix not in TABLE_SUFFIXES or is_table(file, *columns)]
+    files = [file for file in files if _may_hold_captions(file, *columns)]
     if len(files) > 1:
         files = [file for file in files if file.suffix != ".json" or _holds_captions(file, options)]
     by_split: dict[str, list[Path]] = {}
@@ -223,6 +224,21 @@ def _other_files(folder: Path, options: SourceOptions) -> list[Part]:
     if by_split:
         return [Part(_only(own, folder), split) for split, own in by_split.items()]
     return [Part(_only(files, folder))] if files else []
+
+
+def _may_hold_captions(file: Path, image: str | None, caption: str | None) -> bool:
+    """Whether the header of a table tells captions; JSON has to be read for that."""
+    if file.suffix in TABLE_SUFFIXES:
+        return is_table(file, image, caption)
+    if file.suffix != ".parquet":
+        return True
+    import pyarrow.parquet as pq
+
+    try:
+        recognise(tuple(pq.read_schema(file).names), image, caption)
+    except RejectedError:  # such as what img2dataset keeps of its downloads
+        return False
+    return True
 
 
 def _holds_captions(file: Path, options: SourceOptions) -> bool:
