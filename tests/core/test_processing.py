@@ -176,8 +176,15 @@ def test_keywords_are_merged_as_other_processors_merge_them(
     assert not caplog.records
     with pytest.raises(ValueError, match="size was passed two times"):
         processor(images=photos, size=size, images_kwargs={"size": size})
-    warning_once.cache_clear()  # another test may have been told
-    processor(images=photos, do_resise=False)
+    # Another test may have been told, or have silenced Transformers, whose logger hands nothing up outside of CI.
+    warning_once.cache_clear()
+    theirs = logging.getLogger("transformers")
+    theirs.addHandler(caplog.handler)
+    try:
+        with caplog.at_level("WARNING", logger="transformers"):
+            processor(images=photos, do_resise=False)
+    finally:
+        theirs.removeHandler(caplog.handler)
     assert "Keyword argument `do_resise` is not a valid argument" in caplog.text
 
 
