@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,11 @@ def test_data() -> Path:
 def flickr8k(test_data: Path) -> Path:
     """The folder of Flickr8k: captions.txt, split lists, Images/."""
     return test_data / "flickr8k"
+
+
+@pytest.fixture(autouse=True)
+def _transformers_may_be_heard() -> Iterator[None]:
+    """Commands silence Transformers; tests that follow in the same process listen to its warnings."""
+    yield
+    if "transformers.utils.logging" in sys.modules:
+        sys.modules["transformers.utils.logging"].set_verbosity_warning()
