@@ -53,7 +53,7 @@ def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset | Data
     if remote is not None:
         raise CaptionDataError(f"{remote}: not on this machine; stream_captions reads it without a copy")
     data = dataset_of_shards(shards, cache_dir)
-    named = {shard: splits_named(shard) & set(SPLITS) for shard in shards}
+    named = {shard: splits_named(shard) for shard in shards}
     if any(len(names) != 1 for names in named.values()):
         return data
     rows: dict[str, list[int]] = {}

@@ -68,3 +68,12 @@ def canonical_split(split: str) -> str:
     """
     lower = split.strip().lower()
     return _SYNONYMS.get(lower, lower if lower in SPLITS else split)
+
+
+def split_words(name: str) -> set[str]:
+    """The words of a name, as names of splits.
+
+    >>> sorted(split_words("TextCaps_0.1_val.json") & set(SPLITS)), split_words("val2017")
+    (['validation'], {'', 'validation'})
+    """
+    return {canonical_split(word) for word in re.split(r"[^A-Za-z]+", name)}

@@ -1,16 +1,15 @@
 """Finding photo files: which folder, which file, and whether anything is in it. No photo is opened here."""
 
 import os
-import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
-from .names import canonical_split
+from .names import split_words
 from .problems import CaptionDataError, RejectedError, say_once
 
 # "Flicker8k_Dataset" is the spelling of the original Flickr8k archive.
@@ -173,8 +172,7 @@ class PhotoFinder:
 
 def _is_of_split(folder: str, split: str | None) -> bool:
     """Whether a folder is named after a split, as `val`, `val_images` and `val2017` are."""
-    words = (word for part in PurePath(folder).parts for word in re.split(r"[^A-Za-z]+", part))
-    return split is not None and split in map(canonical_split, words)
+    return split in split_words(folder)
 
 
 def _folders_below(root: Path) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..photo_files import is_photo_name
 from .columns import recognise
 from .json_files import read_json_file
-from .names import SPLITS, canonical_split
+from .names import SPLITS, canonical_split, split_words
 from .photos import CaptionFile
 from .problems import SUPPORTED, CaptionDataError, Problems, RejectedError, say_once
 from .splits import SplitShares, read_split_lists
@@ -218,9 +218,9 @@ def _other_files(folder: Path, options: SourceOptions) -> list[Part]:
         files = [file for file in files if file.suffix != ".json" or _holds_captions(file, options)]
     by_split: dict[str, list[Path]] = {}
     for file in files:
-        words = {canonical_split(word) for word in re.split(r"[^A-Za-z]+", file.stem)} & set(SPLITS)
-        if len(words) == 1:
-            by_split.setdefault(words.pop(), []).append(file)
+        named = split_words(file.stem) & set(SPLITS)
+        if len(named) == 1:
+            by_split.setdefault(named.pop(), []).append(file)
     if by_split:
         return [Part(_only(own, folder), split) for split, own in by_split.items()]
     return [Part(_only(files, folder))] if files else []

@@ -18,7 +18,7 @@ import fsspec
 
 from ..photo_files import is_photo_name, photo_suffixes, suffix_of
 from .columns import caption_columns, cell_captions
-from .names import canonical_split
+from .names import SPLITS, canonical_split, split_words
 from .problems import CaptionDataError, OnError, RejectedError
 from .splits import check_split
 from .text import clean_caption
@@ -26,7 +26,6 @@ from .text import clean_caption
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 _TEXT_SUFFIXES = (".txt", ".json")
-_SPLITS = ("train", "validation", "test")
 _BLOCK = 512  # tar's unit of length
 _MOST_BYTES = 200 * 2**20  # of a file: a megabyte of gzip can claim a gigabyte, and each is held in memory
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -97,8 +96,7 @@ def _matching(pattern: str) -> list[str]:
 def splits_named(shard: str) -> set[str]:
     """The splits that the name of a tar file, or that of its folder, tells."""
     path = PurePosixPath(shard.replace("\\", "/"))
-    words = [*re.split(r"[^A-Za-z]+", path.name), path.parent.name]
-    return {canonical_split(word.lower()) for word in words} & set(_SPLITS)
+    return (split_words(path.name) | {canonical_split(path.parent.name)}) & set(SPLITS)
 
 
 def tar_rows(shards: Sequence[str], on_error: OnError) -> Iterator[dict[str, Any]]:
