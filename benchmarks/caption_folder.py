@@ -21,9 +21,9 @@ from machine import save
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from nic_hf.bulk import CaptionRun, PhotoSources, load_captioner
-from nic_hf.bulk.captioner import caption_batch
-from nic_hf.bulk.sources import PhotoItem
+from nic_hf.captioning import CaptionRun, PhotoSources, load_captioner
+from nic_hf.captioning.captioners import caption_batch
+from nic_hf.captioning.photo_sources import PhotoItem
 from nic_hf.images_nic import load_photo
 
 

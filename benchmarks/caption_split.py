@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
-from nic_hf.captioning import generate_captions
 from nic_hf.data import PhotoDataset, cache_features, load_captions
+from nic_hf.dataset_captions import generate_captions
 
 
 def main():

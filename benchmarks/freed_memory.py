@@ -15,7 +15,7 @@ CHILD = """
 import json, resource, sys
 import torch
 from transformers import AutoModel
-from nic_hf.memory import keep_freed_memory
+from nic_hf.malloc_settings import keep_freed_memory
 if sys.argv[2] == "keep":
     assert keep_freed_memory(), "needs Linux with glibc"
 model = AutoModel.from_pretrained(sys.argv[1]).eval().to(memory_format=torch.channels_last)

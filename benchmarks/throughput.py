@@ -21,7 +21,7 @@ import transformers
 from machine import save
 
 from nic_hf import NICForConditionalGeneration
-from nic_hf.memory import keep_freed_memory
+from nic_hf.malloc_settings import keep_freed_memory
 
 
 def vit_gpt2():

@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 
 from nic_hf.export import NICOnnxCaptioner
-from nic_hf.memory import keep_freed_memory
+from nic_hf.malloc_settings import keep_freed_memory
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

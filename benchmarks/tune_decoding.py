@@ -28,7 +28,7 @@ from nic_hf.data import PhotoDataset, load_captions
 from nic_hf.decoding import CaptionSimilarity, ConsensusDecoding, NICEnsemble
 from nic_hf.decoding.consensus import searched_captions
 from nic_hf.evaluation import score_captions
-from nic_hf.memory import keep_freed_memory
+from nic_hf.malloc_settings import keep_freed_memory
 
 NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider")
 

@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nic_hf import NICForConditionalGeneration
-from nic_hf.memory import keep_freed_memory
+from nic_hf.malloc_settings import keep_freed_memory
 
 # The first kind whose words are part of an operator's name counts.
 KINDS = {

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from nic_hf.bulk import CaptionFile, PhotoItem, PhotoSources, load_captioner
-from nic_hf.bulk.captioner import caption_batch
+from nic_hf.captioning import CaptionFile, PhotoItem, PhotoSources, load_captioner
+from nic_hf.captioning.captioners import caption_batch
 from nic_hf.images_nic import load_photo
 
 BATCHES_A_BLOCK = 4  # what is done again when an actor dies

@@ -8,8 +8,8 @@ from harness import fuzz, instrumented
 
 with instrumented():
     from nic_hf.data.loading import rows_of
-    from nic_hf.data.problems import CaptionDataError, Problems
-    from nic_hf.data.sources import Part, SourceOptions
+    from nic_hf.data.errors import CaptionDataError, ErrorCollector
+    from nic_hf.data.caption_folders import Part, SourceOptions
 
 _FOLDER = tempfile.TemporaryDirectory()
 _ROOT = Path(_FOLDER.name, "data")
@@ -28,7 +28,7 @@ def check(data: bytes) -> None:
     for on_error in ("skip", "raise"):
         try:
             split = [None, "train"][data[0] % 2]
-            rows, _ = rows_of([Part(file)], split, SourceOptions(), Problems(on_error), str(file))
+            rows, _ = rows_of([Part(file)], split, SourceOptions(), ErrorCollector(on_error), str(file))
         except CaptionDataError as error:
             assert str(_ROOT) in str(error), f"names no file: {error}"
             continue

@@ -8,8 +8,8 @@ from harness import fuzz, instrumented
 
 with instrumented():
     from nic_hf.data.loading import rows_of
-    from nic_hf.data.problems import CaptionDataError, Problems, SkippedItem
-    from nic_hf.data.sources import Part, SourceOptions
+    from nic_hf.data.errors import CaptionDataError, ErrorCollector, SkippedItem
+    from nic_hf.data.caption_folders import Part, SourceOptions
 
 _FOLDER = tempfile.TemporaryDirectory()
 _ROOT = Path(_FOLDER.name, "data")
@@ -27,7 +27,7 @@ def check(data: bytes) -> None:
         return
     kind, content = data[0] % 5, data[1:]
     skipped: list[SkippedItem] = []
-    for problems in (Problems("skip", skipped), Problems("raise")):
+    for problems in (ErrorCollector("skip", skipped), ErrorCollector("raise")):
         try:
             rows = _read(kind, content, problems)
         except CaptionDataError as error:
@@ -42,7 +42,7 @@ def check(data: bytes) -> None:
     assert all(item.reason and str(_ROOT) in item.file for item in skipped)
 
 
-def _read(kind: int, content: bytes, problems: Problems) -> list:
+def _read(kind: int, content: bytes, problems: ErrorCollector) -> list:
     """Rows of a table, of one with a split list, or of a metadata file."""
     table, lists = _ROOT / "captions.txt", _ROOT / "Flickr_8k.trainImages.txt"
     file = [table, _ROOT / "captions.tsv", lists, _PHOTOS / "metadata.csv", _PHOTOS / "metadata.jsonl"][kind]

@@ -6,7 +6,7 @@ from pathlib import Path
 from harness import fuzz, instrumented
 
 with instrumented():
-    from nic_hf.bulk.store import CaptionFile
+    from nic_hf.captioning.caption_file import CaptionFile
     from nic_hf.evaluation.files import EvaluationDataError, load_predictions, load_references
 
 _FOLDER = tempfile.TemporaryDirectory()

@@ -6,7 +6,7 @@ from pathlib import Path
 from harness import fuzz, instrumented
 
 with instrumented():
-    from nic_hf.data.problems import CaptionDataError
+    from nic_hf.data.errors import CaptionDataError
     from nic_hf.data.tar_shards import tar_rows
 
 _FOLDER = tempfile.TemporaryDirectory()

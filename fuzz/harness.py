@@ -17,7 +17,7 @@ def instrumented() -> contextlib.AbstractContextManager:
     import atheris
 
     # The readers alone: what their packages offer besides imports torch, which takes memory and a minute to watch.
-    for package in ("data", "evaluation", "bulk"):
+    for package in ("data", "evaluation", "captioning"):
         bare = types.ModuleType(f"nic_hf.{package}")
         bare.__path__ = [str(CORPUS.parents[1] / "src" / "nic_hf" / package)]
         sys.modules[bare.__name__] = bare

@@ -32,7 +32,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     "code",
     [
         "import nic_hf; dir(nic_hf), nic_hf.__version__",
-        "import nic_hf.data, nic_hf.bulk; dir(nic_hf.data)",
+        "import nic_hf.data, nic_hf.captioning; dir(nic_hf.data)",
         "import nic_hf.export",
         "from nic_hf.export import NICOnnxCaptioner",
         "from nic_hf.cli import app; app(['--help'], standalone_mode=False)",

@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor
 
 from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor
 from nic_hf.app import AppCaptioner
-from nic_hf.app.captioner import as_grid
+from nic_hf.app.scored_captions import as_grid
 
 
 def test_captions_are_those_of_the_pipeline(captioner: AppCaptioner, checkpoint: Path, photos: list[Path]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from nic_hf.app import AppCaptioner, ScoredCaption, ScoredWord
-from nic_hf.app.drawing import bars_html, caption_html, heat_map, maps_html, per_cent, table_html
-from nic_hf.app.folder import SentPhotos, caption_file
-from nic_hf.bulk.formats import caption_format
+from nic_hf.app.caption_html import bars_html, caption_html, heat_map, maps_html, per_cent, table_html
+from nic_hf.app.sent_photos import SentPhotos, caption_file
+from nic_hf.captioning.caption_formats import caption_format
 
 
 def test_a_folder_becomes_a_file_that_does_not_stay(

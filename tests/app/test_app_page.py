@@ -18,7 +18,7 @@ from PIL import Image
 from serving import SOURCE, Server, serving
 
 from nic_hf.app import AppCaptioner
-from nic_hf.app.drawing import per_cent
+from nic_hf.app.caption_html import per_cent
 
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 SPACE = Path(__file__).parents[2] / "examples" / "space"

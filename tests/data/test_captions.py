@@ -13,7 +13,7 @@ from tiny import tiny_model, tiny_photos, tiny_processor, tiny_tokenizer
 
 from nic_hf import NICProcessor
 from nic_hf.data import CaptionCollator, CaptionDataset, FeatureTable, PhotoDataset, cache_features, load_captions
-from nic_hf.data.sampling import BATCHES_A_POOL, LengthGroupedSampler
+from nic_hf.data.length_grouped_sampler import BATCHES_A_POOL, LengthGroupedSampler
 from nic_hf.tokenization import train_tokenizer
 
 CAPTIONS = {

@@ -8,7 +8,7 @@ import pytest
 from layouts import CAPTIONS, LAYOUTS, NAMES, Layout, csv_rows, photos, write
 
 from nic_hf.data import CaptionDataError, SkippedItem, load_captions
-from nic_hf.data.problems import say_once
+from nic_hf.data.errors import say_once
 
 
 @pytest.fixture(autouse=True)

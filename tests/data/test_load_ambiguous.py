@@ -12,7 +12,7 @@ from PIL import Image
 from shards import write_tar
 
 from nic_hf.data import CaptionDataError, load_captions
-from nic_hf.data.problems import say_once
+from nic_hf.data.errors import say_once
 
 
 @pytest.fixture(autouse=True)

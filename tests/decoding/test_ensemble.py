@@ -12,8 +12,8 @@ from tiny import save_tiny_checkpoint, tiny_features, tiny_labels, tiny_model, t
 from transformers import TextStreamer, ViTConfig
 
 from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor
-from nic_hf.captioning import generate_captions
 from nic_hf.data import PhotoDataset
+from nic_hf.dataset_captions import generate_captions
 from nic_hf.decoding import NICEnsemble, NICEnsembleCache
 from nic_hf.tokenization import train_tokenizer
 

@@ -57,8 +57,8 @@ def test_8_bits_compute_the_same_with_and_without_the_slow_sums(
 IN_LITTLE_MEMORY = """
 import logging, resource, sys
 import numpy as np
-from nic_hf.bulk import load_captioner
-from nic_hf.bulk.captioner import caption_batch
+from nic_hf.captioning import load_captioner
+from nic_hf.captioning.captioners import caption_batch
 
 logging.basicConfig(format="%(message)s")
 captioner = load_captioner(sys.argv[1])

@@ -17,9 +17,9 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor
-from nic_hf.bulk import CaptionRun, PhotoSources, load_captioner
-from nic_hf.data.captions import CaptionCollator, CaptionDataset, PhotoDataset
+from nic_hf.captioning import CaptionRun, PhotoSources, load_captioner
 from nic_hf.data.feature_cache import cache_features
+from nic_hf.data.torch_datasets import CaptionCollator, CaptionDataset, PhotoDataset
 
 HEADROOM = 3 * 2**30  # where the kernel refuses memory, so that a fault here cannot take the machine with it
 
@@ -64,7 +64,14 @@ def main() -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, used + HEADROOM))
     before = peak()
-    found: dict[str, dict] = {"pipeline": {}, "bulk": {}, "cache": {}, "training": {}, "seconds": {}, "memory": {}}
+    found: dict[str, dict] = {
+        "pipeline": {},
+        "captioning": {},
+        "cache": {},
+        "training": {},
+        "seconds": {},
+        "memory": {},
+    }
 
     def measured(name: str, way: Callable[[], dict]) -> None:
         found[name] = way()
@@ -81,7 +88,7 @@ def main() -> None:
             found["seconds"][path.name] = time.process_time() - start
         return results
 
-    def by_bulk() -> dict:
+    def by_captioning() -> dict:
         sink = Kept()
         sources = PhotoSources([str(path) for path in paths])
         run = CaptionRun(
@@ -119,7 +126,12 @@ def main() -> None:
         kept = set(photos.image_ids())
         return {path.name: {"caption": ""} if path.name in kept else {"error": path.name} for path in paths}
 
-    for name, way in (("pipeline", by_pipeline), ("bulk", by_bulk), ("cache", by_cache), ("training", by_training)):
+    for name, way in (
+        ("pipeline", by_pipeline),
+        ("captioning", by_captioning),
+        ("cache", by_cache),
+        ("training", by_training),
+    ):
         measured(name, way)
     report.write_text(json.dumps(found))
 

@@ -223,7 +223,7 @@ def _start(kind: str, inputs: Path, output: Path) -> tuple[Any, Any]:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        modules = ["nic_hf.training", "nic_hf.bulk", "nic_hf.cli", "nic_hf.evaluation.suite"]
+        modules = ["nic_hf.training", "nic_hf.captioning", "nic_hf.cli", "nic_hf.evaluation.suite"]
         context.set_forkserver_preload(modules)
     ready = context.Event()
     process = context.Process(target=work, args=(kind, inputs, output, ready))

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from nic_hf.bulk.formats import FORMATS, CaptionRecord
-from nic_hf.bulk.store import CaptionFile
+from nic_hf.captioning.caption_file import CaptionFile
+from nic_hf.captioning.caption_formats import FORMATS, CaptionRecord
+from nic_hf.data.caption_folders import Part, SourceOptions
+from nic_hf.data.errors import CaptionDataError, ErrorCollector, SkippedItem
 from nic_hf.data.loading import rows_of
-from nic_hf.data.photos import Row
-from nic_hf.data.problems import CaptionDataError, Problems, SkippedItem
-from nic_hf.data.sources import Part, SourceOptions
-from nic_hf.data.text import read_lines
+from nic_hf.data.photo_finder import Row
+from nic_hf.data.text_files import read_lines
 from nic_hf.evaluation import score_captions
 from nic_hf.evaluation.files import EvaluationDataError, load_predictions, load_references
 from nic_hf.evaluation.ptb import ptb_tokenize
@@ -93,7 +93,7 @@ def folder_of(path: str) -> Path:
     return Path(path)
 
 
-def rows_in(file: Path, split: str | None, problems: Problems) -> list[Row]:
+def rows_in(file: Path, split: str | None, problems: ErrorCollector) -> list[Row]:
     return rows_of([Part(file)], split, SourceOptions(), problems, str(file))[0]
 
 
@@ -106,7 +106,7 @@ def test_captions_of_a_csv_file_are_what_was_written(captions: list[str], end: s
         text = end.join(["image,caption", *(f"a.jpg,{line}" for line in lines)]) + end
         file.write_bytes(b"\xef\xbb\xbf" * mark + text.encode())
         skipped: list[SkippedItem] = []
-        rows = rows_in(file, None, Problems("skip", skipped))
+        rows = rows_in(file, None, ErrorCollector("skip", skipped))
         found = rows[0].captions if rows else []
         assert found == [caption.strip() for caption in captions if caption.strip()]
         assert all(item.line and str(file) in str(item) for item in skipped if item.line is not None)
@@ -121,7 +121,7 @@ def test_lines_are_read_or_placed(content: bytes) -> None:
         file = Path(path, "lines.txt")
         file.write_bytes(content)
         skipped: list[SkippedItem] = []
-        problems = Problems("skip", skipped)
+        problems = ErrorCollector("skip", skipped)
         found = dict(read_lines(file, problems))
         problems.settle()
         for number, raw in enumerate(content.split(b"\n"), start=1):
@@ -140,7 +140,7 @@ def test_a_line_of_ten_megabytes(caption: str, tmp_path: Path) -> None:
     file = folder_of(str(tmp_path)) / "captions.txt"
     file.write_text(f'image,caption\na.jpg,"{caption}"\na.jpg,a cat\n')
     with pytest.raises(CaptionDataError, match=r"captions.txt: line 2: a field of more than [0-9,]+ characters"):
-        rows_in(file, None, Problems("raise"))
+        rows_in(file, None, ErrorCollector("raise"))
     lines = tmp_path / "captions.jsonl"
     lines.write_text(
         json.dumps({"image_id": 1, "caption": caption}) + "\n" + json.dumps({"image_id": 2, "caption": "b"})
@@ -152,7 +152,7 @@ def test_a_line_of_ten_megabytes(caption: str, tmp_path: Path) -> None:
     karpathy = tmp_path / "data.json"
     karpathy.write_text(json.dumps({"images": [{"filename": "a.jpg", "sentences": [{"raw": caption}, {"raw": "b"}]}]}))
     with pytest.raises(CaptionDataError, match=r"sentences\[0\]: the caption has [0-9,]+ characters; 131,072 are"):
-        rows_in(karpathy, None, Problems("raise"))
+        rows_in(karpathy, None, ErrorCollector("raise"))
     assert time.process_time() - start < 60
 
 
@@ -181,7 +181,7 @@ def test_any_json_is_read_or_refused(document: object, split: str | None) -> Non
         file.write_text(json.dumps(document))
         for on_error in ("skip", "raise"):
             try:
-                rows = rows_in(file, split, Problems(on_error))
+                rows = rows_in(file, split, ErrorCollector(on_error))
             except CaptionDataError as error:
                 assert path in str(error)
                 continue

@@ -12,10 +12,10 @@ from subset import real_captioner
 from tiny import CAPTIONS, save_tiny_checkpoint, tiny_model, tiny_photos, tiny_processor
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
-from nic_hf.bulk import TorchCaptioner
-from nic_hf.bulk.captioner import caption_batch
-from nic_hf.captioning import generate_captions
+from nic_hf.captioning import TorchCaptioner
+from nic_hf.captioning.captioners import caption_batch
 from nic_hf.data import CaptionDataset, PhotoDataset, load_captions
+from nic_hf.dataset_captions import generate_captions
 from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments
 
 

@@ -61,11 +61,11 @@ def caption_all(images: list[HardImage], folder: Path, timeout: int) -> dict[str
 
 
 def check(images: list[HardImage], report: dict[str, dict]) -> None:
-    ways = ("pipeline", "bulk", "cache", "training")
+    ways = ("pipeline", "captioning", "cache", "training")
     for image in images:
         kinds = {way: next(iter(report[way][image.name])) for way in ways}
         assert len(set(kinds.values())) == 1, f"{image.name}: the ways disagree: {kinds}"
-        assert image.expected in ("either", kinds["bulk"]), f"{image.name}: {report['bulk'][image.name]}"
+        assert image.expected in ("either", kinds["captioning"]), f"{image.name}: {report['captioning'][image.name]}"
         for way in ways:
             assert image.name in report[way][image.name].get("error", image.name), report[way][image.name]
     slowest = max(report["seconds"], key=report["seconds"].__getitem__)
@@ -73,7 +73,7 @@ def check(images: list[HardImage], report: dict[str, dict]) -> None:
     memory = max(report["memory"].values())
     assert memory < GIBIBYTE, f"{memory / GIBIBYTE:.2f} GiB over the model's own: {report['memory']}"
     print(
-        f"{len(images)} files, {sum('caption' in result for result in report['bulk'].values())} captioned; "
+        f"{len(images)} files, {sum('caption' in result for result in report['captioning'].values())} captioned; "
         f"slowest {slowest} {report['seconds'][slowest]:.2f} s; {memory / 2**20:.0f} MiB over the model's own"
     )
 

@@ -12,7 +12,7 @@ from killing import KINDS, hammer, make_inputs
 from tiny import tiny_model
 
 from nic_hf import NICForConditionalGeneration
-from nic_hf.bulk import CaptionFile, PhotoItem
+from nic_hf.captioning import CaptionFile, PhotoItem
 
 SAMPLE = {"captions.parquet": 2, "sidecar": 2, "cache": 2}
 

@@ -13,9 +13,9 @@ from subset import real_captioner
 from tiny import CAPTIONS, tiny_model, tiny_photos, tiny_processor
 
 import nic_hf
-from nic_hf.bulk import TorchCaptioner
-from nic_hf.bulk.captioner import caption_batch
-from nic_hf.memory import keep_freed_memory
+from nic_hf.captioning import TorchCaptioner
+from nic_hf.captioning.captioners import caption_batch
+from nic_hf.malloc_settings import keep_freed_memory
 
 
 def check_flat(captioner: TorchCaptioner, captions: int, batch_size: int, size: tuple[int, int]) -> None:

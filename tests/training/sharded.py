@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from nic_hf.captioning import allow_generate_where_sharded
+from nic_hf.dataset_captions import allow_generate_where_sharded
 
 
 def main(folder: str, attention: str) -> None:

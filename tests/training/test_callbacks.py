@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from workshop import Workshop
 
-from nic_hf.captioning import generate_captions
+from nic_hf.dataset_captions import generate_captions
 from nic_hf.training import SampleCaptionsCallback
 
 

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset, RandomSampler
 from transformers import Trainer
 from workshop import Workshop
 
-from nic_hf.captioning import generate_captions
 from nic_hf.data import CaptionCollator, CaptionDataset, PhotoDataset, PhotoView, cache_features
-from nic_hf.data.sampling import LengthGroupedSampler
+from nic_hf.data.length_grouped_sampler import LengthGroupedSampler
+from nic_hf.dataset_captions import generate_captions
 from nic_hf.evaluation import score_captions
 from nic_hf.training import CaptioningTrainer, divergence
 from nic_hf.training.trainer import caption_metrics

@@ -1,6 +1,6 @@
 """The app: captions of photos in a browser. It needs gradio, the extra `app`."""
 
-from .captioner import AppCaptioner, ScoredCaption, ScoredWord
+from .scored_captions import AppCaptioner, ScoredCaption, ScoredWord
 from .server import check_gradio, serve
 
 __all__ = ["AppCaptioner", "ScoredCaption", "ScoredWord", "check_gradio", "serve"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from .captioner import AppCaptioner
-from .drawing import MAP_SIDE, STYLE, bars_html, caption_html, maps_html, table_html, titled
-from .folder import caption_file
+from .caption_html import MAP_SIDE, STYLE, bars_html, caption_html, maps_html, table_html, titled
+from .scored_captions import AppCaptioner
+from .sent_photos import caption_file
 
 MOST_CAPTIONS, MOST_BEAMS, MOST_PHOTOS = 10, 20, 500
 SEARCH, DRAW = "beam search", "sampling"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..photo_warnings import name_photos_in_warnings
-from .captioner import AppCaptioner
+from .scored_captions import AppCaptioner
 
 # Gradio keeps 170 KB of settings for each visitor and each call of the API, by default of the last 10,000: 1.7 GB.
 KEPT_VISITORS = 128

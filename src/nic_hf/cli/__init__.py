@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from ..memory import keep_freed_memory
+from ..malloc_settings import keep_freed_memory
 from ..photo_warnings import name_photos_in_warnings
 from .app import app as app_command
 from .caption import caption

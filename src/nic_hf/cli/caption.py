@@ -27,7 +27,7 @@ from .terminal import INTERRUPTED, fail, reported, silence_transformers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..bulk import CaptionRun, CaptionSummary, Processes
+    from ..captioning import CaptionRun, CaptionSummary, Processes
 
 SHOWN = 20
 
@@ -154,7 +154,7 @@ def caption(
 
 def _run(run: "CaptionRun", contact_sheet: Path | None) -> "tuple[CaptionSummary, bool]":
     """Caption, and say whether Ctrl-C ended it."""
-    from ..bulk import BrokenPhotoError
+    from ..captioning import BrokenPhotoError
 
     interrupted: list[int] = []
     with reported("caption", "stopped; the same command goes on"):
@@ -201,7 +201,7 @@ def _generation(
 def _prepare(
     model: str, device: str | None, sources: dict[str, Any], target: dict[str, Any], **settings: Any
 ) -> "CaptionRun":
-    from ..bulk import CaptionRun, PhotoSources, Processes, is_onnx, load_captioner
+    from ..captioning import CaptionRun, PhotoSources, Processes, is_onnx, load_captioner
 
     photos = PhotoSources(**sources)
     if target["sidecar"] and not photos.are_files:
@@ -209,7 +209,7 @@ def _prepare(
             "--sidecar is for photos that are files, not addresses, tar files or data sets; give --output"
         )
     if target["output"] is not None:
-        from ..bulk.formats import caption_format
+        from ..captioning.caption_formats import caption_format
 
         caption_format(target["output"])  # before a model is loaded
     _quieten(is_onnx(model))
@@ -228,7 +228,7 @@ def _prepare(
 
 def _sink(target: dict[str, Any], made_by: dict[str, Any], model: str, processes: "Processes") -> Any:
     from .._version import __version__
-    from ..bulk import CaptionFile, Printed, SidecarFiles
+    from ..captioning import CaptionFile, Printed, SidecarFiles
 
     if target["sidecar"]:
         return SidecarFiles(target["overwrite"])

@@ -6,24 +6,24 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .augmentation import PhotoView, default_views
-    from .captions import CaptionCollator, CaptionDataset, PhotoDataset
+    from .errors import CaptionDataError, SkippedItem
     from .feature_cache import cache_features
     from .feature_files import FeatureTable
     from .loading import load_captions
     from .lower_blocks import LowerBlocks, UpperEncoder, split_encoder
-    from .problems import CaptionDataError, SkippedItem
     from .stream_loader import StreamLoader
     from .streaming import StreamingCaptionDataset, stream_captions
+    from .torch_datasets import CaptionCollator, CaptionDataset, PhotoDataset
 
 _MODULES = {
-    "CaptionCollator": "captions",
-    "CaptionDataError": "problems",
-    "CaptionDataset": "captions",
+    "CaptionCollator": "torch_datasets",
+    "CaptionDataError": "errors",
+    "CaptionDataset": "torch_datasets",
     "FeatureTable": "feature_files",
     "LowerBlocks": "lower_blocks",
-    "PhotoDataset": "captions",
+    "PhotoDataset": "torch_datasets",
     "PhotoView": "augmentation",
-    "SkippedItem": "problems",
+    "SkippedItem": "errors",
     "StreamLoader": "stream_loader",
     "StreamingCaptionDataset": "streaming",
     "UpperEncoder": "lower_blocks",

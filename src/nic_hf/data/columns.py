@@ -8,7 +8,7 @@ import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .problems import RejectedError
+from .errors import RejectedError
 
 # By name, the likeliest first.
 IMAGE_COLUMNS = (

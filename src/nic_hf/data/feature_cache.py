@@ -22,10 +22,10 @@ from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
 from ..writing import remove_leftovers
 from .augmentation import PhotoView
+from .errors import ITEMS_IN_WARNING
 from .feature_files import PHOTOS_A_CHUNK, FeatureTable, open_file, write_file
 from .lower_blocks import LowerBlocks
 from .photo_digests import chunk_keys, photo_digests
-from .problems import ITEMS_IN_WARNING
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .names import ALL, SPLITS, canonical_split
-from .photos import PhotoFinder, Row
-from .problems import SUPPORTED, CaptionDataError, NoSplitError, OnError, Problems, SkippedItem, say_once
-from .sources import (
+from .caption_folders import (
     CAPTION_SUFFIXES,
     METADATA_FILES,
     Part,
@@ -21,6 +18,9 @@ from .sources import (
     read_part,
     what_is_there,
 )
+from .errors import SUPPORTED, CaptionDataError, ErrorCollector, NoSplitError, OnError, SkippedItem, say_once
+from .names import ALL, SPLITS, canonical_split
+from .photo_finder import PhotoFinder, Row
 from .splits import Choice, SplitShares, choose_split
 from .tar_shards import TAR_SUFFIXES, find_shards
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset, DatasetDict
 
-    from .photos import CaptionedPhoto, CaptionFile
+    from .photo_finder import CaptionedPhoto, CaptionFile
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -111,9 +111,9 @@ def load_captions(
         from datasets import Dataset, DatasetDict
     except ModuleNotFoundError as error:
         raise ImportError('load_captions needs the package datasets: pip install "nic_hf[train]"') from error
-    from . import hub, storage
+    from . import arrow_files, hf_datasets
 
-    problems = Problems(on_error, skipped)
+    errors = ErrorCollector(on_error, skipped)
     wanted = None if split is None or split == ALL else canonical_split(split)
     options = SourceOptions(
         None if images is None else Path(images).expanduser(),
@@ -124,7 +124,7 @@ def load_captions(
     cache = None if cache_dir is None else Path(cache_dir).expanduser()
     if isinstance(source, (Dataset, DatasetDict)):
         _refuse_images(images, type(source).__name__)
-        return _checked(*hub.read_dataset(source, wanted, options, problems, cache, type(source).__name__))
+        return _checked(*hf_datasets.read_dataset(source, wanted, options, errors, cache, type(source).__name__))
     if not isinstance(source, (str, os.PathLike)):
         raise CaptionDataError(f"cannot load captions from a {type(source).__name__}; supported: {SUPPORTED}")
     path = Path(source).expanduser()
@@ -133,14 +133,14 @@ def load_captions(
         options = replace(options, root=path)
     parts = _parts(path, label, options)
     if parts:
-        rows, rule = rows_of(parts, wanted, options, problems, label)
-        return _checked(storage.dataset_of_photos(rows, cache), rule, label) if rows else _empty(label)
+        rows, rule = rows_of(parts, wanted, options, errors, label)
+        return _checked(arrow_files.dataset_of_photos(rows, cache), rule, label) if rows else _empty(label)
     _refuse_images(images, label)
     shards = find_shards(label, None)
     if not shards and path.is_dir() and not is_for_datasets(path):
         raise CaptionDataError(f"{label}: no captions found; {what_is_there(path)}; supported: {SUPPORTED}")
-    data = hub.open_shards(shards, cache) if shards else hub.open_data(label, cache)
-    return _checked(*hub.read_dataset(data, wanted, options, problems, cache, label))
+    data = hf_datasets.open_shards(shards, cache) if shards else hf_datasets.open_data(label, cache)
+    return _checked(*hf_datasets.read_dataset(data, wanted, options, errors, cache, label))
 
 
 def _parts(path: Path, label: str, options: SourceOptions) -> list[Part]:
@@ -160,7 +160,7 @@ def _parts(path: Path, label: str, options: SourceOptions) -> list[Part]:
 
 
 def rows_of(
-    parts: list[Part], wanted: str | None, options: SourceOptions, problems: Problems, label: str
+    parts: list[Part], wanted: str | None, options: SourceOptions, errors: ErrorCollector, label: str
 ) -> tuple[list[Row], str | None]:
     """Read the photos of a split from files of captions.
 
@@ -173,7 +173,7 @@ def rows_of(
     splits = {part.split for part in parts}
     if wanted is not None and {wanted, "train", "validation"} <= splits:
         parts = [part for part in parts if part.split == wanted or not part.whole]
-    files = [(part, read_part(part, options, problems)) for part in parts]
+    files = [(part, read_part(part, options, errors)) for part in parts]
     finders = _find_photos(files, options)
     ids: dict[str | None, list[str]] = defaultdict(list, {split: [] for split in splits if split in SPLITS})
     for finder in finders:
@@ -185,7 +185,7 @@ def rows_of(
         try:
             choice = choose_split(ids, wanted, options.shares, label)
         except NoSplitError:
-            problems.settle()  # what is wrong with the photos says more
+            errors.settle()  # what is wrong with the photos says more
             raise
         _say_others(ids, label)
     rows: list[Row] = []
@@ -194,9 +194,9 @@ def rows_of(
         for photo in finder.captions.photos.values():
             if photo.image_id in choice.ids:
                 place = {"line": photo.line, "entry": photo.entry, "name": photo.names[0], "photo": photo.image_id}
-                with problems.at(file, **place):  # type: ignore[arg-type]
+                with errors.at(file, **place):  # type: ignore[arg-type]
                     rows.append(finder.row(photo))
-    problems.settle(elsewhere=every - choice.ids)
+    errors.settle(elsewhere=every - choice.ids)
     return rows, choice.rule
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import PureWindowsPath
 
 from ..photo_files import is_photo_name
-from .problems import RejectedError
+from .errors import RejectedError
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import load_file
 
+from .errors import CaptionDataError, ErrorCollector, NoSplitError, RejectedError, say_once
 from .names import ALL, SPLITS, safe_name
-from .problems import CaptionDataError, NoSplitError, Problems, RejectedError, say_once
-from .text import first_line, read_lines
+from .text_files import first_line, read_lines
 
 FLICKR8K_LISTS = {
     "train": "Flickr_8k.trainImages.txt",
@@ -167,7 +167,7 @@ def hashed_splits(image_ids: Iterable[str], shares: SplitShares) -> dict[str, li
     return {"train": order[first:last], "validation": order[:first], "test": order[last:]}
 
 
-def read_split_lists(folder: Path, problems: Problems) -> dict[str, SplitList]:
+def read_split_lists(folder: Path, errors: ErrorCollector) -> dict[str, SplitList]:
     """Read the split lists that are in `folder`: Flickr8k's, or `train.txt`, `val.txt` and `test.txt` of photo names.
 
     Raises:
@@ -178,7 +178,7 @@ def read_split_lists(folder: Path, problems: Problems) -> dict[str, SplitList]:
     for split, names in _LISTS.items():
         file = next((folder / name for name in names if (folder / name).is_file()), None)
         if file is not None and (file.name in FLICKR8K_LISTS.values() or _is_list(file)):
-            lists[split] = _read_list(file, problems)
+            lists[split] = _read_list(file, errors)
     for one, other in combinations(lists.values(), 2):
         for name in one.lines:
             if name in other.lines:
@@ -228,10 +228,10 @@ def _is_list(file: Path) -> bool:
     return bool(line) and not set(" \t,;|").intersection(line)
 
 
-def _read_list(file: Path, problems: Problems) -> SplitList:
+def _read_list(file: Path, errors: ErrorCollector) -> SplitList:
     lines: dict[str, int] = {}
-    for number, text in read_lines(file, problems):
-        with problems.at(file, line=number):
+    for number, text in read_lines(file, errors):
+        with errors.at(file, line=number):
             name = safe_name(text.strip())
             if name in lines:
                 raise RejectedError(f"{name} is already on line {lines[name]}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from .problems import CaptionDataError
+from .errors import CaptionDataError
 from .streaming import StreamingCaptionDataset
 
 

@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..images_nic import load_photo
 from ..processing_nic import NICProcessor
+from .arrow_files import SHARD_FEATURES
 from .columns import caption_columns, cell_captions
+from .errors import ITEMS_IN_WARNING, SUPPORTED, CaptionDataError, ErrorCollector, OnError, RejectedError
 from .feature_cache import load_photo_row, photo_name
-from .hub import ID_COLUMNS
+from .hf_datasets import ID_COLUMNS
 from .names import canonical_split
-from .problems import ITEMS_IN_WARNING, SUPPORTED, CaptionDataError, OnError, Problems, RejectedError
 from .splits import check_split
-from .storage import SHARD_FEATURES
 from .tar_shards import clean_captions, find_shards, tar_rows
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def stream_captions(
         CaptionDataError: the source is in no supported form or has no such split; on reading, the first fault, with
             shard and key.
     """
-    Problems(on_error)  # checks it
+    ErrorCollector(on_error)  # checks it
     if isinstance(source, datasets.IterableDataset):
         return _normalised(source, on_error, "IterableDataset")
     shards = find_shards(source, split)
@@ -191,7 +191,7 @@ class StreamingCaptionDataset(IterableDataset):
         passes: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        Problems(on_error)
+        ErrorCollector(on_error)
         if max_caption_length < 2:
             raise ValueError(f"max_caption_length must be at least 2, a word and <eos>, not {max_caption_length}")
         if captions_per_sample < 1:

@@ -18,10 +18,10 @@ import fsspec
 
 from ..photo_files import is_photo_name, photo_suffixes, suffix_of
 from .columns import caption_columns, cell_captions
+from .errors import CaptionDataError, OnError, RejectedError
 from .names import SPLITS, canonical_split, split_words
-from .problems import CaptionDataError, OnError, RejectedError
 from .splits import check_split
-from .text import clean_caption
+from .text_files import clean_caption
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 

@@ -8,10 +8,10 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..captioning import generate_captions
 from ..contact_sheet import contact_sheet, save_picture
-from ..data.captions import CaptionDataset, PhotoDataset
 from ..data.feature_cache import load_photo_row
+from ..data.torch_datasets import CaptionDataset, PhotoDataset
+from ..dataset_captions import generate_captions
 from .tracking import log_picture
 
 

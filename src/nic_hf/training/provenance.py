@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration_nic import NICConfig
-from ..data.captions import CaptionDataset
 from ..data.streaming import StreamingCaptionDataset
+from ..data.torch_datasets import CaptionDataset
 from ..writing import write_text
 from .checkpoints import PROVENANCE_FILE, files_of, read_json
 

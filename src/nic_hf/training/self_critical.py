@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
-from ..data.captions import CaptionDataset
+from ..data.torch_datasets import CaptionDataset
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import IGNORED_LABEL
 from .arguments import CaptioningTrainingArguments

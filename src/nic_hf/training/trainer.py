@@ -20,11 +20,11 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
-from ..captioning import generate_captions
-from ..data.captions import CaptionCollator, CaptionDataset, PhotoDataset
-from ..data.sampling import LengthGroupedSampler
+from ..data.length_grouped_sampler import LengthGroupedSampler
 from ..data.stream_loader import StreamLoader
 from ..data.streaming import StreamingCaptionDataset
+from ..data.torch_datasets import CaptionCollator, CaptionDataset, PhotoDataset
+from ..dataset_captions import generate_captions
 from ..evaluation.scores import score_captions
 from ..evaluation.words import caption_length
 from ..processing_nic import IGNORED_LABEL

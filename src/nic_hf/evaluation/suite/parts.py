@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...captioning import generate_caption_lists, generate_captions
 from ...data import PhotoDataset
+from ...dataset_captions import generate_caption_lists, generate_captions
 from ...modeling_nic import NICForConditionalGeneration
 from ...processing_nic import NICProcessor
 from ...tokenization import count_words

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...data import PhotoDataset, cache_features, load_captions
-from ...data.problems import NoSplitError, OnError
+from ...data.errors import NoSplitError, OnError
 from ...modeling_nic import NICForConditionalGeneration
 from ...processing_nic import NICProcessor
 from ...writing import write_text

@@ -59,7 +59,7 @@ class SkippedItem:
 
 
 class RejectedError(Exception):
-    """Says why the item at hand cannot be used; `Problems.at` adds where that item is."""
+    """Says why the item at hand cannot be used; `ErrorCollector.at` adds where that item is."""
 
 
 @functools.lru_cache(maxsize=1000)
@@ -68,7 +68,7 @@ def say_once(text: str) -> None:
     logger.warning("%s", text)
 
 
-class Problems:
+class ErrorCollector:
     """Collects what cannot be used; `settle` makes an error of it (`on_error="raise"`) or skipped items (`"skip"`).
 
     It waits until it is known which photos are wanted: faults of photos in other splits do not concern the caller.
@@ -114,7 +114,7 @@ class Problems:
         """Raise the first problem, or log them all.
 
         Args:
-            elsewhere: ids of photos that are not wanted, whose problems do not count.
+            elsewhere: ids of photos that are not wanted, whose errors do not count.
 
         Raises:
             CaptionDataError: `on_error` is "raise" and there is a problem.
@@ -138,18 +138,18 @@ class Problems:
 
 # A class and not a contextlib.contextmanager: it is entered once or twice for every caption.
 class _Place:
-    __slots__ = ("_entry", "_file", "_line", "_name", "_photo", "_problems")
+    __slots__ = ("_collector", "_entry", "_file", "_line", "_name", "_photo")
 
     def __init__(
         self,
-        problems: Problems,
+        collector: ErrorCollector,
         file: str | os.PathLike[str],
         line: int | None,
         name: str | None,
         entry: str | None,
         photo: str | None,
     ):
-        self._problems = problems
+        self._collector = collector
         self._file = file
         self._line = line
         self._name = name
@@ -163,5 +163,5 @@ class _Place:
         if not isinstance(error, RejectedError):
             return False
         item = SkippedItem(os.fspath(self._file), self._line, self._name, str(error), self._entry)
-        self._problems.add(item, self._photo or self._name)
+        self._collector.add(item, self._photo or self._name)
         return True

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from shards import write_tar
 
-from nic_hf.bulk import PhotoSources
+from nic_hf.captioning import PhotoSources
 from nic_hf.images_nic import load_photo
 from nic_hf.photo_files import is_photo_name, left_out_line
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value, config
 
 from ..writing import remove_leftovers, replacing
-from .photos import Row
+from .photo_finder import Row
 from .tar_shards import tar_rows
 
 SHARD_FEATURES = Features(

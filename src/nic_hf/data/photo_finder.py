@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from .errors import CaptionDataError, RejectedError, say_once
 from .names import split_words
-from .problems import CaptionDataError, RejectedError, say_once
 
 # "Flicker8k_Dataset" is the spelling of the original Flickr8k archive.
 PHOTO_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k_images", "flickr30k-images")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ..writing import replacing, write_text
-from .formats import CaptionFormat, CaptionRecord, caption_format, json_line, parsed
+from .caption_formats import CaptionFormat, CaptionRecord, caption_format, json_line, parsed
 from .photo_index import PhotoIndex
-from .sources import PhotoItem
+from .photo_sources import PhotoItem
 
 KEPT_FOR_SHEET = 100
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..bulk import BrokenPhoto, CaptionRun, PhotoItem, PhotoSources
-from ..bulk.formats import CaptionRecord, caption_format
+from ..captioning import BrokenPhoto, CaptionRun, PhotoItem, PhotoSources
+from ..captioning.caption_formats import CaptionRecord, caption_format
 from ..photo_files import is_photo_name, suffix_of
-from .captioner import AppCaptioner, UnknownFormatError, readable
+from .scored_captions import AppCaptioner, UnknownFormatError, readable
 
 # Photos of other visitors get a turn between batches.
 BATCH_SIZE = 8
@@ -50,11 +50,11 @@ class SentPhotos(PhotoSources):
 
     @property
     def left_out(self) -> Counter[str]:
-        """See [`nic_hf.bulk.PhotoSources`]."""
+        """See [`nic_hf.captioning.PhotoSources`]."""
         return self._left_out
 
     def items(self, process: int = 0, processes: int = 1) -> Iterator[PhotoItem]:
-        """See [`nic_hf.bulk.PhotoSources`]."""
+        """See [`nic_hf.captioning.PhotoSources`]."""
         return iter(self._items)
 
     def count(self) -> int:

@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 
 from ..contact_sheet import contact_sheet, save_picture
 from ..images_nic import load_photo
-from .captioner import Captioner, caption_batch
-from .loader import LoadedPhoto, PhotoLoader
+from .caption_file import KEPT_FOR_SHEET, CaptionFile, CaptionSink
+from .captioners import Captioner, caption_batch
 from .photo_index import PhotoIndex
+from .photo_loader import LoadedPhoto, PhotoLoader
+from .photo_sources import PhotoItem, PhotoSources
 from .processes import Processes
-from .sources import PhotoItem, PhotoSources
-from .store import KEPT_FOR_SHEET, CaptionFile, CaptionSink
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
 """Captions of many photos: what `nic caption` is made of."""
 
-from .captioner import ArrayCaptioner, Captioner, TorchCaptioner, is_onnx, load_captioner
+from .caption_file import CaptionFile, CaptionSink, Printed, SidecarFiles
+from .caption_run import BrokenPhoto, BrokenPhotoError, CaptionRun, CaptionSummary
+from .captioners import ArrayCaptioner, Captioner, TorchCaptioner, is_onnx, load_captioner
+from .photo_sources import PhotoItem, PhotoSources
 from .processes import Processes
-from .run import BrokenPhoto, BrokenPhotoError, CaptionRun, CaptionSummary
-from .sources import PhotoItem, PhotoSources
-from .store import CaptionFile, CaptionSink, Printed, SidecarFiles
 
 __all__ = [
     "ArrayCaptioner",

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from ..photo_files import is_photo_name
 from .columns import Columns, cell_captions, listed, recognise
+from .errors import CaptionDataError, ErrorCollector, NoCaptionsError, RejectedError, say_once
 from .names import SPLITS, canonical_split, names_to_try, safe_name
-from .photos import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile
-from .problems import CaptionDataError, NoCaptionsError, Problems, RejectedError, say_once
+from .photo_finder import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile
 from .splits import SplitList
-from .text import clean_caption, fields_of, first_line, read_lines, valid_unicode
+from .text_files import clean_caption, fields_of, first_line, read_lines, valid_unicode
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".token")
 DELIMITERS = {",": "comma", "\t": "tab", "|": "bar", ";": "semicolon"}
@@ -65,7 +65,7 @@ class _Layout(NamedTuple):
 
 def read_table(
     file: Path,
-    problems: Problems,
+    errors: ErrorCollector,
     image: str | None,
     caption: str | None,
     lists: Mapping[str, SplitList],
@@ -75,7 +75,7 @@ def read_table(
 
     Args:
         file: with a header that names the columns; without one, photo name and caption.
-        problems: takes the lines that cannot be used.
+        errors: takes the lines that cannot be used.
         image, caption: names of the columns, where they are known; see [`columns.recognise`].
         lists: split lists, by split.
         below: see [`gather`].
@@ -83,13 +83,13 @@ def read_table(
     Raises:
         CaptionDataError: the file is empty, or its columns are not recognised.
     """
-    lines = list(read_lines(file, problems))
+    lines = list(read_lines(file, errors))
     if lines and re.fullmatch(r"sep=.", lines[0][1]):  # Excel's
         lines = lines[1:]
     if not lines:
         raise NoCaptionsError(f"{file}: the file is empty; expected the header image,caption and one caption a line")
     if _TOKEN_LINE.fullmatch(lines[0][1]):
-        records = _token_records(file, lines, problems)
+        records = _token_records(file, lines, errors)
     else:
         number, text = lines[0]
         try:
@@ -98,14 +98,14 @@ def read_table(
             raise NoCaptionsError(f"{file}: line {number}: {rejected}") from None
         if not layout.has_header:
             say_once(f"{file}: no header; {text!r:.100} is read as a photo's name and its caption")
-        records = _records(file, lines[layout.has_header :], layout, problems)
-    found = gather(file, records, problems, below)
+        records = _records(file, lines[layout.has_header :], layout, errors)
+    found = gather(file, records, errors, below)
     if lists:
-        _apply_lists(found, lists, problems)
+        _apply_lists(found, lists, errors)
     return found
 
 
-def _apply_lists(found: CaptionFile, lists: Mapping[str, SplitList], problems: Problems) -> None:
+def _apply_lists(found: CaptionFile, lists: Mapping[str, SplitList], errors: ErrorCollector) -> None:
     """Put photos into the splits of lists of their names, with or without suffixes."""
     splits = {name: split for split, own in lists.items() for name in own.lines}
     for photo in found.photos.values():
@@ -113,26 +113,26 @@ def _apply_lists(found: CaptionFile, lists: Mapping[str, SplitList], problems: P
         photo.split = splits.pop(name, None)
     for name, split in splits.items():
         own = lists[split]
-        with problems.at(own.file, line=own.lines[name], name=name):
+        with errors.at(own.file, line=own.lines[name], name=name):
             found.photos.setdefault(name, CaptionedPhoto([name], name, line=own.lines[name], split=split))
             raise RejectedError(f"{name} has no caption in {found.file}")
 
 
 def read_json_lines(
-    file: Path, problems: Problems, image: str | None, caption: str | None, below: PurePosixPath = _HERE
+    file: Path, errors: ErrorCollector, image: str | None, caption: str | None, below: PurePosixPath = _HERE
 ) -> CaptionFile:
     """Read a file with a JSON object a line.
 
     Raises:
         CaptionDataError: the file is empty.
     """
-    lines = list(read_lines(file, problems))
+    lines = list(read_lines(file, errors))
     if not lines:
         raise NoCaptionsError(f"{file}: the file is empty; expected one object a line")
-    return gather(file, _json_records(file, lines, problems, image, caption), problems, below)
+    return gather(file, _json_records(file, lines, errors, image, caption), errors, below)
 
 
-def gather(file: Path, records: Iterable[Record], problems: Problems, below: PurePosixPath = _HERE) -> CaptionFile:
+def gather(file: Path, records: Iterable[Record], errors: ErrorCollector, below: PurePosixPath = _HERE) -> CaptionFile:
     """Gather the captions of each photo, in the order of the file.
 
     The image id is the photo's path. Its split is what the record says; else the folder in its path that is named
@@ -141,7 +141,7 @@ def gather(file: Path, records: Iterable[Record], problems: Problems, below: Pur
     Args:
         file: the file of the records.
         records: in the order of the file.
-        problems: takes what cannot be used.
+        errors: takes what cannot be used.
         below: folder, from the root of the data set, that the photos' names start from.
     """
     parent = file.parent
@@ -150,7 +150,7 @@ def gather(file: Path, records: Iterable[Record], problems: Problems, below: Pur
     said: dict[str, str] = {}  # splits that records name
     for record in records:
         place: dict[str, Any] = {"line" if isinstance(record.place, int) else "entry": record.place}
-        with problems.at(file, **place):
+        with errors.at(file, **place):
             name = (below / valid_unicode(safe_name(_text(record.name)), "name")).as_posix()
             photo = found.photos.get(name)
             if photo is None:
@@ -161,7 +161,7 @@ def gather(file: Path, records: Iterable[Record], problems: Problems, below: Pur
                     at = f"line {record.place}" if isinstance(record.place, int) else record.place
                     raise CaptionDataError(f"{file}: {at}: {name} is in two splits: {said[name]} and {split}")
             for value in record.captions:
-                with problems.at(file, **place, name=name):
+                with errors.at(file, **place, name=name):
                     photo.captions.append(clean_caption(value))
     if set(said.values()) & set(SPLITS):  # otherwise the column means something else
         for name, photo in found.photos.items():
@@ -212,17 +212,19 @@ def _layout(text: str, image: str | None, caption: str | None) -> _Layout:
     )
 
 
-def _token_records(file: Path, lines: Sequence[tuple[int, str]], problems: Problems) -> Iterator[Record]:
+def _token_records(file: Path, lines: Sequence[tuple[int, str]], errors: ErrorCollector) -> Iterator[Record]:
     for number, text in lines:
         match = _TOKEN_LINE.fullmatch(text)
         if match is not None:
             yield Record(number, match["name"], [match["caption"]])
             continue
-        with problems.at(file, line=number):
+        with errors.at(file, line=number):
             raise RejectedError(f"expected name.jpg#number, a tab and a caption, and found {text!r:.200}")
 
 
-def _records(file: Path, lines: Sequence[tuple[int, str]], layout: _Layout, problems: Problems) -> Iterator[Record]:
+def _records(
+    file: Path, lines: Sequence[tuple[int, str]], layout: _Layout, errors: ErrorCollector
+) -> Iterator[Record]:
     header, columns = layout.header, layout.columns
     assert columns.image is not None
     image = header.index(columns.image)
@@ -236,13 +238,13 @@ def _records(file: Path, lines: Sequence[tuple[int, str]], layout: _Layout, prob
         try:
             fields, more = _fields(text, lines[position : position + _MOST_JOINED], layout, last)
         except RejectedError as rejected:
-            with problems.at(file, line=number, name=_name_of(text, layout, image)):
+            with errors.at(file, line=number, name=_name_of(text, layout, image)):
                 raise rejected
             continue
         position += more
         if layout.delimiter == "|" and text.count("|") < len(header) - 1:
             say_once(f"{file}: line {number}: no bar behind the caption's number; read as if there were one")
-        with problems.at(file, line=number, name=fields[image].strip()):
+        with errors.at(file, line=number, name=fields[image].strip()):
             cells: list[Any] = [None if fields[c].strip().lower() in _MISSING else listed(fields[c]) for c in captions]
             own_split = None if split is None else fields[split]
             yield Record(number, fields[image].strip(), list(cell_captions(cells)), own_split)
@@ -317,11 +319,11 @@ def _name_of(text: str, layout: _Layout, image: int) -> str | None:
 
 
 def _json_records(
-    file: Path, lines: Sequence[tuple[int, str]], problems: Problems, image: str | None, caption: str | None
+    file: Path, lines: Sequence[tuple[int, str]], errors: ErrorCollector, image: str | None, caption: str | None
 ) -> Iterator[Record]:
     for number, text in lines:
         record = None
-        with problems.at(file, line=number):
+        with errors.at(file, line=number):
             try:
                 value = json.loads(text)
             except (json.JSONDecodeError, RecursionError) as error:
@@ -331,7 +333,7 @@ def _json_records(
             yield record
 
 
-def parquet_records(file: Path, problems: Problems, image: str | None, caption: str | None) -> Iterator[Record]:
+def parquet_records(file: Path, errors: ErrorCollector, image: str | None, caption: str | None) -> Iterator[Record]:
     """The rows of a parquet file of names and captions, as `nic caption --output x.parquet` writes it."""
     import pyarrow.parquet as pq
 
@@ -339,7 +341,7 @@ def parquet_records(file: Path, problems: Problems, image: str | None, caption: 
     for batch in pq.ParquetFile(file).iter_batches():
         for value in batch.to_pylist():
             record = None
-            with problems.at(file, entry=f"row {row}"):
+            with errors.at(file, entry=f"row {row}"):
                 record = object_record(f"row {row}", value, image, caption)
             if record is not None:
                 yield record

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
-from nic_hf.bulk import (
+from nic_hf.captioning import (
     ArrayCaptioner,
     BrokenPhotoError,
     Captioner,
@@ -26,8 +26,8 @@ from nic_hf.bulk import (
     PhotoSources,
     TorchCaptioner,
 )
-from nic_hf.bulk.captioner import caption_batch, photo_size
-from nic_hf.bulk.loader import PhotoLoader
+from nic_hf.captioning.captioners import caption_batch, photo_size
+from nic_hf.captioning.photo_loader import PhotoLoader
 
 
 class Kept:

@@ -9,7 +9,7 @@ from tiny import save_tiny_checkpoint, tiny_photos
 from transformers.utils import logging
 
 from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor
-from nic_hf.bulk import Captioner, load_captioner
+from nic_hf.captioning import Captioner, load_captioner
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .problems import CaptionDataError, NoCaptionsError, Problems, RejectedError, say_once
+from .errors import CaptionDataError, ErrorCollector, NoCaptionsError, RejectedError, say_once
 
 LONGEST_CAPTION = 131_072  # characters, which is also the most that Python's csv takes for a field
 
@@ -23,7 +23,7 @@ _BOMS = (
 _MOST_ACCENTS = 0.2
 
 
-def read_lines(file: Path, problems: Problems) -> Iterator[tuple[int, str]]:
+def read_lines(file: Path, errors: ErrorCollector) -> Iterator[tuple[int, str]]:
     """Yield the number (from 1) and the text of each line that is not blank.
 
     UTF-8 and UTF-16 are read, with or without a byte-order mark, and Windows-1252 where the file is not UTF-8
@@ -43,7 +43,7 @@ def read_lines(file: Path, problems: Problems) -> Iterator[tuple[int, str]]:
         return
     for number, part in enumerate(raw.split(b"\n"), start=1):
         line = ""
-        with problems.at(file, line=number):
+        with errors.at(file, line=number):
             line = _utf8(part)
         if line.strip():
             yield number, line.removesuffix("\r")

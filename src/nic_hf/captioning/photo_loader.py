@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .sources import PhotoItem
+from .photo_sources import PhotoItem
 
 _WINDOW = 8192  # photos that may overtake one that is slow to come
 

@@ -12,7 +12,7 @@ import nic_hf
 CHILD = """
 import resource, sys
 import torch
-from nic_hf.memory import keep_freed_memory
+from nic_hf.malloc_settings import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 layers = torch.nn.Sequential(*(torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(6))).requires_grad_(False)

@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from .arrow_files import dataset_of_captions, dataset_of_shards
+from .caption_folders import SourceOptions
 from .columns import caption_columns, cell_captions, split_column
+from .errors import SUPPORTED, CaptionDataError, ErrorCollector, RejectedError, SkippedItem
 from .names import SPLITS, canonical_split
-from .problems import SUPPORTED, CaptionDataError, Problems, RejectedError, SkippedItem
-from .sources import SourceOptions
 from .splits import check_split, choose_split
-from .storage import dataset_of_captions, dataset_of_shards
 from .tar_shards import splits_named
-from .text import clean_caption
+from .text_files import clean_caption
 
 ID_COLUMNS = ("image_id", "id", "filename", "file_name", "image_name")
 _ROWS_A_BATCH = 1000
@@ -69,7 +69,7 @@ def read_dataset(
     data: Dataset | DatasetDict,
     split: str | None,
     options: SourceOptions,
-    problems: Problems,
+    errors: ErrorCollector,
     cache_dir: Path | None,
     label: str,
 ) -> tuple[Dataset, str | None, str]:
@@ -83,7 +83,7 @@ def read_dataset(
         data: A data set, or several by split.
         split: Canonical name of the split, or None for all.
         options: Names of columns, and how to split.
-        problems: Takes the rows that cannot be used.
+        errors: Takes the rows that cannot be used.
         cache_dir: Where the gathered captions are written.
         label: Name of the data set in messages.
 
@@ -129,7 +129,7 @@ def read_dataset(
     for row, image_id, cells in _caption_cells(table, columns):
         place = f"row {row}"
         image_id = str(copies[row]) if row in copies else image_id
-        with problems.at(label, entry=place, name=image_id):
+        with errors.at(label, entry=place, name=image_id):
             if row in unusable:
                 raise RejectedError(unusable[row])
             if image_id is None:
@@ -137,12 +137,12 @@ def read_dataset(
             image_ids[row] = image_id
             gathered = captions[first_row.setdefault(image_id, row)]
             for value in cell_captions(cells):
-                with problems.at(label, entry=place, name=image_id):
+                with errors.at(label, entry=place, name=image_id):
                     gathered.append(clean_caption(value))
     if "problem" in table.column_names:  # of tar shards
         for row, problem in enumerate(table["problem"]):
             if problem:
-                problems.add(SkippedItem(label, None, None, problem.removeprefix(f"{label}: ")), image_ids[row])
+                errors.add(SkippedItem(label, None, None, problem.removeprefix(f"{label}: ")), image_ids[row])
 
     rule, chosen = None, set(first_row)
     if wanted is not None:
@@ -153,11 +153,11 @@ def read_dataset(
     for image_id, row in first_row.items():
         if image_id not in chosen:
             continue
-        with problems.at(label, entry=f"row {row}", name=image_id):
+        with errors.at(label, entry=f"row {row}", name=image_id):
             if not captions[row]:
                 raise RejectedError("the photo has no caption that can be used")
             kept.append(row)
-    problems.settle(elsewhere=first_row.keys() - chosen)
+    errors.settle(elsewhere=first_row.keys() - chosen)
     dataset = concatenate_datasets([images, dataset_of_captions(image_ids, captions, cache_dir)], axis=1)
     return (dataset if len(kept) == len(dataset) else dataset.select(kept)), rule, label
 

@@ -9,13 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..photo_files import is_photo_name
-from .columns import recognise
-from .json_files import read_json_file
-from .names import SPLITS, canonical_split, split_words
-from .photos import CaptionFile
-from .problems import SUPPORTED, CaptionDataError, Problems, RejectedError, say_once
-from .splits import SplitShares, read_split_lists
-from .tables import (
+from .caption_json import read_json_file
+from .caption_tables import (
     TABLE_SUFFIXES,
     Record,
     gather,
@@ -24,7 +19,12 @@ from .tables import (
     read_json_lines,
     read_table,
 )
-from .text import read_lines
+from .columns import recognise
+from .errors import SUPPORTED, CaptionDataError, ErrorCollector, RejectedError, say_once
+from .names import SPLITS, canonical_split, split_words
+from .photo_finder import CaptionFile
+from .splits import SplitShares, read_split_lists
+from .text_files import read_lines
 
 CAPTION_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".jsonl", ".parquet")
 KAGGLE_FILE = "captions.txt"
@@ -100,7 +100,7 @@ def find_parts(source: Path, options: SourceOptions) -> list[Part]:
     return []
 
 
-def read_part(part: Part, options: SourceOptions, problems: Problems) -> CaptionFile:
+def read_part(part: Part, options: SourceOptions, errors: ErrorCollector) -> CaptionFile:
     """Read all captions of a file.
 
     Raises:
@@ -109,15 +109,15 @@ def read_part(part: Part, options: SourceOptions, problems: Problems) -> Caption
     file, columns = part.path, (options.image_column, options.caption_column)
     below = PurePosixPath() if part.root is None else PurePosixPath(file.parent.relative_to(part.root).as_posix())
     if file.is_dir():
-        found = _read_sidecars(file, problems)
+        found = _read_sidecars(file, errors)
     elif file.suffix == ".json":
-        found = read_json_file(file, problems, *columns)
+        found = read_json_file(file, errors, *columns)
     elif file.suffix == ".jsonl":
-        found = read_json_lines(file, problems, *columns, below)
+        found = read_json_lines(file, errors, *columns, below)
     elif file.suffix == ".parquet":
-        found = gather(file, parquet_records(file, problems, *columns), problems, below)
+        found = gather(file, parquet_records(file, errors, *columns), errors, below)
     elif file.suffix in TABLE_SUFFIXES:
-        found = read_table(file, problems, *columns, read_split_lists(file.parent, problems), below)
+        found = read_table(file, errors, *columns, read_split_lists(file.parent, errors), below)
     else:
         raise CaptionDataError(f"{file}: not a captions file; supported: {SUPPORTED}")
     if part.root is not None:
@@ -243,7 +243,7 @@ def _may_hold_captions(file: Path, image: str | None, caption: str | None) -> bo
 
 def _holds_captions(file: Path, options: SourceOptions) -> bool:
     try:
-        read_json_file(file, Problems("skip"), options.image_column, options.caption_column)
+        read_json_file(file, ErrorCollector("skip"), options.image_column, options.caption_column)
     except CaptionDataError:
         return False
     return True
@@ -273,7 +273,7 @@ def _below(folder: Path, options: SourceOptions, depth: int) -> Iterator[tuple[P
             yield from _below(folder / name, options, depth - 1)
 
 
-def _read_sidecars(folder: Path, problems: Problems) -> CaptionFile:
+def _read_sidecars(folder: Path, errors: ErrorCollector) -> CaptionFile:
     """Read the text file of each photo, a caption a line; `train`, `val` and `test` in its path are the splits."""
     records = []
     without = 0
@@ -281,17 +281,17 @@ def _read_sidecars(folder: Path, problems: Problems) -> CaptionFile:
         if sidecar is None:
             without += 1
             continue
-        lines = [text for _, text in read_lines(sidecar, problems)]
+        lines = [text for _, text in read_lines(sidecar, errors)]
         place = sidecar.relative_to(folder).as_posix()
         if lines and all(map(_NUMBERS.fullmatch, lines)):
             name = photo.relative_to(folder).as_posix()
-            with problems.at(folder, entry=place, name=name):
+            with errors.at(folder, entry=place, name=name):
                 raise RejectedError(f"numbers in place of captions: {lines[0]!r:.60}; are these boxes of YOLO?")
             continue
         records.append(Record(place, photo.relative_to(folder).as_posix(), lines))
     if without:
-        problems.leave_out(folder, "photos without a text file", without)
-    found = gather(folder, records, problems)
+        errors.leave_out(folder, "photos without a text file", without)
+    found = gather(folder, records, errors)
     found.folders = [folder]
     return found
 

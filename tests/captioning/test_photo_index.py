@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nic_hf.bulk.photo_index import PhotoIndex
+from nic_hf.captioning.photo_index import PhotoIndex
 
 NAMES = ["a.jpg", "b.jpg", "ü.jpg", "\udce9.jpg", "c.jpg"]
 
@@ -53,7 +53,7 @@ def test_records_added_in_order_are_known_as_such() -> None:
 def test_memory_does_not_grow_with_the_photos() -> None:
     """In sets and dictionaries of Python they would take 30 MB more."""
     code = (
-        "import resource; from nic_hf.bulk.photo_index import PhotoIndex; index = PhotoIndex()\n"
+        "import resource; from nic_hf.captioning.photo_index import PhotoIndex; index = PhotoIndex()\n"
         "def peak(first, number):\n"
         "    for place in range(first, first + number):\n"
         "        assert index.add(f'photos/{place}.jpg', (0, place))\n"
@@ -73,7 +73,7 @@ def test_a_temporary_file_that_cannot_grow_is_named(tmp_path: Path) -> None:
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "from nic_hf.bulk.photo_index import PhotoIndex; index = PhotoIndex()\n"
+        "from nic_hf.captioning.photo_index import PhotoIndex; index = PhotoIndex()\n"
         "try:\n"
         "    for place in range(10**6): index.add(str(place))\n"
         "except OSError as error: print(error)\n"

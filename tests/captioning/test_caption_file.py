@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from nic_hf.bulk import CaptionFile, PhotoItem, SidecarFiles
-from nic_hf.bulk.formats import FORMATS, coco_number
+from nic_hf.captioning import CaptionFile, PhotoItem, SidecarFiles
+from nic_hf.captioning.caption_formats import FORMATS, coco_number
 from nic_hf.evaluation.files import load_predictions
 
 MADE_BY = {"captioner": "abc", "num_beams": 3}

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from ..photo_files import is_photo_name
+from .caption_tables import Record, gather, object_record
+from .errors import CaptionDataError, ErrorCollector, NoCaptionsError, RejectedError
 from .names import SPLITS, canonical_split, names_to_try, safe_name
-from .photos import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile
-from .problems import CaptionDataError, NoCaptionsError, Problems, RejectedError
-from .tables import Record, gather, object_record
-from .text import clean_caption, read_json, valid_unicode
+from .photo_finder import PHOTO_FOLDERS, CaptionedPhoto, CaptionFile
+from .text_files import clean_caption, read_json, valid_unicode
 
 
-def read_json_file(file: Path, problems: Problems, image: str | None, caption: str | None) -> CaptionFile:
+def read_json_file(file: Path, errors: ErrorCollector, image: str | None, caption: str | None) -> CaptionFile:
     """Read a JSON file of any form.
 
     - COCO (`images` and `annotations`; VizWiz and nocaps have the same).
@@ -30,15 +30,15 @@ def read_json_file(file: Path, problems: Problems, image: str | None, caption: s
         raise NoCaptionsError(f'{file}: the list "images" is empty')
     if isinstance(entries, list) and entries:
         if isinstance(document.get("annotations"), list):
-            return _read_coco(file, document, problems)
+            return _read_coco(file, document, errors)
         if any(isinstance(entry, dict) and "sentences" in entry for entry in entries):
-            return _read_karpathy(file, entries, problems)
+            return _read_karpathy(file, entries, errors)
     try:
         records = _records_of(document, image, caption)
     except CaptionDataError as error:
         raise CaptionDataError(f"{file}: {error}") from None
     if records is not None:
-        return gather(file, _checked(file, *records, problems, image, caption), problems)
+        return gather(file, _checked(file, *records, errors, image, caption), errors)
     found = f"the keys {', '.join(document)[:200]}" if isinstance(document, dict) else f"a {type(document).__name__}"
     raise NoCaptionsError(
         f"{file}: expected a list of objects with an image and a caption key, or a JSON object with a list "
@@ -83,18 +83,18 @@ def _are_captions(value: Any) -> bool:
 
 
 def _checked(
-    file: Path, name: str, entries: list[Any], problems: Problems, image: str | None, caption: str | None
+    file: Path, name: str, entries: list[Any], errors: ErrorCollector, image: str | None, caption: str | None
 ) -> Iterator[Record]:
     for number, entry in enumerate(entries):
         place = f"{name}[{number}]"
         record = None
-        with problems.at(file, entry=place):
+        with errors.at(file, entry=place):
             record = object_record(place, entry, image, caption)
         if record is not None:
             yield record
 
 
-def _read_coco(file: Path, document: Mapping[str, Any], problems: Problems) -> CaptionFile:
+def _read_coco(file: Path, document: Mapping[str, Any], errors: ErrorCollector) -> CaptionFile:
     """Source: Chen et al., "Microsoft COCO Captions: Data Collection and Evaluation Server" (2015).
 
     The image id is COCO's, as text. `annotations/captions_val2017.json` belongs to `val2017/`. Captions that VizWiz's
@@ -105,7 +105,7 @@ def _read_coco(file: Path, document: Mapping[str, Any], problems: Problems) -> C
     found = CaptionFile(file, [*near, parent])
     for number, entry in enumerate(document["images"]):
         place = f"images[{number}]"
-        with problems.at(file, entry=place):
+        with errors.at(file, entry=place):
             image_id = _image_id(entry, "id")
             if image_id in found.photos:
                 raise RejectedError(f"image {image_id} is already at {found.photos[image_id].entry}")
@@ -115,25 +115,25 @@ def _read_coco(file: Path, document: Mapping[str, Any], problems: Problems) -> C
     rejected = set()
     for number, annotation in enumerate(document["annotations"]):
         place = f"annotations[{number}]"
-        with problems.at(file, entry=place):
+        with errors.at(file, entry=place):
             image_id = _image_id(annotation, "image_id")
             photo = found.photos.get(image_id)
             if photo is None:
                 raise RejectedError(f'image {image_id} is not in the list "images"')
             if annotation.get("is_rejected"):
-                problems.leave_out(file, "captions that annotators rejected")
+                errors.leave_out(file, "captions that annotators rejected")
                 rejected.add(image_id)
                 continue
-            with problems.at(file, entry=place, name=photo.names[0], photo=image_id):
+            with errors.at(file, entry=place, name=photo.names[0], photo=image_id):
                 photo.captions.append(clean_caption(annotation.get("caption")))
     for image_id in rejected:
         if not found.photos[image_id].captions:
-            problems.leave_out(file, "photos all of whose captions annotators rejected")
+            errors.leave_out(file, "photos all of whose captions annotators rejected")
             del found.photos[image_id]
     return found
 
 
-def _read_karpathy(file: Path, entries: list[Any], problems: Problems) -> CaptionFile:
+def _read_karpathy(file: Path, entries: list[Any], errors: ErrorCollector) -> CaptionFile:
     """Source: Karpathy and Fei-Fei, "Deep Visual-Semantic Alignments for Generating Image Descriptions" (CVPR 2015).
 
     "restval" (the part of COCO val2014 that is in neither validation nor test) counts as "train", as is usual in the
@@ -144,15 +144,15 @@ def _read_karpathy(file: Path, entries: list[Any], problems: Problems) -> Captio
     found = CaptionFile(file, [*beside, file.parent])
     for number, entry in enumerate(entries):
         place = f"images[{number}]"
-        with problems.at(file, entry=place):
+        with errors.at(file, entry=place):
             if not isinstance(entry, Mapping):
                 raise RejectedError(f"expected an object and found {entry!r:.200}")
             photo = _karpathy_photo(entry, place)
             if photo.image_id in found.photos:
                 raise RejectedError(f"image {photo.image_id} is already at {found.photos[photo.image_id].entry}")
             found.photos[photo.image_id] = photo
-            with problems.at(file, entry=place, name=photo.names[0], photo=photo.image_id):
-                _add_sentences(photo, entry.get("sentences"), file, problems)
+            with errors.at(file, entry=place, name=photo.names[0], photo=photo.image_id):
+                _add_sentences(photo, entry.get("sentences"), file, errors)
     return found
 
 
@@ -168,12 +168,12 @@ def _karpathy_photo(entry: Mapping[str, Any], place: str) -> CaptionedPhoto:
     return CaptionedPhoto(names_to_try(name), image_id, entry=place, split=own)
 
 
-def _add_sentences(photo: CaptionedPhoto, sentences: Any, file: Path, problems: Problems) -> None:
+def _add_sentences(photo: CaptionedPhoto, sentences: Any, file: Path, errors: ErrorCollector) -> None:
     if not isinstance(sentences, list):
         raise RejectedError(f'"sentences" is not a list (found {sentences!r:.200})')
     for number, sentence in enumerate(sentences):
         place = f"{photo.entry}.sentences[{number}]"
-        with problems.at(file, entry=place, name=photo.names[-1], photo=photo.image_id):
+        with errors.at(file, entry=place, name=photo.names[-1], photo=photo.image_id):
             if not isinstance(sentence, Mapping) or "raw" not in sentence:
                 raise RejectedError(f'expected an object with "raw" and found {sentence!r:.200}')
             photo.captions.append(clean_caption(sentence["raw"]))

@@ -7,7 +7,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Subset
 
-from .data.captions import CaptionCollator, PhotoDataset
+from .data.torch_datasets import CaptionCollator, PhotoDataset
 from .modeling_nic import NICForConditionalGeneration
 from .progress_bar import progress_bar
 

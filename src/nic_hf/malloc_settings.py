@@ -67,7 +67,7 @@ def keep_freed_memory(limit: int = _KEPT) -> bool:
         return False
     if not _watched:
         _watched = True
-        threading.Thread(target=_watch, args=(library, limit), name="nic_hf.memory", daemon=True).start()
+        threading.Thread(target=_watch, args=(library, limit), name="nic_hf.malloc_settings", daemon=True).start()
     return True
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from .captioner import ScoredCaption
+from .scored_captions import ScoredCaption
 
 MAP_SIDE = 320
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..bulk import TorchCaptioner
-from ..bulk.captioner import ONNX_MANIFEST
+from ..captioning import TorchCaptioner
+from ..captioning.captioners import ONNX_MANIFEST
 from ..checkpoint_nic import check_path
 from ..images_nic import load_photo, photo_size, reason
 from ..modeling_nic import NICForConditionalGeneration
@@ -82,7 +82,7 @@ class AppCaptioner(TorchCaptioner):
     """A captioner that many visitors may ask at once: they take turns.
 
     Args:
-        model, processor, name, device: see [`nic_hf.bulk.TorchCaptioner`].
+        model, processor, name, device: see [`nic_hf.captioning.TorchCaptioner`].
     """
 
     def __init__(self, model: Any, processor: Any, name: str = "", device: str | None = None) -> None:
@@ -109,7 +109,7 @@ class AppCaptioner(TorchCaptioner):
         return cls(model, processor, os.fspath(name_or_path), device)
 
     def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
-        """See [`nic_hf.bulk.Captioner`]."""
+        """See [`nic_hf.captioning.Captioner`]."""
         with self._turn:
             return super().caption(pixel_values, **generation)
 
