@@ -16,8 +16,8 @@ from pathlib import Path
 import yaml
 
 from nic_hf.malloc_settings import keep_freed_memory
+from nic_hf.training.recipe_runner import run_recipe
 from nic_hf.training.recipes import load_recipe, resolve
-from nic_hf.training.run import run_recipe
 from nic_hf.writing import write_text
 
 CHANGES = {

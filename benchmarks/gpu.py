@@ -172,8 +172,8 @@ class _Until(TrainerCallback):
 
 def time_to_train(args):
     """Seconds of training until dev CIDEr-D is `args.target`, and the best that was reached."""
-    from nic_hf.training.preparation import caption_datasets, load_splits, new_captioner
     from nic_hf.training.recipes import load_recipe, resolve
+    from nic_hf.training.stage_inputs import caption_datasets, load_splits, new_captioner
     from nic_hf.training.trainer import CaptioningTrainer
 
     settings = {"data": args.data, "backbone": args.backbone, "squeeze": 224, "report_to": "none", "logging_steps": 10}

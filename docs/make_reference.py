@@ -88,8 +88,8 @@ def settings_page() -> str:
     from transformers import TrainingArguments
 
     from nic_hf.training import CaptioningTrainingArguments
+    from nic_hf.training.recipe_settings import DataSettings, ModelSettings
     from nic_hf.training.self_critical import SelfCriticalTrainingArguments
-    from nic_hf.training.settings import DataSettings, ModelSettings
 
     plain = {field.name for field in dataclasses.fields(TrainingArguments)}
     defaults = {field.name: _default(field) for field in dataclasses.fields(CaptioningTrainingArguments)}

@@ -18,8 +18,8 @@ import transformers
 from transformers import HfArgumentParser, set_seed
 
 from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments, SampleCaptionsCallback
-from nic_hf.training.preparation import caption_datasets, load_splits, new_captioner, trained_captioner
-from nic_hf.training.settings import DataSettings, ModelSettings
+from nic_hf.training.recipe_settings import DataSettings, ModelSettings
+from nic_hf.training.stage_inputs import caption_datasets, load_splits, new_captioner, trained_captioner
 
 logger = logging.getLogger(__name__)
 

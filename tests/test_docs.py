@@ -165,8 +165,8 @@ def test_commands_that_do_not_run_exist_with_their_options() -> None:
 
     from nic_hf.cli import app
     from nic_hf.training import CaptioningTrainingArguments
+    from nic_hf.training.recipe_settings import DataSettings, ModelSettings
     from nic_hf.training.self_critical import SelfCriticalTrainingArguments
-    from nic_hf.training.settings import DataSettings, ModelSettings
 
     kinds = (ModelSettings, DataSettings, CaptioningTrainingArguments, SelfCriticalTrainingArguments)
     settings = {f"--{field.name}" for kind in kinds for field in dataclasses.fields(kind)}

@@ -56,7 +56,7 @@ def test_every_command_and_option_that_help_shows_is_there() -> None:
 def test_every_setting_of_the_recipes_is_there() -> None:
     import dataclasses
 
-    from nic_hf.training.settings import DataSettings, ModelSettings
+    from nic_hf.training.recipe_settings import DataSettings, ModelSettings
 
     page = (DOCS / "reference" / "settings.md").read_text("utf-8")
     names = [field.name for kind in (ModelSettings, DataSettings) for field in dataclasses.fields(kind)]

@@ -25,7 +25,7 @@ from .modeling_nic import NICForConditionalGeneration
 from .processing_nic import NICProcessor, build_image_processor, load_image_processor, squeeze_to
 from .tokenization import train_tokenizer
 from .training import CaptioningTrainer, CaptioningTrainingArguments
-from .training.progress import show_progress
+from .training.progress_callback import show_progress
 from .writing import write_text
 
 NUM_SCENES = {"train": 15000, "validation": 200, "test": 300}

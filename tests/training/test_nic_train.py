@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import nic_hf
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.cli import app
-from nic_hf.training.checkpoints import last_checkpoint
+from nic_hf.training.checkpoint_integrity import last_checkpoint
 
 TRAINABLE = "layer.2[0-9]"
 SMALL = {

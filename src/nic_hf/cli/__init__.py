@@ -12,11 +12,12 @@ from ..malloc_settings import keep_freed_memory
 from ..photo_warnings import name_photos_in_warnings
 from .app import app as app_command
 from .caption import caption
+from .card import card
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
-from .hub import card, push
+from .push import push
 from .terminal import keep_bars_off_files
 from .train import SETTINGS, train
 

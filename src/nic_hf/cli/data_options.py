@@ -86,8 +86,8 @@ def data_options(
 
 def _shares_of(captioner: str) -> dict[str, Any]:
     """How the photos were shared out that a captioner was trained on, from the recipe in its folder."""
-    from ..training.card_sources import read_recipe
-    from ..training.checkpoints import RECIPE_FILE
+    from ..training.checkpoint_integrity import RECIPE_FILE
+    from ..training.run_records import read_recipe
 
     recipe = read_recipe(Path(captioner) / RECIPE_FILE)
     stages = list((recipe or {}).get("stages", {}).values())

@@ -52,8 +52,8 @@ def train(
     Two processes or GPUs: torchrun --nproc_per_node 2 -m nic_hf train ...
     """
     with reported("train", "stopped; with --resume the same command goes on from the last checkpoint"):
+        from ..training.recipe_runner import run_recipe
         from ..training.recipes import load_recipe, resolve
-        from ..training.run import run_recipe
 
         changes = _changes(context.args)
         changes.update({name: value for name, value in (("data", data), ("backbone", backbone)) if value is not None})

@@ -1,12 +1,12 @@
 """Train a captioner with Trainer."""
 
 from .arguments import CaptioningTrainingArguments
-from .callbacks import SampleCaptionsCallback
-from .checkpoints import last_checkpoint
+from .checkpoint_integrity import last_checkpoint
 from .divergence import TrainingDivergedError
+from .hub_upload import push_captioner
 from .model_card import CardFacts, model_card, write_model_card
-from .provenance import ResumeError
-from .publishing import push_captioner
+from .resume_check import ResumeError
+from .sample_captions import SampleCaptionsCallback
 from .self_critical import SelfCriticalTrainer, SelfCriticalTrainingArguments
 from .trainer import CaptioningTrainer
 

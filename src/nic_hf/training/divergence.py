@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from .arguments import CaptioningTrainingArguments
-from .checkpoints import last_checkpoint
+from .checkpoint_integrity import last_checkpoint
 
 
 class TrainingDivergedError(ValueError):

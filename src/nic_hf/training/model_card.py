@@ -14,7 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ..writing import markdown_text, write_text
-from .card_sources import (
+from .checkpoint_integrity import CARD_FILE, RECIPE_FILE, STATE_FILE, read_json
+from .dataset_facts import CITATION, KnownData, known_data
+from .run_records import (
     CHECKPOINT,
     SCORES,
     Result,
@@ -26,8 +28,6 @@ from .card_sources import (
     read_recipe,
     sample_captions,
 )
-from .checkpoints import CARD_FILE, RECIPE_FILE, STATE_FILE, read_json
-from .known_data import CITATION, KnownData, known_data
 
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("image-captioning", "show-and-tell", "nic")

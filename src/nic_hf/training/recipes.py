@@ -24,9 +24,9 @@ from transformers import HfArgumentParser, TrainingArguments
 from .._version import __version__
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
-from .checkpoints import RECIPE_FILE
+from .checkpoint_integrity import RECIPE_FILE
+from .recipe_settings import DataSettings, ModelSettings
 from .self_critical import SelfCriticalTrainingArguments
-from .settings import DataSettings, ModelSettings
 
 ARGUMENTS: dict[str, type[CaptioningTrainingArguments]] = {
     "cross-entropy": CaptioningTrainingArguments,

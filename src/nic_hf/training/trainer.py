@@ -30,13 +30,13 @@ from ..evaluation.words import caption_length
 from ..processing_nic import IGNORED_LABEL
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
-from .averaging import WeightAverage
-from .callbacks import EpochViewsCallback, SampleCaptionsCallback
-from .checkpoints import begin_checkpoint, last_checkpoint, read_json, why_unfinished
+from .checkpoint_integrity import begin_checkpoint, last_checkpoint, read_json, why_unfinished
 from .divergence import FiniteNumbers
+from .ema import WeightAverage
 from .fine_tuning import set_backbone_learning_rate
-from .provenance import ResumeError, check_provenance, describe, save_provenance
-from .publishing_trainer import PublishingTrainer
+from .hub_trainer import PublishingTrainer
+from .resume_check import ResumeError, check_provenance, describe, save_provenance
+from .sample_captions import EpochViewsCallback, SampleCaptionsCallback
 from .scheduled_sampling import mixed_inputs
 
 logger = logging.getLogger(__name__)

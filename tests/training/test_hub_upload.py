@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import nic_hf
 from nic_hf.cli import app
-from nic_hf.training.publishing import published_files
-from nic_hf.training.publishing_trainer import _linked
+from nic_hf.training.hub_trainer import _linked
+from nic_hf.training.hub_upload import published_files
 from nic_hf.training.recipes import as_recipe, load_recipe, resolve
 
 SETTINGS = {

@@ -20,7 +20,7 @@ from ..configuration_nic import NICConfig
 from ..data.streaming import StreamingCaptionDataset
 from ..data.torch_datasets import CaptionDataset
 from ..writing import write_text
-from .checkpoints import PROVENANCE_FILE, files_of, read_json
+from .checkpoint_integrity import PROVENANCE_FILE, files_of, read_json
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from .checkpoints import read_json
+from .checkpoint_integrity import read_json
+from .hub_upload import hub_api, hub_errors, published_files, push_captioner
 from .model_card import SHOWN, CardFacts, write_model_card
-from .publishing import hub_api, hub_errors, published_files, push_captioner
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from ..tokenizer_style import cuts_unspaced
 from ..word_vectors import load_word_vectors
 from .arguments import CaptioningTrainingArguments
 from .fine_tuning import thaw_backbone
-from .settings import DataSettings, ModelSettings
+from .recipe_settings import DataSettings, ModelSettings
 from .vocabulary import check_coverage, extend_vocabulary
 
 logger = logging.getLogger(__name__)

@@ -13,14 +13,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor
 from ..writing import write_bytes, write_text
-from .callbacks import SampleCaptionsCallback
-from .checkpoints import RECIPE_FILE
+from .checkpoint_integrity import RECIPE_FILE
+from .hub_upload import push_captioner
 from .model_card import CardFacts, write_model_card
-from .preparation import caption_datasets, load_splits, new_captioner, trained_captioner
-from .progress import show_progress
-from .publishing import push_captioner
+from .progress_callback import show_progress
 from .recipes import Stage, as_recipe, save_recipe
+from .sample_captions import SampleCaptionsCallback
 from .self_critical import SelfCriticalTrainer
+from .stage_inputs import caption_datasets, load_splits, new_captioner, trained_captioner
 from .trainer import CaptioningTrainer
 
 logger = logging.getLogger(__name__)
