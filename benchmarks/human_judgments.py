@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from nic_hf.evaluation import DocumentFrequencies
-from nic_hf.evaluation.human_judgments import (
+from nic_hf.evaluation.paper.human_judgments import (
     judgment_correlation,
     load_crowdflower_judgments,
     load_expert_judgments,

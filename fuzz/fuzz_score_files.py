@@ -7,7 +7,7 @@ from harness import fuzz, instrumented
 
 with instrumented():
     from nic_hf.captioning.caption_file import CaptionFile
-    from nic_hf.evaluation.files import EvaluationDataError, load_predictions, load_references
+    from nic_hf.evaluation.predictions_and_references import EvaluationDataError, load_predictions, load_references
 
 _FOLDER = tempfile.TemporaryDirectory()
 _ROOT = Path(_FOLDER.name)

@@ -12,9 +12,9 @@ from image_processors import IMAGE_PROCESSORS
 from PIL import Image
 from tiny import CAPTIONS
 
+from nic_hf.export.generation_settings import GenerationSettings
 from nic_hf.export.preprocessing import PhotoPreprocessor
 from nic_hf.export.search import generate
-from nic_hf.export.settings import GenerationSettings
 from nic_hf.processing_nic import build_image_processor
 from nic_hf.tokenization import train_tokenizer
 

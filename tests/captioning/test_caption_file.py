@@ -10,7 +10,7 @@ import pytest
 
 from nic_hf.captioning import CaptionFile, PhotoItem, SidecarFiles
 from nic_hf.captioning.caption_formats import FORMATS, coco_number
-from nic_hf.evaluation.files import load_predictions
+from nic_hf.evaluation.predictions_and_references import load_predictions
 
 MADE_BY = {"captioner": "abc", "num_beams": 3}
 NAMES = [f"photos/{number}.jpg" for number in range(8)]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import CaptionCollator, CaptionDataset, FeatureTable, PhotoDataset, cache_features
-from nic_hf.evaluation.ranking import caption_log_likelihoods
+from nic_hf.evaluation.paper.ranking import caption_log_likelihoods
 
 NUMBER = 7
 A_CHUNK = 3

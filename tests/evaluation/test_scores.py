@@ -9,7 +9,7 @@ import pytest
 
 from nic_hf.evaluation import DocumentFrequencies, EvaluationDataError, load_predictions, load_references
 from nic_hf.evaluation import score_captions as score
-from nic_hf.evaluation.files import PREDICTION_FORMATS
+from nic_hf.evaluation.predictions_and_references import PREDICTION_FORMATS
 
 NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
 

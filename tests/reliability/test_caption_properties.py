@@ -21,7 +21,7 @@ from nic_hf.data.loading import rows_of
 from nic_hf.data.photo_finder import Row
 from nic_hf.data.text_files import read_lines
 from nic_hf.evaluation import score_captions
-from nic_hf.evaluation.files import EvaluationDataError, load_predictions, load_references
+from nic_hf.evaluation.predictions_and_references import EvaluationDataError, load_predictions, load_references
 from nic_hf.evaluation.ptb import ptb_tokenize
 from nic_hf.tokenization import SPECIAL_TOKENS, train_tokenizer
 

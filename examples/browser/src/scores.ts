@@ -1,5 +1,5 @@
 /**
- * Scores of the next word, changed as the settings ask: the processors of `nic_hf.export.scores`, in their order.
+ * Scores of the next word, changed as the settings ask: the processors of `nic_hf.export.logits_processors`, in their order.
  *
  * Arithmetic is that of float32, as NumPy does it: each result is rounded by `Math.fround` or by its array.
  */

@@ -147,7 +147,7 @@ def _file(
     per_image: Path | None,
     allow_partial: bool,
 ) -> dict[str, Any]:
-    from ..evaluation.score_file import score_file
+    from ..evaluation.file_scores import score_file
 
     return score_file(
         source,

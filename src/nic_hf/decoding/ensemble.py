@@ -26,7 +26,7 @@ from ..modeling_nic import (
     check_keywords,
     unwrapped_features,
 )
-from .members import Member, load_members
+from .compatible_captioners import Member, load_members
 
 
 class NICEnsembleCache:

@@ -1,14 +1,17 @@
 """Scores of captions without Java: BLEU, ROUGE-L and CIDEr-D as pycocoevalcap gives them, and what surrounds them."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .cider import DocumentFrequencies
     from .clip_score import clip_scores
     from .diversity import DiversityScores, diversity_scores, self_cider
-    from .files import EvaluationDataError, load_predictions, load_references
-    from .human_judgments import (
+    from .evaluate_metric import CaptionMetric
+    from .file_scores import score_file
+    from .java_metrics import JavaUnavailableError
+    from .paper.human_judgments import (
         Judgment,
         RankCorrelation,
         judgment_correlation,
@@ -17,55 +20,53 @@ if TYPE_CHECKING:
         load_token_captions,
         rank_correlation,
     )
-    from .java_metrics import JavaUnavailableError
-    from .metric import CaptionMetric
-    from .neighbours import nearest_words
-    from .ptb import ptb_tokenize
-    from .ranking import (
+    from .paper.ranking import (
         RankingScores,
         annotation_ranking,
         caption_log_likelihoods,
         normalise_by_marginal,
         search_ranking,
     )
-    from .score_file import score_file
+    from .paper.word_neighbours import nearest_words
+    from .predictions_and_references import EvaluationDataError, load_predictions, load_references
+    from .ptb import ptb_tokenize
     from .scores import default_metrics, score_captions
     from .significance import Interval, PairedDifference, bootstrap_intervals, paired_test
     from .words import caption_words
 
 # Loaded when first asked for: `evaluate` is an extra, and who ranks captions needs no tokenizer.
 _MODULES = {
-    "CaptionMetric": "metric",
+    "CaptionMetric": "evaluate_metric",
     "DiversityScores": "diversity",
     "DocumentFrequencies": "cider",
-    "EvaluationDataError": "files",
+    "EvaluationDataError": "predictions_and_references",
     "Interval": "significance",
     "JavaUnavailableError": "java_metrics",
-    "Judgment": "human_judgments",
+    "Judgment": "paper.human_judgments",
     "PairedDifference": "significance",
-    "RankCorrelation": "human_judgments",
-    "RankingScores": "ranking",
-    "annotation_ranking": "ranking",
+    "RankCorrelation": "paper.human_judgments",
+    "RankingScores": "paper.ranking",
+    "annotation_ranking": "paper.ranking",
     "bootstrap_intervals": "significance",
-    "caption_log_likelihoods": "ranking",
+    "caption_log_likelihoods": "paper.ranking",
     "caption_words": "words",
     "clip_scores": "clip_score",
     "default_metrics": "scores",
     "diversity_scores": "diversity",
-    "judgment_correlation": "human_judgments",
-    "load_crowdflower_judgments": "human_judgments",
-    "load_expert_judgments": "human_judgments",
-    "load_predictions": "files",
-    "load_references": "files",
-    "load_token_captions": "human_judgments",
-    "nearest_words": "neighbours",
-    "normalise_by_marginal": "ranking",
+    "judgment_correlation": "paper.human_judgments",
+    "load_crowdflower_judgments": "paper.human_judgments",
+    "load_expert_judgments": "paper.human_judgments",
+    "load_predictions": "predictions_and_references",
+    "load_references": "predictions_and_references",
+    "load_token_captions": "paper.human_judgments",
+    "nearest_words": "paper.word_neighbours",
+    "normalise_by_marginal": "paper.ranking",
     "paired_test": "significance",
     "ptb_tokenize": "ptb",
-    "rank_correlation": "human_judgments",
+    "rank_correlation": "paper.human_judgments",
     "score_captions": "scores",
-    "score_file": "score_file",
-    "search_ranking": "ranking",
+    "score_file": "file_scores",
+    "search_ranking": "paper.ranking",
     "self_cider": "diversity",
 }
 
@@ -104,8 +105,4 @@ __all__ = [
     "self_cider",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -13,7 +13,7 @@ from ..checkpoint_nic import check_all_weights_loaded, check_path, damaged_file_
 from ..images_nic import load_photo
 from ..processing_nic import load_image_processor
 from ..progress_bar import progress_bar
-from .files import EvaluationDataError
+from .predictions_and_references import EvaluationDataError
 
 logger = logging.getLogger(__name__)
 

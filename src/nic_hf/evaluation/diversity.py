@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cider import DocumentFrequencies
-from .files import EvaluationDataError
 from .ngrams import NgramIndex
+from .predictions_and_references import EvaluationDataError
 from .words import caption_words
 
 

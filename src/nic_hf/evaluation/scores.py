@@ -13,9 +13,9 @@ import numpy as np
 from ..languages import is_unspaced
 from .bleu import BLEU_NAMES, bleu_from_statistics, bleu_statistics
 from .cider import DocumentFrequencies, cider_scores
-from .files import EvaluationDataError
 from .java_metrics import JavaUnavailableError, check_java, meteor_scores, spice_scores
 from .ngrams import CaptionTable
+from .predictions_and_references import EvaluationDataError
 from .ptb import ptb_tokenize, ptb_tokenize_all
 from .rouge import rouge_l
 from .words import caption_words, caption_words_all

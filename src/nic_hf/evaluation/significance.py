@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from .bleu import BLEU_NAMES, bleu_from_statistics
-from .files import EvaluationDataError
+from .predictions_and_references import EvaluationDataError
 from .scores import DEFAULT_METRICS, CaptionStatistics, caption_statistics
 from .words import caption_words
 

@@ -3,9 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .captioner import NICOnnxCaptioner
+from .generation_settings import GenerationSettings
+from .onnx_captioner import NICOnnxCaptioner
 from .search import NICOnnxOutput
-from .settings import GenerationSettings
 
 if TYPE_CHECKING:
     from .exporter import calibration_photos, export_onnx

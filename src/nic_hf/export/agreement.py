@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from .captioner import NICOnnxCaptioner
+from .onnx_captioner import NICOnnxCaptioner
 
 LEAST_AGREEMENT = 0.5
 _SIZES = ((500, 375), (333, 500), (97, 61), (224, 224), (30, 41), (640, 213))

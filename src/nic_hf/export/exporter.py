@@ -20,9 +20,10 @@ from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor, check_vocabulary
 from ..progress_bar import progress_bar
 from ..writing import write_text
-from .captioner import NICOnnxCaptioner
-from .checks import check_against_pytorch, check_pixels, check_words
-from .files import (
+from .generation_settings import resolve_settings
+from .graphs import OPSET, export_graphs
+from .onnx_captioner import NICOnnxCaptioner
+from .onnx_folder import (
     CONFIG,
     FLOAT32,
     GENERATION_CONFIG,
@@ -32,9 +33,8 @@ from .files import (
     read_json,
     write_manifest,
 )
-from .graphs import OPSET, export_graphs
 from .quantization import quantize_onnx
-from .settings import resolve_settings
+from .verification import check_against_pytorch, check_pixels, check_words
 
 # Code and pipelines travel with a PyTorch checkpoint, not with this one.
 _LEFT_OUT = ("auto_map", "custom_pipelines", "_name_or_path")  # code, and where it lay on this machine

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..attention_nic import NICAttention, NICRegions
 from ..modeling_nic import NICForConditionalGeneration
-from .files import DECODER_STEP, ENCODER, FIRST_STEP
+from .onnx_folder import DECODER_STEP, ENCODER, FIRST_STEP
 
 OPSET = 18
 REGIONS = ("region_features", "region_keys")

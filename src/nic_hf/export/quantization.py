@@ -27,8 +27,8 @@ from PIL import Image
 from ..checkpoint_nic import staged_save
 from ..images_nic import load_photo
 from .agreement import trial_photos, word_agreement
-from .captioner import NICOnnxCaptioner
-from .files import (
+from .onnx_captioner import NICOnnxCaptioner
+from .onnx_folder import (
     DECODER_STEP,
     ENCODER,
     FILES,

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .scores import build_processors, log_softmax, top
-from .settings import GenerationSettings
+from .generation_settings import GenerationSettings
+from .logits_processors import build_processors, log_softmax, top
 
 NO_WORD = -1  # in a prompt: padding, which the LSTM does not read
 _NEVER = np.float32(-1e9)  # the library's score of what must not be chosen

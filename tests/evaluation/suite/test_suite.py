@@ -13,7 +13,7 @@ from tiny import tiny_model, tiny_tokenizer
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import CaptionDataError, load_captions
 from nic_hf.evaluation import load_predictions, ptb_tokenize, score_captions
-from nic_hf.evaluation.neighbours import nearest_words
+from nic_hf.evaluation.paper.word_neighbours import nearest_words
 from nic_hf.evaluation.suite import evaluate_captioner
 
 

@@ -1,5 +1,5 @@
 """The tables of *Show and Tell* for a checkpoint, and the report that shows them."""
 
-from .run import PARTS, evaluate_captioner
+from .captioner_evaluation import PARTS, evaluate_captioner
 
 __all__ = ["PARTS", "evaluate_captioner"]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..writing import write_text
-from .files import load_predictions, load_references
+from .predictions_and_references import load_predictions, load_references
 from .scores import DEFAULT_METRICS, default_metrics, score_captions
 from .significance import bootstrap_intervals, paired_test
 

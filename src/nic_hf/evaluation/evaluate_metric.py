@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from .files import EvaluationDataError
+from .predictions_and_references import EvaluationDataError
 from .scores import DEFAULT_METRICS, score_captions
 
 

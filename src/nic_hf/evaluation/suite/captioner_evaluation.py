@@ -17,11 +17,11 @@ from ...data.errors import NoSplitError, OnError
 from ...modeling_nic import NICForConditionalGeneration
 from ...processing_nic import NICProcessor
 from ...writing import write_text
+from ..paper.published import NEIGHBOUR_WORDS
 from ..scores import check_metrics, default_metrics
-from . import parts
-from .pages import write_report
-from .published import NEIGHBOUR_WORDS
-from .store import PartStore
+from . import tables
+from .report import write_report
+from .result_file import ResultFile
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def evaluate_captioner(
     check_metrics(metrics)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    store = PartStore(folder / "evaluation.json")
+    finished = ResultFile(folder / "evaluation.json")
     write_text(folder / ".writable", "")  # find out now and not after the work
     (folder / ".writable").unlink()
 
@@ -110,14 +110,14 @@ def evaluate_captioner(
         except NoSplitError as error:
             logger.warning("%s: which captions are new is not told", error)
 
-    def subject(source: Any, wanted: str, options: Mapping[str, Any]) -> parts.Subject:
+    def subject(source: Any, wanted: str, options: Mapping[str, Any]) -> tables.Subject:
         table = load_captions(source, wanted, **options)
         if max_photos is not None:
             table = table.select(range(min(max_photos, len(table))))
         if len(table) == 0:
             raise ValueError(f"{source}: split {wanted!r} holds no photos")
         features = cache_features(model, processor, table, cache_dir, on_error=on_error)
-        return parts.Subject(model, processor, PhotoDataset(table, processor, features), training, metrics, seed)
+        return tables.Subject(model, processor, PhotoDataset(table, processor, features), training, metrics, seed)
 
     main = subject(data, split, options)
     others = {name: subject(source, split, {"on_error": on_error}) for name, source in (transfer or {}).items()}
@@ -126,21 +126,21 @@ def evaluate_captioner(
     # Each part with what it depends on beside captioner and photos.
     work: list[tuple[str, Any, Callable[[], Any]]] = []
     if "generation" in include:
-        work += [(f"beam {size}", [], partial(parts.generation, main, size)) for size in beams]
+        work += [(f"beam {size}", [], partial(tables.generation, main, size)) for size in beams]
     if "n_best" in include:
-        work.append(("n_best", [parts.N_BEST, parts.N_BEST_BEAMS], partial(parts.n_best, main)))
+        work.append(("n_best", [tables.N_BEST, tables.N_BEST_BEAMS], partial(tables.n_best, main)))
     if "neighbours" in include:
-        work.append(("neighbours", list(words), partial(parts.neighbours, main, words)))
+        work.append(("neighbours", list(words), partial(tables.neighbours, main, words)))
     for name, other in others.items():
         details = [beam, other.photos.photos._fingerprint]
-        work.append((f"transfer {name}", details, partial(parts.transfer, other, name, beam)))
+        work.append((f"transfer {name}", details, partial(tables.transfer, other, name, beam)))
     if run is not None:
         watched = subject(data, run_split, options)
         steps = sorted(path.name for path in Path(run).glob("checkpoint-*"))
         details = [beam, str(run), *steps, watched.photos.photos._fingerprint]
-        work.append(("learning_curve", details, partial(parts.learning_curve, Path(run), watched, beam)))
+        work.append(("learning_curve", details, partial(tables.learning_curve, Path(run), watched, beam)))
     if "ranking" in include:  # the longest comes last
-        work.append(("ranking", [], partial(parts.ranking, main)))
+        work.append(("ranking", [], partial(tables.ranking, main)))
 
     training_digest = hashlib.sha256("\n".join(training or ()).encode()).hexdigest()
     fingerprints = [_fingerprint(model, processor), main.photos.photos._fingerprint, training_digest]
@@ -150,7 +150,7 @@ def evaluate_captioner(
         for name, details, compute in bar:
             bar.set_postfix_str(name)
             key = hashlib.sha256(json.dumps([identity, name, details]).encode()).hexdigest()[:16]
-            results[name] = store.get(name, key, compute)
+            results[name] = finished.get(name, key, compute)
             if name.startswith("beam "):
                 lines = ({"image_id": i, "caption": c} for i, c in results[name]["captions"].items())
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

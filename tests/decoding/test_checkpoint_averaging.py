@@ -19,9 +19,9 @@ def state(model: NICForConditionalGeneration) -> dict[str, torch.Tensor]:
 def test_weights_are_the_plain_mean(weights: list[float] | None) -> None:
     models = [tiny_model(seed=seed) for seed in range(3)]
     before = [state(model) for model in models]
-    soup = average_checkpoints(models, weights)
+    averaged = average_checkpoints(models, weights)
     shares = [weight / sum(weights) for weight in weights] if weights else [1 / 3] * 3
-    for name, tensor in soup.state_dict().items():
+    for name, tensor in averaged.state_dict().items():
         if tensor.is_floating_point():
             expected = sum(share * each[name].double() for share, each in zip(shares, before, strict=True))
             assert torch.equal(tensor, expected.to(tensor.dtype)), name  # type: ignore[union-attr]
@@ -32,31 +32,33 @@ def test_weights_are_the_plain_mean(weights: list[float] | None) -> None:
         for model, each in zip(models, before, strict=True)
         for name in each
     )
-    assert not soup.training
+    assert not averaged.training
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_soup_of_one_model_is_that_model(dtype: torch.dtype) -> None:
+def test_the_average_of_one_model_is_that_model(dtype: torch.dtype) -> None:
     model = tiny_model().to(dtype)
     for models in ([model], [model, model, model]):
-        soup = average_checkpoints(models)
-        assert soup is not model
-        assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in soup.state_dict().items())
-        assert {tensor.dtype for tensor in soup.parameters()} == {dtype}
-        assert torch.equal(soup.generate(pixel_values=tiny_pixels(2)), model.generate(pixel_values=tiny_pixels(2)))
+        averaged = average_checkpoints(models)
+        assert averaged is not model
+        assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in averaged.state_dict().items())
+        assert {tensor.dtype for tensor in averaged.parameters()} == {dtype}
+        assert torch.equal(averaged.generate(pixel_values=tiny_pixels(2)), model.generate(pixel_values=tiny_pixels(2)))
 
 
 def test_buffers_of_the_backbone_and_the_features_are_averaged() -> None:
     models = [tiny_model(seed=seed) for seed in range(2)]
-    soup = average_checkpoints(models).state_dict()
+    averaged = average_checkpoints(models).state_dict()
     names = [
-        name for name in soup if name.endswith(("running_mean", "running_var", "projection.mean", "projection.std"))
+        name
+        for name in averaged
+        if name.endswith(("running_mean", "running_var", "projection.mean", "projection.std"))
     ]
     assert len(names) > 3
     for name in names:
         first, second = (model.state_dict()[name] for model in models)
         assert not torch.equal(first, second)
-        torch.testing.assert_close(soup[name], (first + second) / 2)
+        torch.testing.assert_close(averaged[name], (first + second) / 2)
 
 
 def test_checkpoints_and_models_mix_and_the_result_saves_and_loads(tmp_path: Path) -> None:
@@ -64,12 +66,12 @@ def test_checkpoints_and_models_mix_and_the_result_saves_and_loads(tmp_path: Pat
     second = tiny_model(seed=1)
     expected = state(average_checkpoints([first, second]))
     for sources in ([tmp_path / "first", second], [first, second], [str(tmp_path / "first"), second]):
-        soup = average_checkpoints(sources)
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in soup.state_dict().items())
-    soup.save_pretrained(tmp_path / "soup")
-    loaded = NICForConditionalGeneration.from_pretrained(tmp_path / "soup")
+        averaged = average_checkpoints(sources)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in averaged.state_dict().items())
+    averaged.save_pretrained(tmp_path / "averaged")
+    loaded = NICForConditionalGeneration.from_pretrained(tmp_path / "averaged")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
-    frozen = [name for name, parameter in soup.named_parameters() if not parameter.requires_grad]
+    frozen = [name for name, parameter in averaged.named_parameters() if not parameter.requires_grad]
     assert frozen == [name for name, parameter in loaded.named_parameters() if not parameter.requires_grad]
 
 

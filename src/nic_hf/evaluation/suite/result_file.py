@@ -8,7 +8,7 @@ from typing import Any
 from ...writing import write_text
 
 
-class PartStore:
+class ResultFile:
     """Results by name, each with the key of what it was computed from, in a file that is whole at any time.
 
     Args:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from nic_hf.evaluation import EvaluationDataError, score_captions
-from nic_hf.evaluation.human_judgments import (
+from nic_hf.evaluation.paper.human_judgments import (
     Judgment,
     judged_pairs,
     judgment_correlation,

@@ -20,10 +20,10 @@ from typing import Literal
 
 import numpy as np
 
-from .cider import DocumentFrequencies
-from .files import EvaluationDataError
-from .scores import DEFAULT_METRICS, score_captions
-from .words import caption_words
+from ..cider import DocumentFrequencies
+from ..predictions_and_references import EvaluationDataError
+from ..scores import DEFAULT_METRICS, score_captions
+from ..words import caption_words
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny import tiny_features, tiny_model
 
-from nic_hf.evaluation import ranking
-from nic_hf.evaluation.ranking import (
+from nic_hf.evaluation.paper import ranking
+from nic_hf.evaluation.paper.ranking import (
     annotation_ranking,
     caption_log_likelihoods,
     normalise_by_marginal,

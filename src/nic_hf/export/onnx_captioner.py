@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint_nic import staged_save
-from .files import (
+from .generation_settings import GenerationSettings, resolve_settings
+from .onnx_folder import (
     CONFIG,
     ENCODER,
     FILES,
@@ -29,7 +30,6 @@ from .files import (
 from .preprocessing import PhotoPreprocessor
 from .search import NO_WORD, NICOnnxOutput, generate, padding
 from .sessions import cores, open_session, run_session
-from .settings import GenerationSettings, resolve_settings
 
 # A batch is shared out among threads where each gets so many photos at least: it takes two thirds of the time that one
 # computation after the other takes, with all threads on each.

@@ -18,8 +18,8 @@ from ...processing_nic import NICProcessor
 from ...tokenization import count_words
 from ..cider import DocumentFrequencies
 from ..diversity import diversity_scores, self_cider
-from ..neighbours import nearest_words
-from ..ranking import annotation_ranking, caption_log_likelihoods, normalise_by_marginal, search_ranking
+from ..paper.ranking import annotation_ranking, caption_log_likelihoods, normalise_by_marginal, search_ranking
+from ..paper.word_neighbours import nearest_words
 from ..scores import score_captions
 from ..significance import bootstrap_intervals
 from ..words import caption_length, caption_words

@@ -7,7 +7,7 @@ import torch
 
 from ..modeling_nic import NICForConditionalGeneration
 from .agreement import next_word_logits, trial_photos
-from .captioner import NICOnnxCaptioner
+from .onnx_captioner import NICOnnxCaptioner
 from .preprocessing import PhotoPreprocessor
 
 TOLERANCE = 1e-4

@@ -12,7 +12,8 @@ from ...contact_sheet import contact_sheet, save_picture
 from ...data import PhotoDataset
 from ...data.feature_cache import load_photo_row
 from ...writing import markdown_text, write_text
-from . import figures, published
+from ..paper import published
+from . import plots
 
 SCORE_NAMES = {
     "bleu_1": "BLEU-1",
@@ -41,15 +42,15 @@ def write_report(folder: Path, about: Mapping[str, Any], results: Mapping[str, A
         OSError: naming the file that cannot be written, or the photo that cannot be read.
     """
     shown = results.get(f"beam {about['beam']}")
-    plots, sheets = {}, {}
+    drawings, sheets = {}, {}
     if shown is not None:
         captions, references = shown["captions"], photos.references()
         people = [caption for own in references.values() for caption in own]
-        plots["lengths"] = figures.length_histogram(list(captions.values()), people)
-        plots["words"] = figures.word_histogram(list(captions.values()), people)
+        drawings["lengths"] = plots.length_histogram(list(captions.values()), people)
+        drawings["words"] = plots.word_histogram(list(captions.values()), people)
         sheets = _sheets(shown, references, photos)
     if "learning_curve" in results:
-        plots["curve"] = figures.curve(results["learning_curve"])
+        drawings["curve"] = plots.curve(results["learning_curve"])
     context = {
         "about": about,
         "results": results,
@@ -61,9 +62,9 @@ def write_report(folder: Path, about: Mapping[str, Any], results: Mapping[str, A
         "sheets": sheets,
         "references": photos.references() if shown is not None else {},
     }
-    drawn = {name: Markup(figures.svg(figure)) for name, figure in plots.items()}
-    thumbnails = {item["image_id"]: figures.thumbnail(item["photo"]) for sheet in sheets.values() for item in sheet}
-    pictures = _save_pictures(folder, plots, sheets)
+    drawn = {name: Markup(plots.svg(figure)) for name, figure in drawings.items()}
+    thumbnails = {item["image_id"]: plots.thumbnail(item["photo"]) for sheet in sheets.values() for item in sheet}
+    pictures = _save_pictures(folder, drawings, sheets)
     html = _template("report.html.jinja").render(context, plots=drawn, thumbnails=thumbnails)
     write_text(folder / "report.html", html)
     write_text(folder / "report.md", _template("report.md.jinja").render(context, pictures=pictures))
@@ -110,10 +111,10 @@ def _sheets(
 
 
 def _save_pictures(
-    folder: Path, plots: Mapping[str, Figure], sheets: Mapping[str, list[dict[str, Any]]]
+    folder: Path, drawings: Mapping[str, Figure], sheets: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, str]:
     """Write what the Markdown page shows; paths relative to it, by name."""
-    pictures = {name: figures.png(figure) for name, figure in plots.items()}
+    pictures = {name: plots.png(figure) for name, figure in drawings.items()}
     for title, items in sheets.items():
         pictures[title] = contact_sheet(
             [item["photo"] for item in items],

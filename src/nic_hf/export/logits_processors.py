@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .settings import GenerationSettings
+from .generation_settings import GenerationSettings
 
 Processor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

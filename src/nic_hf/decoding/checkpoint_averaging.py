@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..modeling_nic import NICForConditionalGeneration
-from .members import Member, load_members
+from .compatible_captioners import Member, load_members
 
 COUNTER = "num_batches_tracked"
 
@@ -44,14 +44,14 @@ def average_checkpoints(
     """
     models = load_members(paths_or_models, **kwargs)
     shares = _shares(weights, len(paths_or_models))
-    soup: Any = None
+    averaged: Any = None
     sums: dict[str, torch.Tensor] = {}
     for number, (share, model) in enumerate(zip(shares, models, strict=True)):
         name = f"model {number + 1}" if model is paths_or_models[number] else str(paths_or_models[number])
         # float64 exists on the CPU whatever the accelerator
         tensors = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
-        if soup is None:
-            soup = copy.deepcopy(model) if model is paths_or_models[0] else model
+        if averaged is None:
+            averaged = copy.deepcopy(model) if model is paths_or_models[0] else model
             sums = {key: _scaled(tensor, share) for key, tensor in tensors.items()}
             continue
         _check_tensors(name, tensors, sums)
@@ -62,9 +62,9 @@ def average_checkpoints(
                 sums[key] = torch.maximum(sums[key], tensor)
             elif not torch.equal(sums[key], tensor):
                 raise ValueError(f"{name}: the integers of `{key}` differ from those of the first, and have no mean")
-    for key, tensor in soup.state_dict().items():
+    for key, tensor in averaged.state_dict().items():
         tensor.copy_(sums[key])
-    return soup.eval()
+    return averaged.eval()
 
 
 def _scaled(tensor: torch.Tensor, share: float) -> torch.Tensor:

@@ -17,7 +17,7 @@ from nic_hf import NICProcessor
 from nic_hf.cli import app
 from nic_hf.data import load_captions
 from nic_hf.export import NICOnnxCaptioner, export_onnx, exporter, quantize_onnx
-from nic_hf.export.files import FILES, MANIFEST
+from nic_hf.export.onnx_folder import FILES, MANIFEST
 from nic_hf.tokenization import train_tokenizer
 
 

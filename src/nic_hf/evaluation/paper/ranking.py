@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ..modeling_nic import IGNORED_LABEL, NICForConditionalGeneration
-from ..progress_bar import progress_bar
+from ...modeling_nic import IGNORED_LABEL, NICForConditionalGeneration
+from ...progress_bar import progress_bar
 
 # States of so many (prefix, photo) pairs are held at a time, and logits of so many computed.
 PHOTOS_A_BLOCK = 64
