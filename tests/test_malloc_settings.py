@@ -39,9 +39,9 @@ def test_pages_are_kept() -> None:
 STEPS = """
 import resource, time
 import torch
-from nic_hf import memory
-memory._SECONDS = 0.05
-assert memory.keep_freed_memory(limit=32 << 20)
+from nic_hf import malloc_settings
+malloc_settings._SECONDS = 0.05
+assert malloc_settings.keep_freed_memory(limit=32 << 20)
 
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon:")) / 1024

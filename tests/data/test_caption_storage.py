@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
-from nic_hf.data import load_captions, storage
+from nic_hf.data import arrow_files, load_captions
 
 ROWS = 2500
 
@@ -93,13 +93,13 @@ def test_a_relative_source_still_opens_after_a_change_of_folder(
 
 
 def test_a_failure_while_writing_leaves_no_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = storage._batches
+    whole = arrow_files._batches
 
     def disk_full(records: Any) -> Any:
         yield next(iter(whole(records)))
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(storage, "_batches", disk_full)
+    monkeypatch.setattr(arrow_files, "_batches", disk_full)
     with pytest.raises(OSError, match="no space left"):
         load_captions(folder, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
@@ -127,14 +127,14 @@ def test_a_file_that_windows_will_not_replace_is_taken_as_it_is(
 def test_two_loads_at_once_agree_on_one_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     both_write = threading.Barrier(2, timeout=30)
-    write = storage._write
+    write = arrow_files._write
 
     def write_together(*args: Any) -> None:
         both_write.wait()
         write(*args)
 
     # Neither sees the file of the other when it decides to write.
-    monkeypatch.setattr(storage, "_write", write_together)
+    monkeypatch.setattr(arrow_files, "_write", write_together)
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(load_captions, folder, cache_dir=cache) for _ in range(2)]
         one, other = (job.result() for job in jobs)

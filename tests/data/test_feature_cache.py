@@ -320,8 +320,8 @@ def test_photos_that_a_data_set_holds_are_read_once_for_all_views(
     content = [{"bytes": path.read_bytes(), "path": None} for path in sorted(folder.iterdir())]
     held = datasets.Dataset.from_dict({"image": content}).cast_column("image", datasets.Image())
     digests = []
-    real = photo_digests._digest
-    monkeypatch.setattr(photo_digests, "_digest", lambda content: digests.append(1) or real(content))
+    real = photo_digests.raw_digest
+    monkeypatch.setattr(photo_digests, "raw_digest", lambda content: digests.append(1) or real(content))
     first = photo_digests.photo_digests(held, cache)
     assert photo_digests.photo_digests(held, cache) == first and len(digests) == NUMBER
     assert first == photo_digests.photo_digests(dataset_of(folder), cache)

@@ -63,10 +63,10 @@ def test_memory_is_flat_with_the_real_backbone(test_data: Path, soak_scale: floa
 GROWING = """
 import sys, time
 import torch
-from nic_hf import memory
-memory._SECONDS = 0.1  # ten looks are then a second
+from nic_hf import malloc_settings
+malloc_settings._SECONDS = 0.1  # ten looks are then a second
 limit = 256 << 20
-assert memory.keep_freed_memory(limit)
+assert malloc_settings.keep_freed_memory(limit)
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
 kept, base, peak = [], resident(), 0
 for step in range(60):  # 20 MB each: 1.2 GB if none is found again

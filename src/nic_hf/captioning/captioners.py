@@ -3,8 +3,6 @@
 import copy
 import errno
 import gc
-import hashlib
-import json
 import logging
 import os
 import sys
@@ -14,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+
+from ..digests import captioner_digest, file_digest, settings_digest
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class TorchCaptioner:
 
         self.name, self.processor = name, processor
         self.photo_size = photo_size(processor.image_processor.to_dict())
-        self._digest = _digest_of_model(model, processor)
+        self._digest = captioner_digest(model, processor)
         device = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
         try:
             torch.empty(0, device=device)
@@ -143,34 +143,9 @@ class ArrayCaptioner:
 
     def digest(self) -> str:
         """See [`Captioner`]."""
-        digest = hashlib.blake2b(digest_size=16)
         folder = Path(getattr(self.captioner, "folder", self.name))
-        for file in sorted(folder.glob("*")) if folder.is_dir() else []:
-            if file.suffix in (".onnx", ".json", ".data"):
-                digest.update(file.name.encode())
-                with file.open("rb") as content:
-                    while block := content.read(2**20):
-                        digest.update(block)
-        return digest.hexdigest()
-
-
-def _digest_of_model(model: Any, processor: Any) -> str:
-    import torch
-
-    # What depends on the library's version, or says where files lay, is no part of it.
-    passing = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "processor_class")
-    digest = hashlib.blake2b(digest_size=16)
-    for settings in (
-        processor.image_processor.to_dict(),
-        json.loads(processor.tokenizer.backend_tokenizer.to_str())["model"],
-        model.generation_config.to_diff_dict(),
-    ):
-        kept = {name: value for name, value in settings.items() if name not in passing}
-        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        files = sorted(folder.glob("*")) if folder.is_dir() else []
+        return settings_digest([[f.name, file_digest(f)] for f in files if f.suffix in (".onnx", ".json", ".data")])
 
 
 def photo_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -4,16 +4,17 @@ Dataset.from_generator would not do: its cache key comes from the arguments and 
 edited captions file would bring the old captions back.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value, config
 
+from ..digests import digest_of
 from ..writing import remove_leftovers, replacing
 from .photo_finder import Row
 from .tar_shards import tar_rows
@@ -67,11 +68,7 @@ def _of_distinct_ids(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
 
 
 def _key(rows: Iterable[Sequence[Any]]) -> str:
-    digest = hashlib.blake2b(_LAYOUT.encode(), digest_size=16)
-    for row in rows:
-        digest.update(json.dumps(row).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+    return digest_of(json.dumps(row).encode() + b"\n" for row in chain([[_LAYOUT]], rows))
 
 
 def _stored(features: Features, records: Iterable[Mapping[str, Any]], key: str, cache_dir: Path | None) -> Dataset:

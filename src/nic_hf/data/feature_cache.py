@@ -1,7 +1,5 @@
 """Image features of a frozen backbone, computed once and kept on disk."""
 
-import hashlib
-import json
 import logging
 import math
 import os
@@ -16,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..backbone_nic import NICEncoder
+from ..digests import settings_digest, weights_digest
 from ..images_nic import load_photo
 from ..inference_nic import faster_encoder
 from ..modeling_nic import NICForConditionalGeneration
@@ -32,9 +31,7 @@ logger = logging.getLogger(__name__)
 REGION_PHOTOS_A_CHUNK = 128  # a chunk is held in memory whole, and 49 regions are 49 times a pooled feature
 
 # Part of every key: raised when the same photo, weights and preprocessing have to give another file.
-_LAYOUT = "nic_hf features 1"
-# What says where settings came from, and not what they are.
-_PROVENANCE = ("_name_or_path", "auto_map", "processor_class", "transformers_version")
+_LAYOUT = "nic_hf features 2"
 _DTYPES = (torch.float32, torch.float16)
 
 
@@ -270,12 +267,4 @@ def _encoder_key(
         settings.append(f"stored as {dtype}")
     if view is not None:
         settings.append(f"seen as {view}")
-    settings = [
-        {key: value for key, value in part.items() if key not in _PROVENANCE} if isinstance(part, dict) else part
-        for part in settings
-    ]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:32]
+    return settings_digest(*settings, weights_digest(model.encoder))

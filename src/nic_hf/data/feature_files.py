@@ -1,6 +1,5 @@
 """Files of image features: one chunk of the photos each, checked where they are read."""
 
-import hashlib
 import json
 import math
 import zlib
@@ -14,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..digests import digest_of
 from ..writing import replacing
 
 PHOTOS_A_CHUNK = 1024
@@ -234,7 +234,4 @@ def _sums(features: torch.Tensor, readable: torch.Tensor) -> torch.Tensor:
 
 
 def _checksum(tensors: dict[str, torch.Tensor], names: Sequence[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in names:
-        digest.update(tensors[name].numpy().data)
-    return digest.hexdigest()
+    return digest_of(tensors[name].numpy().data for name in names)

@@ -1,6 +1,5 @@
 """Anything Hugging Face Datasets opens: a Hub id, a local folder of parquet files, a data set already in memory."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from ..digests import raw_digest
 from .arrow_files import dataset_of_captions, dataset_of_shards
 from .caption_folders import SourceOptions
 from .columns import caption_columns, cell_captions, split_column
@@ -211,7 +211,7 @@ def _copies(images: Dataset) -> dict[int, int]:
             continue
         first: dict[Any, int] = {}
         for row in rows:
-            key = path if size is None else hashlib.blake2b(undecoded[row]["image"]["bytes"]).digest()
+            key = path if size is None else raw_digest(undecoded[row]["image"]["bytes"])
             if first.setdefault(key, row) != row:
                 copies[row] = first[key]
     return copies

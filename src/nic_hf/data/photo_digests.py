@@ -1,6 +1,5 @@
 """Digests of photos: each file is read once, and known again by its path, size and times."""
 
-import hashlib
 import logging
 import os
 import sqlite3
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow.compute as pc
 
+from ..digests import digest_of, raw_digest
 from ..progress_bar import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def photo_digests(photos: datasets.Dataset, folder: Path) -> list[bytes]:
             known = index.find(files)
             for content, path in zip(contents, paths, strict=True):
                 if content.is_valid:
-                    digests.append(_digest(content.as_buffer()))
+                    digests.append(raw_digest(content.as_buffer()))
                     continue
                 state = _state(path)
                 digest = None if state is None else known.get((path, state))
@@ -97,7 +97,7 @@ def photo_digests(photos: datasets.Dataset, folder: Path) -> list[bytes]:
 def chunk_keys(digests: Sequence[bytes], photos_a_chunk: int) -> list[str]:
     """A digest of the photos of each chunk."""
     starts = range(0, len(digests), photos_a_chunk)
-    return [hashlib.sha256(b"".join(digests[start : start + photos_a_chunk])).hexdigest()[:32] for start in starts]
+    return [digest_of(digests[start : start + photos_a_chunk]) for start in starts]
 
 
 def _state(path: str) -> _State | None:
@@ -114,11 +114,7 @@ def _digest_of_file(path: str) -> bytes:
         content = Path(path).read_bytes()
     except OSError:
         content = f"missing: {path}".encode()
-    return _digest(content)
-
-
-def _digest(content: Any) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+    return raw_digest(content)
 
 
 class _Index:

@@ -1,7 +1,6 @@
 """What a Trainer learns from: one caption and its photo a sample."""
 
 import copy
-import hashlib
 import json
 from array import array
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..digests import digest_of
 from ..languages import mirrored_word
 from ..processing_nic import IGNORED_LABEL, NICProcessor
 from .augmentation import PhotoView
@@ -285,9 +285,7 @@ def _tokenized_pairs(
 
     # Without the cut and the padding that the tokenizer was last used with: this call decides on those.
     words = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
-    recipe = hashlib.sha256(photos.photos._fingerprint.encode())
-    recipe.update(array("q", rows))
-    recipe.update(json.dumps([words, max_caption_length], sort_keys=True).encode())
+    recipe = json.dumps([photos.photos._fingerprint, words, max_caption_length], sort_keys=True)
     try:
         return table.map(
             tokenize,
@@ -297,7 +295,7 @@ def _tokenized_pairs(
             features=datasets.Features(
                 {"row": datasets.Value("int32"), "labels": datasets.List(datasets.Value("int32"))}
             ),
-            new_fingerprint=recipe.hexdigest()[:32],
+            new_fingerprint=digest_of([recipe.encode(), array("q", rows)]),
             desc="Tokenizing captions",
         )
     finally:
