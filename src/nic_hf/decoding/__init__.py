@@ -1,10 +1,9 @@
 """More from the captioners there are: ensembles, averaged weights, captions that differ, and captions that agree."""
 
 from .checkpoint_averaging import average_checkpoints
-from .consensus import ConsensusDecoding
+from .consensus import CaptionSimilarity, ConsensusDecoding
 from .diverse_beam import diverse_beam_search
 from .ensemble import NICEnsemble, NICEnsembleCache
-from .similarity import CaptionSimilarity
 
 __all__ = [
     "CaptionSimilarity",

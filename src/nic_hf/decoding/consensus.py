@@ -13,8 +13,36 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingC
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
 from ..cache_nic import CACHE_NAME, cache_field
+from ..evaluation.cider import DocumentFrequencies, pair_similarities
+from ..evaluation.ngrams import Caption, CaptionTable
 from .diverse_beam import NEVER
-from .similarity import Caption, CaptionSimilarity
+
+
+class CaptionSimilarity:
+    """CIDEr-D between captions that are lists of token ids, without its factor 10: 0 to 1.
+
+    Args:
+        photos: the reference captions of each photo, which give the document frequencies; None to weigh all n-grams
+            alike.
+
+    Raises:
+        ValueError: where there are no photos.
+    """
+
+    def __init__(self, photos: Iterable[Sequence[Caption]] | None = None) -> None:
+        self.frequencies = None if photos is None else DocumentFrequencies(photos, tokenize=list)
+
+    def __call__(self, predictions: Sequence[Caption], references: Sequence[Caption]) -> np.ndarray:
+        """Of each prediction with each reference, shape `(num_predictions, num_references)`.
+
+        Not symmetric: what a prediction repeats earns nothing.
+        """
+        table = CaptionTable(predictions, [references], np.zeros(len(predictions), np.int64))
+        if self.frequencies is None:
+            weights = [np.ones(len(keys)) for keys in table.index.keys]
+        else:
+            weights = self.frequencies.weights(table.index)
+        return pair_similarities(table, weights).reshape(len(predictions), len(references))
 
 
 class ConsensusDecoding:
@@ -122,10 +150,9 @@ class ConsensusDecoding:
         """
         found = [place for place in range(len(captions)) if log_probs[place] > NEVER / 2] or [0]
         places = sorted({tuple(captions[place]): place for place in reversed(found)}.values())
-        vectors = [self.similarity.vector(captions[place]) for place in places]
+        compared = [captions[place] for place in places]
         weights = np.exp(self.sharpness * (log_probs[places] - log_probs[places].max()))
-        similarities = np.array([[self.similarity.between(own, other) for other in vectors] for own in vectors])
-        order = np.argsort(-(similarities @ weights), kind="stable")
+        order = np.argsort(-(self.similarity(compared, compared) @ weights), kind="stable")
         others = [place for place in range(len(captions)) if place not in set(places)]
         return [places[rank] for rank in order] + others
 

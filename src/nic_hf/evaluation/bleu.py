@@ -11,13 +11,13 @@ SMALL, TINY = 1e-9, 1e-15
 
 
 def bleu_statistics(table: CaptionTable) -> np.ndarray:
-    """What BLEU is computed from; statistics of a corpus are the sum over its photos.
+    """What BLEU is computed from; statistics of a corpus are the sum over its predictions.
 
     Returns:
-        Shape `(num_photos, 10)`: words of the prediction, words of the reference closest in length (the shorter of
-        two), n-grams of the prediction for n = 1 to 4, and those of them found in the references, clipped.
+        Shape `(num_predictions, 10)`: words of the prediction, words of the reference closest in length (the shorter
+        of two), n-grams of the prediction for n = 1 to 4, and those of them found in the references, clipped.
     """
-    statistics = np.zeros((table.num_photos, 2 + 2 * MAX_ORDER), np.int64)
+    statistics = np.zeros((table.num_predictions, 2 + 2 * MAX_ORDER), np.int64)
     lengths = table.prediction_lengths
     statistics[:, 0] = lengths
     statistics[:, 1] = _closest_lengths(table)
@@ -26,10 +26,10 @@ def bleu_statistics(table: CaptionTable) -> np.ndarray:
         predicted, referred = table.predictions[order], table.per_photo(order)
         places, found = find_sorted(
             table.pairs(referred.captions, referred.ngrams, order),
-            table.pairs(predicted.captions, predicted.ngrams, order),
+            table.pairs(table.photo_of_prediction[predicted.captions], predicted.ngrams, order),
         )
         clipped = np.minimum(predicted.counts[found], referred.counts[places[found]])
-        statistics[:, 2 + MAX_ORDER + order] = np.bincount(predicted.captions[found], clipped, table.num_photos)
+        statistics[:, 2 + MAX_ORDER + order] = np.bincount(predicted.captions[found], clipped, table.num_predictions)
     return statistics
 
 
@@ -44,8 +44,8 @@ def bleu_from_statistics(statistics: np.ndarray) -> np.ndarray:
 
 
 def _closest_lengths(table: CaptionTable) -> np.ndarray:
-    photos, lengths = table.photo_of_reference, table.reference_lengths
-    distances = np.abs(lengths - table.prediction_lengths[photos])
-    order = np.lexsort((lengths, distances, photos))
-    first = np.cumsum(table.num_references) - table.num_references
+    lengths = table.reference_lengths[table.pair_references]
+    distances = np.abs(lengths - table.prediction_lengths[table.pair_predictions])
+    order = np.lexsort((lengths, distances, table.pair_predictions))
+    first = np.cumsum(table.references_of_prediction) - table.references_of_prediction
     return lengths[order[first]]

@@ -1,10 +1,14 @@
-"""CIDEr-D as coco-caption's `Cider()` computes it (Vedantam et al., arXiv 1411.5726; n = 1 to 4, sigma = 6)."""
+"""CIDEr-D as coco-caption's `Cider()` computes it (Vedantam et al., arXiv 1411.5726; n = 1 to 4, sigma = 6).
+
+Scores of files, rewards of self-critical training and consensus decoding all come from here.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from .ngrams import MAX_ORDER, CaptionTable, NgramIndex, find_sorted
+from .ngrams import MAX_ORDER, Caption, CaptionTable, NgramIndex, find_sorted, ranges
 from .words import caption_words
 
 SIGMA = 6.0
@@ -12,11 +16,11 @@ SCALE = 10.0
 
 
 class DocumentFrequencies:
-    """In how many photos' references each n-gram occurs; computed once, say from the training split, and reused.
+    """The number of photos in whose references each n-gram occurs; computed once, from the training split for example.
 
     Args:
         references: the captions of each photo.
-        tokenize: turns a caption into words.
+        tokenize: turns a caption into words; `list` where captions are lists of words or token ids already.
 
     Attributes:
         num_documents: Number of photos.
@@ -31,9 +35,9 @@ class DocumentFrequencies:
     """
 
     def __init__(
-        self, references: Iterable[Sequence[str]], tokenize: Callable[[str], list[str]] = caption_words
+        self, references: Iterable[Sequence[Any]], tokenize: Callable[[Any], Sequence[Any]] = caption_words
     ) -> None:
-        photos = [[" ".join(tokenize(caption)) for caption in captions] for captions in references]
+        photos = [[_joined(tokenize(caption)) for caption in captions] for captions in references]
         if not photos:
             raise ValueError("document frequencies need the captions of at least one photo")
         self.num_documents = len(photos)
@@ -52,10 +56,13 @@ class DocumentFrequencies:
         order = len(ngram.split())
         if not 1 <= order <= MAX_ORDER:
             raise ValueError(f"an n-gram has 1 to {MAX_ORDER} words, {ngram!r} has {order}")
-        own = NgramIndex([ngram])
-        return int(self.of(own)[order - 1][0])
+        return int(self._of(NgramIndex([ngram]))[order - 1][0])
 
-    def of(self, index: NgramIndex) -> list[np.ndarray]:
+    def weights(self, index: NgramIndex) -> list[np.ndarray]:
+        """For each order, the inverse document frequency of each n-gram numbered by `index`, as a logarithm."""
+        return [inverse_frequencies(counts, self.num_documents) for counts in self._of(index)]
+
+    def _of(self, index: NgramIndex) -> list[np.ndarray]:
         """For each order, the number of photos with each n-gram numbered by `index`; 0 for unknown ones."""
         return [
             np.where(numbers >= 0, counts[numbers], 0) if len(counts) else np.zeros(len(numbers), np.int64)
@@ -64,43 +71,69 @@ class DocumentFrequencies:
 
 
 def cider_scores(table: CaptionTable, frequencies: DocumentFrequencies | None = None) -> np.ndarray:
-    """CIDEr-D of each photo, shape `(num_photos,)`, 0 to 10; the corpus score is the mean.
+    """CIDEr-D of each prediction, shape `(num_predictions,)`, 0 to 10; the corpus score is the mean.
 
     Args:
         table: predictions and references.
-        frequencies: document frequencies; those of the table's own references where None.
+        frequencies: document frequencies; by default those of the table's own references.
     """
-    num_documents = table.num_photos if frequencies is None else frequencies.num_documents
-    given = None if frequencies is None else frequencies.of(table.index)
-    # coco-caption counts a caption's bigrams for its length.
-    lengths = np.maximum(table.prediction_lengths - 1, 0)
-    reference_lengths = np.maximum(table.reference_lengths - 1, 0)
-    total = np.zeros(len(table.photo_of_reference))
+    if frequencies is not None:
+        weights = frequencies.weights(table.index)
+    else:
+        weights = [
+            inverse_frequencies(np.bincount(table.per_photo(order).ngrams, minlength=len(keys)), table.num_photos)
+            for order, keys in enumerate(table.index.keys)
+        ]
+    sums = np.bincount(table.pair_predictions, pair_similarities(table, weights), table.num_predictions)
+    return SCALE * sums / table.references_of_prediction
+
+
+def pair_similarities(table: CaptionTable, weights: Sequence[np.ndarray]) -> np.ndarray:
+    """CIDEr-D, without its factor 10, of each pair of a prediction and a reference of its photo, `(num_pairs,)`.
+
+    Args:
+        table: predictions and references.
+        weights: for each order, the weight of each n-gram numbered by the table's index.
+    """
+    total = np.zeros(len(table.pair_predictions))
     for order in range(MAX_ORDER):
-        if given is None:
-            counts = np.bincount(table.per_photo(order).ngrams, minlength=len(table.index.keys[order]))
-        else:
-            counts = given[order]
-        weights = np.log(num_documents) - np.log(np.maximum(counts, 1))
-        total += _similarities(table, order, weights)
-    total *= np.exp(-((lengths[table.photo_of_reference] - reference_lengths) ** 2) / (2 * SIGMA**2))
-    sums = np.bincount(table.photo_of_reference, total, table.num_photos)
-    return SCALE * sums / (MAX_ORDER * table.num_references)
+        total += _cosines(table, order, weights[order])
+    # coco-caption counts a caption's bigrams for its length.
+    lengths, reference_lengths = (
+        np.maximum(words - 1, 0) for words in (table.prediction_lengths, table.reference_lengths)
+    )
+    differences = lengths[table.pair_predictions] - reference_lengths[table.pair_references]
+    return total / MAX_ORDER * np.exp(-(differences**2) / (2 * SIGMA**2))
 
 
-def _similarities(table: CaptionTable, order: int, weights: np.ndarray) -> np.ndarray:
-    """Clipped cosine similarity of each reference with its photo's prediction, shape `(num_references,)`."""
+def inverse_frequencies(counts: np.ndarray, num_documents: int) -> np.ndarray:
+    """log(num_documents / counts); an n-gram of no document counts as one of a single document."""
+    return np.log(num_documents) - np.log(np.maximum(counts, 1))
+
+
+def _joined(words: Sequence[Any]) -> Caption:
+    """A caption as tables of scores take it; the tokenizer leaves no-break spaces in some tokens, which divide words."""
+    return " ".join(words) if words and isinstance(words[0], str) else words
+
+
+def _cosines(table: CaptionTable, order: int, weights: np.ndarray) -> np.ndarray:
+    """Clipped cosine similarity of the n-grams of one order of each pair, shape `(num_pairs,)`."""
     predicted, referred = table.predictions[order], table.references[order]
     vectors = predicted.counts * weights[predicted.ngrams]
     reference_vectors = referred.counts * weights[referred.ngrams]
-    photos, num_references = table.photo_of_reference, len(table.photo_of_reference)
-    norms = np.sqrt(np.bincount(predicted.captions, vectors**2, table.num_photos))[photos]
+    num_references, num_pairs = len(table.photo_of_reference), len(table.pair_predictions)
+    norms = np.sqrt(np.bincount(predicted.captions, vectors**2, table.num_predictions))
     reference_norms = np.sqrt(np.bincount(referred.captions, reference_vectors**2, num_references))
+    # Look each n-gram of a pair's reference up in its prediction.
+    sizes = np.bincount(referred.captions, minlength=num_references)
+    lookups = sizes[table.pair_references]
+    entries = ranges((np.cumsum(sizes) - sizes)[table.pair_references], lookups)
+    pairs = np.repeat(np.arange(num_pairs), lookups)
     places, found = find_sorted(
         table.pairs(predicted.captions, predicted.ngrams, order),
-        table.pairs(photos[referred.captions], referred.ngrams, order),
+        table.pairs(table.pair_predictions[pairs], referred.ngrams[entries], order),
     )
-    own = reference_vectors[found]
-    products = np.bincount(referred.captions[found], np.minimum(vectors[places[found]], own) * own, num_references)
-    scale = norms * reference_norms
-    return np.divide(products, scale, out=np.zeros(num_references), where=scale != 0)
+    own = reference_vectors[entries[found]]
+    products = np.bincount(pairs[found], np.minimum(vectors[places[found]], own) * own, num_pairs)
+    scale = norms[table.pair_predictions] * reference_norms[table.pair_references]
+    return np.divide(products, scale, out=np.zeros(num_pairs), where=scale != 0)

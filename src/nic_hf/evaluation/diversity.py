@@ -126,9 +126,8 @@ def cider_similarities(
     """
     index = NgramIndex(" ".join(tokenize(caption)) for caption in captions)
     total = np.zeros((len(captions), len(captions)))
-    for entries, counts in zip(index.occurrences, frequencies.of(index), strict=True):
-        weights = np.log(frequencies.num_documents) - np.log(np.maximum(counts, 1))
-        vectors = np.zeros((len(captions), len(counts)))
+    for entries, weights in zip(index.occurrences, frequencies.weights(index), strict=True):
+        vectors = np.zeros((len(captions), len(weights)))
         vectors[entries.captions, entries.ngrams] = entries.counts * weights[entries.ngrams]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)

@@ -1,12 +1,14 @@
-"""Captions as arrays of n-gram numbers, on which BLEU and CIDEr-D are counted without a loop over n-grams."""
+"""Captions as arrays of n-gram numbers, from which BLEU and CIDEr-D are counted without a loop over n-grams."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
 MAX_ORDER = 4
+
+Caption = str | Sequence[Hashable]  # words with spaces between them, or a sequence of words or token ids
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,14 @@ class NgramIndex:
     place of that key among the sorted keys of its order.
 
     Args:
-        captions: words of each caption, joined by spaces.
+        captions: the tokenized captions.
     """
 
-    def __init__(self, captions: Iterable[str]) -> None:
-        self.vocabulary: dict[str, int] = {}
+    def __init__(self, captions: Iterable[Caption]) -> None:
+        self.vocabulary: dict[Hashable, int] = {}
         number = self.vocabulary.setdefault
-        rows = [[number(word, len(self.vocabulary)) for word in caption.split()] for caption in captions]
+        split = (caption.split() if isinstance(caption, str) else caption for caption in captions)
+        rows = [[number(word, len(self.vocabulary)) for word in words] for words in split]
         self.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         words = np.fromiter(chain.from_iterable(rows), np.int64, int(self.lengths.sum()))
         del rows
@@ -85,31 +88,49 @@ def _count(captions: np.ndarray, ngrams: np.ndarray, num_ngrams: int) -> NgramCo
 
 
 class CaptionTable:
-    """Predictions and references of a corpus on one numbering of n-grams.
+    """Predictions and references of a corpus with one numbering of n-grams.
 
     Args:
-        predictions: a tokenized caption for each photo: words joined by spaces.
-        references: tokenized captions of each photo, in the same order.
+        predictions: the tokenized predictions.
+        references: the tokenized reference captions of each photo.
+        photo_of_prediction: row of the photo of each prediction; by default there is one for each photo, in order.
+
+    Raises:
+        ValueError: where a photo has no references.
     """
 
-    def __init__(self, predictions: list[str], references: list[list[str]]) -> None:
-        self.num_photos = len(predictions)
+    def __init__(
+        self,
+        predictions: Sequence[Caption],
+        references: Sequence[Sequence[Caption]],
+        photo_of_prediction: np.ndarray | None = None,
+    ) -> None:
+        self.num_predictions, self.num_photos = len(predictions), len(references)
         self.index = NgramIndex(chain(predictions, *references))
-        self.num_references = np.fromiter(map(len, references), np.int64, len(references))
+        num_references = np.fromiter(map(len, references), np.int64, self.num_photos)
+        if not num_references.all():
+            raise ValueError(f"photo {int(np.argmin(num_references))} has no reference captions")
         # shape: (num_references,): row of the photo of each reference
-        self.photo_of_reference = np.repeat(np.arange(self.num_photos), self.num_references)
-        self.prediction_lengths = self.index.lengths[: self.num_photos]
-        self.reference_lengths = self.index.lengths[self.num_photos :]
+        self.photo_of_reference = np.repeat(np.arange(self.num_photos), num_references)
+        self.photo_of_prediction = np.arange(self.num_photos) if photo_of_prediction is None else photo_of_prediction
+        # Each prediction is compared with the references of its photo; shape: (num_pairs,)
+        self.references_of_prediction = num_references[self.photo_of_prediction]
+        first_reference = (np.cumsum(num_references) - num_references)[self.photo_of_prediction]
+        self.pair_predictions = np.repeat(np.arange(self.num_predictions), self.references_of_prediction)
+        self.pair_references = ranges(first_reference, self.references_of_prediction)
+        self.prediction_lengths = self.index.lengths[: self.num_predictions]
+        self.reference_lengths = self.index.lengths[self.num_predictions :]
         self.predictions: list[NgramCounts] = []
         self.references: list[NgramCounts] = []
         for entries in self.index.occurrences:
-            cut = int(np.searchsorted(entries.captions, self.num_photos))
-            self.predictions.append(NgramCounts(*(column[:cut] for column in _columns(entries))))
-            captions, ngrams, counts = (column[cut:] for column in _columns(entries))
-            self.references.append(NgramCounts(captions - self.num_photos, ngrams, counts))
+            cut = int(np.searchsorted(entries.captions, self.num_predictions))
+            columns = entries.captions, entries.ngrams, entries.counts
+            self.predictions.append(NgramCounts(*(column[:cut] for column in columns)))
+            captions, ngrams, counts = (column[cut:] for column in columns)
+            self.references.append(NgramCounts(captions - self.num_predictions, ngrams, counts))
 
     def per_photo(self, order: int) -> NgramCounts:
-        """References of a photo taken together: each n-gram's largest count in one of them.
+        """References of a photo taken together: the largest count of each n-gram in any of them.
 
         `captions` are rows of photos here. `order` counts from 0.
         """
@@ -119,16 +140,15 @@ class CaptionTable:
         pairs = pairs[by_pair]
         first = np.flatnonzero(np.diff(pairs, prepend=-1))
         most = np.maximum.reduceat(entries.counts[by_pair], first) if len(first) else entries.counts[:0]
-        size = self._size(order)
+        size = max(len(self.index.keys[order]), 1)
         return NgramCounts(pairs[first] // size, pairs[first] % size, most)
 
-    def pairs(self, photos: np.ndarray, ngrams: np.ndarray, order: int) -> np.ndarray:
-        """One number for each pair of photo and n-gram, sorted as the pairs are."""
-        return photos * self._size(order) + ngrams
-
-    def _size(self, order: int) -> int:
-        return max(len(self.index.keys[order]), 1)
+    def pairs(self, rows: np.ndarray, ngrams: np.ndarray, order: int) -> np.ndarray:
+        """A number for each pair of a row and an n-gram, sorted as the pairs are."""
+        return rows * max(len(self.index.keys[order]), 1) + ngrams
 
 
-def _columns(entries: NgramCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return entries.captions, entries.ngrams, entries.counts
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The integers of several ranges, one after another."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
