@@ -1,4 +1,4 @@
-"""What it costs to go on in a stream: from the position, or by fetching and dropping what was trained on.
+"""Cost and exactness of resuming a stream: from its position, by skipping batches, and by Datasets' own state.
 
 python benchmarks/stream_resume.py --data path/to/flickr8k --photos 2000 --samples 4000
 """
@@ -10,6 +10,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
+import datasets
 import torch
 
 from nic_hf import NICProcessor
@@ -50,6 +51,7 @@ def main() -> None:
         def loader(state: dict | None = None) -> StreamLoader:
             return StreamLoader(StreamingCaptionDataset(stream, processor, tokenizer), BATCH, CaptionCollator(), state)
 
+        first_differing, seconds = resume_datasets(folder, arguments.samples // 5)
         batches = arguments.samples // BATCH
         first = loader()
         start_time = time.perf_counter()
@@ -58,11 +60,39 @@ def main() -> None:
         reading = time.perf_counter() - start_time
         state = first.state_dict()
         start_time = time.perf_counter()
-        next(iter(loader(state)))
+        resumed = iter(loader(state))
+        next_batch = next(resumed)
         resuming = time.perf_counter() - start_time
+        expected = islice(first, 8)
+        same = all(
+            torch.equal(one[name], other[name])
+            for one, other in zip(expected, [next_batch, *islice(resumed, 7)], strict=True)
+            for name in one
+        )
     print(f"{batches * BATCH} samples read: {reading:.2f} s, {batches * BATCH / reading:.0f} samples/s")
     print(f"next batch, read from the beginning: {reading * (batches + 1) / batches:.2f} s")
-    print(f"next batch, from the position: {resuming:.2f} s")
+    print(f"next batch, from the position: {resuming:.2f} s; the next 8 batches are equal: {same}")
+    print(f"Datasets' shuffle and state_dict: {seconds:.2f} s; {first_differing}")
+
+
+def resume_datasets(folder: str, photos: int) -> tuple[str, float]:
+    """Resume `IterableDataset.shuffle` of Datasets' webdataset reader after so many photos."""
+    data = datasets.load_dataset("webdataset", data_files=f"{folder}/*.tar", split="train", streaming=True)
+    data = data.cast_column("jpg", datasets.Image(decode=False)).shuffle(seed=0, buffer_size=512)
+    rows = iter(data)
+    for _ in islice(rows, photos):
+        pass
+    state = data.state_dict()
+    expected = [row["__key__"] for row in islice(rows, 512)]
+    data.load_state_dict(state)
+    start = time.perf_counter()
+    rows = iter(data)
+    found = [next(rows)["__key__"]]
+    seconds = time.perf_counter() - start
+    found += [row["__key__"] for row in islice(rows, 511)]
+    missing = len(set(expected) - set(found))
+    same = sum(one == other for one, other in zip(expected, found, strict=False))
+    return f"of the next {len(expected)} photos {same} are equal, {missing} do not come", seconds
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Captions of many photos: what `nic caption` is made of."""
 
-from .caption_file import CaptionFile, CaptionSink, Printed, SidecarFiles
+from .caption_file import CaptionFile
 from .caption_run import BrokenPhoto, BrokenPhotoError, CaptionRun, CaptionSummary
+from .caption_sinks import CaptionSink, Printed, SidecarFiles
 from .captioners import ArrayCaptioner, Captioner, TorchCaptioner, is_onnx, load_captioner
 from .photo_sources import PhotoItem, PhotoSources
 from .processes import Processes

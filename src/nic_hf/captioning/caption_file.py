@@ -8,33 +8,18 @@ photos, each photo once, when the run ends. A run that was killed leaves its par
 import json
 import os
 import queue
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
+import numpy as np
+
+from ..digests import number_digest
 from ..writing import replacing, write_text
 from .caption_formats import CaptionFormat, CaptionRecord, caption_format, json_line, parsed
-from .photo_index import PhotoIndex
 from .photo_sources import PhotoItem
-
-KEPT_FOR_SHEET = 100
-
-
-class CaptionSink(Protocol):
-    """What takes captions."""
-
-    def is_done(self, item: PhotoItem) -> bool:
-        """Whether the photo has captions already. Called once for each photo, in their order, by another thread."""
-
-    def add(self, item: PhotoItem, captions: list[str]) -> None:
-        """Take the captions of a photo."""
-
-    def flush(self) -> None:
-        """Let what was taken outlast the process."""
-
-    def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
-        """Captions of some photos, of this run or an earlier one."""
 
 
 class CaptionFile:
@@ -77,8 +62,9 @@ class CaptionFile:
         self.process, self.processes = process, processes
         self.run_file = self.path.with_name(f"{self.path.name}.run.json")
         self._appends = processes == 1 and self.path.suffix.lower() == ".jsonl"
-        self._index, self._done = PhotoIndex(), PhotoIndex()
-        self._met: queue.SimpleQueue[PhotoItem] = queue.SimpleQueue()
+        self._met = _PhotoPlaces()
+        self._done: set[int] = set()
+        self._done_elsewhere: queue.SimpleQueue[PhotoItem] = queue.SimpleQueue()
         self._part: IO[bytes] | None = None
         self.about = dict(about or {})
         self.overwrite, self.in_order = overwrite, in_order
@@ -96,8 +82,7 @@ class CaptionFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._check_run()
             parts = self._parts()
-            for record in self._records():
-                self._done.add(record.image_id)
+            self._done = {number_digest(record.image_id) for record in self._records()}
             self.resumed = len(self._done)
             attempt = 1 + max((int(part.name.split(".")[-3]) for part in parts), default=0)
             own = self.path.with_name(f".{self.path.name}.{attempt}.{self.process}.part")
@@ -118,11 +103,11 @@ class CaptionFile:
 
     def is_done(self, item: PhotoItem) -> bool:
         """See [`CaptionSink`]."""
-        self._index.add(item.image_id, item.key)
-        if item.image_id not in self._done:
+        self._met.add(item.image_id, item.key)
+        if number_digest(item.image_id) not in self._done:
             return False
         if self.processes > 1:
-            self._met.put(item)  # the process that puts the parts together meets its own photos only
+            self._done_elsewhere.put(item)  # the process that puts the parts together meets its own photos only
         return True
 
     def add(self, item: PhotoItem, captions: list[str]) -> None:
@@ -138,8 +123,8 @@ class CaptionFile:
         """See [`CaptionSink`]."""
         try:
             if self._part is not None:
-                while not self._met.empty():
-                    item = self._met.get()
+                while not self._done_elsewhere.empty():
+                    item = self._done_elsewhere.get()
                     self._part.write(json_line({"key": item.key, "image_id": item.image_id}))
                 self._part.flush()
         except OSError as error:
@@ -173,9 +158,9 @@ class CaptionFile:
         else:
             sources = parts
         if not self._appends or parts or self.resumed or not self.in_order:
-            self._index_records(sources)
-            if not (self._appends and len(sources) == 1 and self._index.records_are_in_order()):
-                self._replace(_Records(sources, self._index))
+            lines, in_order = self._lines_in_order(sources)
+            if not (self._appends and len(sources) == 1 and in_order):
+                self._replace(_Records(sources, lines))
         for part in parts:
             part.unlink(missing_ok=True)
         self._write_run(finished, **facts)
@@ -186,13 +171,32 @@ class CaptionFile:
         found = (record for record in self._records() if record.image_id in wanted)
         return {record.image_id: record.captions for record in found}
 
-    def _index_records(self, parts: Sequence[Path]) -> None:
+    def _lines_in_order(self, parts: Sequence[Path]) -> tuple[np.ndarray, bool]:
+        """Part and offset of the first record of each photo, in the order of the photos.
+
+        The place of a photo is where this process met it, or else the last note of another process, or else what its
+        record says; records without a place come first.
+
+        Returns:
+            An array of shape `(photos, 2)`, and whether the parts hold exactly these records in this order.
+        """
+        noted = _PhotoPlaces()
+        digests, keys, lines = array("Q"), array("q"), array("q")
         for number, part in enumerate(parts):
             for offset, row in _rows_of(part):
-                if "caption" in row:
-                    self._index.add_record(row["image_id"], row.get("key"), number, offset)
-                else:
-                    self._index.note(row["image_id"], row["key"])
+                if "caption" not in row:
+                    noted.add(row["image_id"], row["key"])
+                    continue
+                keys.extend(row.get("key") or (-1, len(digests)))
+                digests.append(number_digest(row["image_id"]))
+                lines.extend((number, offset))
+        photos = np.asarray(digests, dtype=np.uint64)
+        places = np.asarray(keys, dtype=np.int64).reshape(-1, 2)
+        for known in (noted, self._met):
+            places = known.places_of(photos, places)
+        _, first = np.unique(photos, return_index=True)
+        order = first[np.lexsort((first, places[first, 1], places[first, 0]))]
+        return np.asarray(lines).reshape(-1, 2)[order], np.array_equal(order, np.arange(len(photos)))
 
     def _replace(self, records: "_Records") -> None:
         try:
@@ -246,16 +250,38 @@ class CaptionFile:
         write_text(self.run_file, json.dumps(document, indent=1, ensure_ascii=True) + "\n")
 
 
-class _Records:
-    """The records of several parts in the order of the photos, each id once; can be gone through again."""
+class _PhotoPlaces:
+    """Places of photos in their sources, in 24 bytes per photo."""
 
-    def __init__(self, parts: Sequence[Path], index: PhotoIndex) -> None:
-        self._parts, self._index = parts, index
+    def __init__(self) -> None:
+        self._digests, self._keys = array("Q"), array("q")
+
+    def add(self, image_id: str, key: Sequence[int]) -> None:
+        """Remember a place: number of the source, number in the source. The last one of a photo counts."""
+        self._digests.append(number_digest(image_id))
+        self._keys.extend(key)
+
+    def places_of(self, digests: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+        """Places of shape `(photos, 2)`; those of unknown photos are taken from `otherwise`."""
+        known = np.asarray(self._digests, dtype=np.uint64)
+        if not len(known):
+            return otherwise
+        order = np.argsort(known, kind="stable")
+        found = order[np.searchsorted(known[order], digests, side="right") - 1]
+        keys = np.asarray(self._keys, dtype=np.int64).reshape(-1, 2)
+        return np.where((known[found] == digests)[:, None], keys[found], otherwise)
+
+
+class _Records:
+    """Records of several parts in the given order; can be iterated over more than once."""
+
+    def __init__(self, parts: Sequence[Path], lines: np.ndarray) -> None:
+        self._parts, self._lines = parts, lines
 
     def __iter__(self) -> Iterator[CaptionRecord]:
         with ExitStack() as stack:
             files = [stack.enter_context(part.open("rb")) for part in self._parts]
-            for number, offset in self._index.records():
+            for number, offset in self._lines:
                 files[number].seek(offset)
                 yield CaptionRecord.from_json(json.loads(files[number].readline()))
 
@@ -292,85 +318,3 @@ def _cut_torn_line(file: Path) -> None:
             position = start
         if position < end:
             content.truncate(position)
-
-
-class SidecarFiles:
-    """Captions as text files beside the photos: `dog.txt` for `dog.jpg`, a line a caption.
-
-    A photo that has such a file, which is not empty, is done, whoever wrote it.
-
-    Args:
-        overwrite: write them anew.
-    """
-
-    def __init__(self, overwrite: bool = False) -> None:
-        self.overwrite = overwrite
-        self._sidecars = PhotoIndex()
-
-    def is_done(self, item: PhotoItem) -> bool:
-        """See [`CaptionSink`].
-
-        Raises:
-            ValueError: another photo of this run has the same file beside it.
-        """
-        if item.source is None:
-            return False
-        if not self._sidecars.add(str(self._path(item))):
-            raise ValueError(f"{item.image_id}: another photo has its captions in {self._path(item).name} already")
-        # An empty file is what a power cut may leave: waiting for the disk at each photo would take too long.
-        return not self.overwrite and self._path(item).exists() and self._path(item).stat().st_size > 0
-
-    def add(self, item: PhotoItem, captions: list[str]) -> None:
-        """See [`CaptionSink`]."""
-        write_text(self._path(item), "\n".join(captions) + "\n", sync=False)
-
-    def flush(self) -> None:
-        """See [`CaptionSink`]."""
-
-    def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
-        """See [`CaptionSink`]."""
-        found = {image_id: Path(image_id).with_suffix(".txt") for image_id in image_ids}
-        return {
-            image_id: path.read_text("utf-8").splitlines() or [""] for image_id, path in found.items() if path.exists()
-        }
-
-    def _path(self, item: PhotoItem) -> Path:
-        if not isinstance(item.source, (str, os.PathLike)) or "://" in os.fspath(item.source):
-            raise ValueError(f"{item.image_id}: is no file, so there is nothing to put a .txt beside")
-        return Path(item.source).with_suffix(".txt")
-
-
-class Printed:
-    """Captions as lines on the terminal, or wherever standard output goes: id, tab, caption; or JSON.
-
-    Args:
-        file: where to write.
-        as_json: a JSON object a photo, in place of a line a caption.
-    """
-
-    def __init__(self, file: IO[str], as_json: bool = False) -> None:
-        self.file, self.as_json = file, as_json
-        self._kept: dict[str, list[str]] = {}
-
-    def is_done(self, item: PhotoItem) -> bool:
-        """See [`CaptionSink`]."""
-        return False
-
-    def add(self, item: PhotoItem, captions: list[str]) -> None:
-        """See [`CaptionSink`]."""
-        if len(self._kept) < KEPT_FOR_SHEET:
-            self._kept[item.image_id] = captions
-        if self.as_json:
-            self.file.write(json_line(CaptionRecord(item.image_id, captions).to_json()).decode())
-            return
-        name = item.image_id if item.image_id.isprintable() else repr(item.image_id)[1:-1]
-        for caption in captions:
-            self.file.write(f"{name}\t{caption}\n")
-
-    def flush(self) -> None:
-        """See [`CaptionSink`]."""
-        self.file.flush()
-
-    def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
-        """See [`CaptionSink`]: of this run, the first ones."""
-        return {image_id: self._kept[image_id] for image_id in image_ids if image_id in self._kept}

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ..contact_sheet import contact_sheet, save_picture
+from ..digests import number_digest
 from ..images_nic import load_photo
-from .caption_file import KEPT_FOR_SHEET, CaptionFile, CaptionSink
+from ..progress_bar import progress_bar
+from .caption_file import CaptionFile
+from .caption_sinks import KEPT_FOR_SHEET, CaptionSink
 from .captioners import Captioner, caption_batch
-from .photo_index import PhotoIndex
 from .photo_loader import LoadedPhoto, PhotoLoader
 from .photo_sources import PhotoItem, PhotoSources
 from .processes import Processes
@@ -186,7 +187,8 @@ class CaptionRun:
         total = None if hidden else self.sources.count()
         if total is not None:
             total = -(-total // self.processes.number)
-        with tqdm(total=total, unit="photo", desc="Captioning", disable=hidden, delay=1, smoothing=0.1) as self._bar:
+        settings = {"unit": "photo", "desc": "Captioning", "delay": 1, "smoothing": 0.1}
+        with progress_bar(total=total, hidden=hidden, **settings) as self._bar:
             for photo, captions in self._captioned(loader):
                 if captions is not None:
                     self.sink.add(photo.item, captions)
@@ -228,11 +230,13 @@ class CaptionRun:
 
     def _new_items(self) -> Iterator[PhotoItem]:
         """Photos without captions, each once; called by another thread."""
-        met = PhotoIndex()
+        met: set[int] = set()  # 78 bytes per photo
         for item in self.sources.items(self.processes.rank, self.processes.number):
-            if not met.add(item.image_id):
+            digest = number_digest(item.image_id)
+            if digest in met:
                 self.summary.repeated += 1
                 continue
+            met.add(digest)
             wanted = self.sheet > len(self._sheet_ids) and self.processes.rank == 0
             if wanted:
                 self._sheet_ids.append(item.image_id)
