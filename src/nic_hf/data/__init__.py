@@ -6,13 +6,14 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .augmentation import PhotoView, default_views
+    from .caption_streams import stream_captions
     from .errors import CaptionDataError, SkippedItem
     from .feature_cache import cache_features
     from .feature_files import FeatureTable
     from .loading import load_captions
     from .lower_blocks import LowerBlocks, UpperEncoder, split_encoder
     from .stream_loader import StreamLoader
-    from .streaming import StreamingCaptionDataset, stream_captions
+    from .streaming import StreamingCaptionDataset
     from .torch_datasets import CaptionCollator, CaptionDataset, PhotoDataset
 
 _MODULES = {
@@ -31,7 +32,7 @@ _MODULES = {
     "default_views": "augmentation",
     "load_captions": "loading",
     "split_encoder": "lower_blocks",
-    "stream_captions": "streaming",
+    "stream_captions": "caption_streams",
 }
 
 __all__ = [

@@ -112,14 +112,14 @@ def read_dataset(
         wanted = None if whole else wanted
     table = _together(list(parts.values()), label).with_format(None)
     try:
-        image_column = _image_column(table, options.image_column)
-        others = [name for name in table.column_names if name != image_column]
+        photos = image_column(table.column_names, table.features, options.image_column)
+        others = [name for name in table.column_names if name != photos]
         columns = caption_columns(others, options.caption_column)
     except RejectedError as rejected:
         raise CaptionDataError(f"{label}: {rejected}") from None
-    images = table.select_columns([image_column]).cast_column(image_column, Image())
-    if image_column != "image":
-        images = images.rename_column(image_column, "image")
+    images = table.select_columns([photos]).cast_column(photos, Image())
+    if photos != "image":
+        images = images.rename_column(photos, "image")
 
     unusable = dict(_unusable_images(images))
     captions: list[list[str]] = [[] for _ in range(len(table))]
@@ -232,18 +232,21 @@ def _by_split(table: Dataset, first_row: Mapping[str, int]) -> dict[str | None, 
     return found
 
 
-def _image_column(table: Dataset, named: str | None) -> str:
+def image_column(names: Sequence[str], features: Mapping[str, Any], named: str | None = None) -> str:
+    """The column of the images: the one that is named, else `image`, else the only one of type `datasets.Image`.
+
+    Raises:
+        RejectedError: there is no such column.
+    """
     if named is not None:
-        if named not in table.column_names:
-            raise RejectedError(f"no column {named!r}: the columns are {', '.join(table.column_names) or 'none'}")
+        if named not in names:
+            raise RejectedError(f"no column {named!r}: the columns are {', '.join(names) or 'none'}")
         return named
-    if "image" in table.column_names:
+    if "image" in names:
         return "image"
-    typed = [name for name, feature in table.features.items() if isinstance(feature, Image)]
+    typed = [name for name, feature in features.items() if isinstance(feature, Image)]
     if len(typed) != 1:
-        raise RejectedError(
-            f"no image column: expected image and found {', '.join(table.column_names) or 'no columns'}"
-        )
+        raise RejectedError(f"no image column: expected image and found {', '.join(names) or 'no columns'}")
     return typed[0]
 
 

@@ -76,22 +76,16 @@ class StreamLoader(DataLoader):
         """Batches; workers take turns, beginning with the one whose turn it was."""
         self.batches.states = self.states
         self.batches.dataset.first_worker = self.given % max(1, self.num_workers)
-        iterator = super().__iter__()
-        while True:
-            try:
-                worker, state, batch = next(iterator)
-            except StopIteration:
-                return
-            except CaptionDataError as error:
-                reason = str(error).strip().rsplit("\n", 1)[-1]
-                raise CaptionDataError(reason.removeprefix(f"{_qualified(CaptionDataError)}: ")) from None
+        for worker, state, batch in super().__iter__():
+            if isinstance(batch, CaptionDataError):
+                raise batch
             self.given += 1
             self.states = {**self.states, worker: state}
             yield batch
 
 
 class _Batches(IterableDataset):
-    """Whole batches, each with the number of its reader and the position behind it."""
+    """Whole batches, each with the number of its reader and the position behind it; or the error that ended them."""
 
     def __init__(self, dataset: StreamingCaptionDataset, batch_size: int, collate: Callable[..., Any]) -> None:
         self.dataset, self.batch_size, self.collate = dataset, batch_size, collate
@@ -102,9 +96,8 @@ class _Batches(IterableDataset):
         if worker in self.states:
             self.dataset.load_state_dict(self.states[worker])
         samples = iter(self.dataset)
-        while batch := list(islice(samples, self.batch_size)):
-            yield worker, self.dataset.state_dict(), self.collate(batch)
-
-
-def _qualified(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+        try:
+            while batch := list(islice(samples, self.batch_size)):
+                yield worker, self.dataset.state_dict(), self.collate(batch)
+        except CaptionDataError as error:  # as a value: a worker would wrap its traceback around the message
+            yield worker, {}, error

@@ -1,30 +1,30 @@
-"""Captioned photos that fit no disk: read shard by shard, shuffled by position, and resumed exactly."""
+"""`StreamingCaptionDataset`: samples from a stream of captioned photos, shuffled, and resumed exactly.
+
+`datasets` provides the shards and the position within one. Its own shuffling is not used because a run could not be
+resumed exactly: `IterableDataset.shuffle` does not keep its buffer in `state_dict()`. After resuming, none of the next
+512 photos was the expected one, and 390 of them did not come in that pass (`benchmarks/stream_resume.py`, Datasets
+5.2). Its webdataset reader decodes while it reads, so one broken caption ends a shard without saying which.
+`split_dataset_by_node` lets every process read every shard where the shards cannot be dealt out evenly. The
+`StatefulDataLoader` of torchdata resumes this data set too, but Trainer cannot be told to use it.
+"""
 
 import copy
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 from datasets import Image
-from datasets.exceptions import DatasetsError
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from ..images_nic import load_photo
 from ..processing_nic import NICProcessor
-from .arrow_files import SHARD_FEATURES
-from .columns import caption_columns, cell_captions
-from .errors import ITEMS_IN_WARNING, SUPPORTED, CaptionDataError, ErrorCollector, OnError, RejectedError
+from .caption_streams import stream_captions
+from .errors import ITEMS_IN_WARNING, CaptionDataError, ErrorCollector, OnError
 from .feature_cache import load_photo_row, photo_name
-from .hf_datasets import ID_COLUMNS
-from .names import canonical_split
-from .splits import check_split
-from .tar_shards import clean_captions, find_shards, tar_rows
 
 logger = logging.getLogger(__name__)
 
@@ -32,113 +32,6 @@ _PHOTOS_UNSHUFFLED = 32  # a block where nothing is shuffled
 # When to give up on a stream of which nothing can be used: a share of a small one may be empty in some passes.
 _BARREN_PASSES = 10
 _BARREN_PHOTOS = 1000
-
-
-def stream_captions(
-    source: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | datasets.IterableDataset",
-    split: str | None = None,
-    *,
-    on_error: OnError = "raise",
-) -> datasets.IterableDataset:
-    """Photos with their captions, read while they are used; `load_captions` for sets that fit no disk.
-
-    Nothing is downloaded ahead and nothing is kept. The data set has as many shards as the source has files.
-
-    Args:
-        source: One of
-
-            - WebDataset tar files, of `key.jpg` (or another suffix of a photo) and `key.txt`, a caption a line, or
-              `key.json`, with captions named as in [`load_captions`]: a file, a folder of them, a pattern such as
-              `shards/train-*.tar` or `https://host/train-{000..099}.tar`, or a list of such;
-            - a Hub id or a local folder that `datasets.load_dataset(streaming=True)` opens;
-            - a `datasets.IterableDataset` with an image column and caption columns.
-        split: "train", "validation" (also "dev" or "val") or "test". Tar files are of the split that is in their name
-            or that of their folder; None takes all of them, and of other sources the only split there is.
-        on_error: "raise" stops at the first fault in a row. "skip" leaves out the caption, photo or rest of a shard at
-            fault and says so in the row's `problem`; [`StreamingCaptionDataset`] counts and logs them.
-
-    Returns:
-        A `datasets.IterableDataset` with `image` (decoded when read: a photo that is no image shows only then),
-        `image_id`, `captions`, which is empty where there is nothing to use, and `problem` (None mostly).
-
-    Raises:
-        CaptionDataError: the source is in no supported form or has no such split; on reading, the first fault, with
-            shard and key.
-    """
-    ErrorCollector(on_error)  # checks it
-    if isinstance(source, datasets.IterableDataset):
-        return _normalised(source, on_error, "IterableDataset")
-    shards = find_shards(source, split)
-    if shards:
-        return datasets.IterableDataset.from_generator(
-            tar_rows, features=SHARD_FEATURES, gen_kwargs={"shards": shards, "on_error": on_error}
-        )
-    if not isinstance(source, (str, os.PathLike)):
-        raise CaptionDataError(f"cannot stream captions from {source!r}: no tar files among them")
-    label = os.fspath(source)
-    try:
-        parts = datasets.load_dataset(label, streaming=True)
-    except (DatasetsError, OSError, ValueError) as error:
-        what = "Hugging Face Datasets cannot stream it" if Path(label).exists() else "no such file, folder or Hub id"
-        raise CaptionDataError(f"{label}: {what} ({error}); supported: tar files, {SUPPORTED}") from error
-    by_split = {canonical_split(name): part for name, part in parts.items()}
-    if split is None and len(by_split) > 1:
-        raise CaptionDataError(f"{label}: name one of the splits {', '.join(sorted(by_split))}")
-    wanted = next(iter(by_split)) if split is None else canonical_split(split)
-    check_split(wanted, by_split, label)
-    return _normalised(by_split[wanted], on_error, label)
-
-
-def _normalised(stream: datasets.IterableDataset, on_error: OnError, label: str) -> datasets.IterableDataset:
-    """A stream of any columns as one of `SHARD_FEATURES`."""
-    names = stream.column_names or list(next(iter(stream), {}))
-    if stream.features is not None and set(SHARD_FEATURES) <= set(names):
-        return stream
-    typed = [name for name, feature in (stream.features or {}).items() if isinstance(feature, Image)]
-    image = "image" if "image" in names else typed[0] if len(typed) == 1 else None
-    if image is None:
-        raise CaptionDataError(
-            f"{label}: no image column: expected image and found {', '.join(names) or 'no columns'}"
-        )
-    others = [name for name in names if name != image]
-    texts = [name for name in ("txt", "json") if name in others]  # of a WebDataset on the Hub
-    try:
-        columns = caption_columns(others)
-    except RejectedError as rejected:
-        if not texts:
-            raise CaptionDataError(f"{label}: {rejected}") from None
-        columns = texts[:1]
-    key = next((name for name in (*ID_COLUMNS, "__key__") if name in names), None)
-    reader = _RowReader(image, columns, key, on_error, label)
-    if stream.features is not None:  # of a mapped stream they are unknown, and photos are decoded already
-        stream = stream.cast_column(image, Image(decode=False))
-    return stream.map(reader, with_indices=True, remove_columns=names, features=SHARD_FEATURES)
-
-
-class _RowReader:
-    """Brings a row into the form of `SHARD_FEATURES`; a class, so that spawned workers can unpickle it."""
-
-    def __init__(self, image: str, columns: list[str], key: str | None, on_error: OnError, label: str) -> None:
-        self.image, self.columns, self.key, self.on_error, self.label = image, columns, key, on_error, label
-
-    def __call__(self, row: Mapping[str, Any], index: int) -> dict[str, Any]:
-        image = row[self.image]
-        file = image if isinstance(image, dict) else {}
-        image_id = row[self.key] if self.key else file.get("path") or f"row {index}"
-        problems: list[str] = []
-        captions: list[str] = []
-        if row.get("problem"):
-            return {"image": None, "image_id": str(image_id), "captions": [], **row}
-        try:
-            if image is None or (file and not file.get("path") and not file.get("bytes")):
-                raise RejectedError("no photo" if image is None else "the photo is empty (0 bytes)")
-            captions = clean_captions(cell_captions([row[name] for name in self.columns]), problems)
-        except RejectedError as rejected:
-            problems.append(str(rejected))
-        problem = f"{self.label}: {image_id}: {'; '.join(problems)}" if problems else None
-        if problem and self.on_error == "raise":
-            raise CaptionDataError(problem)
-        return {"image": image, "image_id": str(image_id), "captions": captions, "problem": problem}
 
 
 class StreamingCaptionDataset(IterableDataset):
