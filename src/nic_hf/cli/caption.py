@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .data_options import (
-    CaptionColumnOption,
-    DevShareOption,
-    ImageColumnOption,
-    ImagesOption,
-    SplitSeedOption,
-    TestShareOption,
-    data_options,
-)
+from .data_options import load_options, takes_data_options
 from .terminal import INTERRUPTED, fail, reported, silence_transformers
 
 if TYPE_CHECKING:
@@ -39,6 +31,7 @@ class OnBroken(StrEnum):
     FAIL = "fail"
 
 
+@takes_data_options
 def caption(
     paths: Annotated[
         list[str] | None,
@@ -58,12 +51,7 @@ def caption(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Captioned photos, such as a Flickr8k folder or a Hub id.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.", show_default="all of it")] = None,
-    images: ImagesOption = None,
-    image_column: ImageColumnOption = None,
-    caption_column: CaptionColumnOption = None,
-    dev_share: DevShareOption = None,
-    test_share: TestShareOption = None,
-    split_seed: SplitSeedOption = None,
+    data_options: dict[str, Any] | None = None,
     num_captions: Annotated[int, typer.Option(help="Captions a photo, the best first.", min=1)] = 1,
     num_beams: Annotated[
         int | None, typer.Option(help="Beam size; 1 is greedy.", min=1, show_default="the captioner's")
@@ -130,9 +118,7 @@ def caption(
                 device,
                 {
                     **{"paths": paths or (), "lists": lists or (), "data": data, "split": split},
-                    "data_options": data_options(
-                        model, data, images, image_column, caption_column, dev_share, test_share, split_seed
-                    ),
+                    "data_options": load_options(model, data, data_options or {}),
                 },
                 {"output": output, "sidecar": sidecar, "overwrite": overwrite, "as_json": as_json},
                 num_captions=num_captions,

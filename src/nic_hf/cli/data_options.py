@@ -1,82 +1,93 @@
-"""Options of the commands that read captioned photos, the same everywhere."""
+"""The options that tell how `--data` is read, the same for every command."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-ImagesOption = Annotated[
-    str | None,
-    typer.Option("--images", help="Folder of the photos of --data.", show_default="found near the captions"),
-]
-ImageColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--image_column", "--image-column", help="Column of the photos' names in --data.", show_default="recognised"
-    ),
-]
-CaptionColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--caption_column",
-        "--caption-column",
-        help="Column of the captions in --data; several with commas between.",
-        show_default="recognised",
-    ),
-]
-DevShareOption = Annotated[
-    float | None,
-    typer.Option(
-        "--dev_share",
-        "--dev-share",
-        help="Share of the dev split, where --data has no splits.",
-        show_default="the captioner's, else 0.1",
-    ),
-]
-TestShareOption = Annotated[
-    float | None,
-    typer.Option(
-        "--test_share",
-        "--test-share",
-        help="Share of the test split, where --data has no splits.",
-        show_default="the captioner's, else 0.1",
-    ),
-]
-SplitSeedOption = Annotated[
-    int | None,
-    typer.Option(
-        "--split_seed",
-        "--split-seed",
-        help="Seed of the hash that splits --data where it has no splits.",
-        show_default="the captioner's, else 0",
-    ),
-]
+OPTIONS: dict[str, Any] = {
+    "images": Annotated[
+        str | None,
+        typer.Option("--images", help="Folder of the photos of --data.", show_default="found near the captions"),
+    ],
+    "image_column": Annotated[
+        str | None,
+        typer.Option(
+            "--image_column",
+            "--image-column",
+            help="Column of the photos' names in --data.",
+            show_default="recognised",
+        ),
+    ],
+    "caption_column": Annotated[
+        str | None,
+        typer.Option(
+            "--caption_column",
+            "--caption-column",
+            help="Column of the captions in --data; several with commas between.",
+            show_default="recognised",
+        ),
+    ],
+    "dev_share": Annotated[
+        float | None,
+        typer.Option(
+            "--dev_share",
+            "--dev-share",
+            help="Share of the dev split, where --data has no splits.",
+            show_default="the captioner's, else 0.1",
+        ),
+    ],
+    "test_share": Annotated[
+        float | None,
+        typer.Option(
+            "--test_share",
+            "--test-share",
+            help="Share of the test split, where --data has no splits.",
+            show_default="the captioner's, else 0.1",
+        ),
+    ],
+    "split_seed": Annotated[
+        int | None,
+        typer.Option(
+            "--split_seed",
+            "--split-seed",
+            help="Seed of the hash that splits --data where it has no splits.",
+            show_default="the captioner's, else 0",
+        ),
+    ],
+}
 
 
-def data_options(
-    captioner: str,
-    data: str | None,
-    images: str | None,
-    image_column: str | None,
-    caption_column: str | None,
-    dev_share: float | None,
-    test_share: float | None,
-    split_seed: int | None,
-) -> dict[str, Any]:
-    """Arguments of `load_captions`: those given, and the shares that a captioner was trained with.
+def takes_data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options above, in place of its parameter `data_options`: a dictionary of those given."""
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name == "data_options":
+            parameters += [parameter.replace(name=name, annotation=kind) for name, kind in OPTIONS.items()]
+        else:
+            parameters.append(parameter)
+
+    @functools.wraps(command)
+    def with_options(**arguments: Any) -> None:
+        options = {name: arguments.pop(name) for name in OPTIONS}
+        given = {name: value for name, value in options.items() if value is not None}
+        command(**arguments, data_options=given)
+
+    # What typer reads.
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def load_options(captioner: str, data: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `load_captions`: the options given, and the split shares a captioner was trained with.
 
     Raises:
         ValueError: an option is given without --data, or the captioner's recipe cannot be read.
     """
-    given: dict[str, Any] = {
-        "images": images,
-        "image_column": image_column,
-        "caption_column": caption_column,
-        "dev_share": dev_share,
-        "test_share": test_share,
-        "split_seed": split_seed,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
     if data is None:
         if given:
             raise ValueError(f"--{next(iter(given))} has no meaning without --data")

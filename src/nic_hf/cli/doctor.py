@@ -1,37 +1,25 @@
 """`nic doctor`."""
 
 import textwrap
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .data_options import (
-    CaptionColumnOption,
-    DevShareOption,
-    ImageColumnOption,
-    ImagesOption,
-    SplitSeedOption,
-    TestShareOption,
-    data_options,
-)
+from .data_options import load_options, takes_data_options
 from .terminal import print_json, reported, silence_transformers
 
 if TYPE_CHECKING:
     from ..doctor import Finding
 
 
+@takes_data_options
 def doctor(
     model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.", metavar="MODEL")],
     data: Annotated[
         str | None, typer.Option(help="Captioned photos such as those it was trained on, for a closer look.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.", show_default="all of it")] = None,
-    images: ImagesOption = None,
-    image_column: ImageColumnOption = None,
-    caption_column: CaptionColumnOption = None,
-    dev_share: DevShareOption = None,
-    test_share: TestShareOption = None,
-    split_seed: SplitSeedOption = None,
+    data_options: dict[str, Any] | None = None,
     backbone: Annotated[
         str | None, typer.Option(help="The pretrained vision model that it was built on, to compare with.")
     ] = None,
@@ -55,7 +43,7 @@ def doctor(
 
     silence_transformers()
     with reported("doctor"):
-        options = data_options(model, data, images, image_column, caption_column, dev_share, test_share, split_seed)
+        options = load_options(model, data, data_options or {})
         findings = examine(
             model, data=data, split=split, data_options=options, backbone=backbone, max_photos=max_photos
         )

@@ -6,15 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .data_options import (
-    CaptionColumnOption,
-    DevShareOption,
-    ImageColumnOption,
-    ImagesOption,
-    SplitSeedOption,
-    TestShareOption,
-    data_options,
-)
+from .data_options import load_options, takes_data_options
 from .terminal import print_json, reported
 
 
@@ -25,6 +17,7 @@ class Suite(StrEnum):
     SHOW_AND_TELL = "show-and-tell"
 
 
+@takes_data_options
 def evaluate(
     source: Annotated[
         str,
@@ -50,12 +43,7 @@ def evaluate(
             help="Split to evaluate on; all for every photo.", show_default="test, or dev where there is none"
         ),
     ] = None,
-    images: ImagesOption = None,
-    image_column: ImageColumnOption = None,
-    caption_column: CaptionColumnOption = None,
-    dev_share: DevShareOption = None,
-    test_share: TestShareOption = None,
-    split_seed: SplitSeedOption = None,
+    data_options: dict[str, Any] | None = None,
     train_split: Annotated[
         str | None, typer.Option(help="Split whose captions tell which captions are new; '' for none.")
     ] = "train",
@@ -121,9 +109,7 @@ def evaluate(
             data,
             output,
             split=split,
-            data_options=data_options(
-                source, data, images, image_column, caption_column, dev_share, test_share, split_seed
-            ),
+            data_options=load_options(source, data, data_options or {}),
             train_split=train_split or None,
             include=PARTS if full else ("generation",),
             beams=_beams(beams, full),
