@@ -19,17 +19,10 @@ from nic_hf.evaluation.paper.human_judgments import (
     load_expert_judgments,
     load_token_captions,
 )
+from nic_hf.evaluation.score_names import SCORES
 
-NAMES = {
-    "bleu_1": "BLEU-1",
-    "bleu_4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
-    "meteor": "METEOR",
-    "cider": "CIDEr-D",
-    "spice": "SPICE",
-    "clip_s": "CLIP-S",
-    "ref_clip_s": "RefCLIP-S",
-}
+COLUMNS = ("bleu_1", "bleu_4", "rouge_l", "meteor", "cider", "spice")
+NAMES = {name: SCORES[name].title for name in COLUMNS} | {"clip_s": "CLIP-S", "ref_clip_s": "RefCLIP-S"}
 PUBLISHED = {
     "Flickr8k-Expert": {
         "bleu_1": 32.3,

@@ -22,7 +22,7 @@ from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import load_captions
 from nic_hf.evaluation import score_captions
 from nic_hf.export import NICOnnxCaptioner, calibration_photos, export_onnx, quantize_onnx
-from nic_hf.export.agreement import next_word_logits
+from nic_hf.export.verification import next_word_logits
 from nic_hf.malloc_settings import keep_freed_memory
 
 GREEDY = {"num_beams": 1}

@@ -4,8 +4,6 @@ import numpy as np
 
 from .ngrams import MAX_ORDER, CaptionTable, find_sorted
 
-BLEU_NAMES = tuple(f"bleu_{order}" for order in range(1, MAX_ORDER + 1))
-
 # coco-caption's guards against division by zero (bleu_scorer.py); without them scores would differ from its own.
 SMALL, TINY = 1e-9, 1e-15
 

@@ -112,7 +112,7 @@ def inverse_frequencies(counts: np.ndarray, num_documents: int) -> np.ndarray:
 
 
 def _joined(words: Sequence[Any]) -> Caption:
-    """A caption as tables of scores take it; the tokenizer leaves no-break spaces in some tokens, which divide words."""
+    """A caption as `NgramIndex` takes it, which splits tokens that hold a no-break space."""
     return " ".join(words) if words and isinstance(words[0], str) else words
 
 

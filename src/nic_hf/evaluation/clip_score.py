@@ -13,7 +13,7 @@ from ..checkpoint_nic import check_all_weights_loaded, check_path, damaged_file_
 from ..images_nic import load_photo
 from ..processing_nic import load_image_processor
 from ..progress_bar import progress_bar
-from .predictions_and_references import EvaluationDataError
+from .predictions_and_references import EvaluationDataError, check_captions, check_text
 
 logger = logging.getLogger(__name__)
 
@@ -198,14 +198,11 @@ def _check(
     for name, mapping in named.items():
         _check_same_ids(captions, name, mapping)
     for image_id, caption in captions.items():
-        _check_text(caption, "caption", image_id)
+        check_text(caption, "caption of {!r}", image_id)
         if not caption.strip():
             logger.warning("the caption of %r is empty; its score is that of the prompt", image_id)
     for image_id, listed in (references or {}).items():
-        if isinstance(listed, str | bytes) or not isinstance(listed, Sequence) or not listed:
-            raise EvaluationDataError(f"references of {image_id!r} must be a list of captions, not {listed!r:.200}")
-        for caption in listed:
-            _check_text(caption, "reference", image_id)
+        check_captions(listed, "of {!r}", image_id)
 
 
 def _check_same_ids(captions: Mapping[Id, str], name: str, mapping: Mapping[Id, Any]) -> None:
@@ -215,8 +212,3 @@ def _check_same_ids(captions: Mapping[Id, str], name: str, mapping: Mapping[Id, 
     for image_id in mapping:
         if image_id not in captions:
             raise EvaluationDataError(f"{image_id!r} is in the {name}, and it has no caption")
-
-
-def _check_text(caption: Any, kind: str, image_id: Any) -> None:
-    if not isinstance(caption, str):
-        raise EvaluationDataError(f"{kind} of {image_id!r} is not text: {caption!r:.200}")

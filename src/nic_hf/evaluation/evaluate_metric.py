@@ -1,13 +1,13 @@
 """The scores as a metric of the library `evaluate`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import evaluate
 
-from .predictions_and_references import EvaluationDataError
-from .scores import DEFAULT_METRICS, score_captions
+from .predictions_and_references import check_captions, check_text
+from .score_names import DEFAULT_METRICS
+from .scores import score_captions
 
 
 class CaptionMetric(evaluate.Metric):
@@ -39,30 +39,18 @@ class CaptionMetric(evaluate.Metric):
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add photos: a list of captions and a list of their references."""
         for row, prediction in enumerate(predictions if predictions is not None else [], start=len(self)):
-            _check_text(prediction, "prediction", row)
+            check_text(prediction, "prediction of row {}", row)
         for row, captions in enumerate(references if references is not None else [], start=len(self)):
-            _check_references(captions, row)
+            check_captions(captions, "of row {}", row)
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add one photo: `prediction`, a caption, and `references`, a list of captions."""
-        _check_text(prediction, "prediction", len(self))
-        _check_references(kwargs.get("references", reference), len(self))
+        check_text(prediction, "prediction of row {}", len(self))
+        check_captions(kwargs.get("references", reference), "of row {}", len(self))
         super().add(prediction=prediction, reference=reference, **kwargs)
 
     def _compute(
         self, *, predictions: list[str], references: list[list[str]], metrics: Any = DEFAULT_METRICS, **options: Any
     ) -> dict[str, Any]:
         return score_captions(dict(enumerate(predictions)), dict(enumerate(references)), metrics, **options)
-
-
-def _check_text(caption: Any, kind: str, row: int) -> None:
-    if not isinstance(caption, str):
-        raise EvaluationDataError(f"{kind} of row {row} is not text: {caption!r:.200}")
-
-
-def _check_references(captions: Any, row: int) -> None:
-    if isinstance(captions, str | bytes) or not isinstance(captions, Sequence):
-        raise EvaluationDataError(f"references of row {row} must be a list of captions, not {captions!r:.200}")
-    for caption in captions:
-        _check_text(caption, "reference", row)

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..writing import write_text
 from .predictions_and_references import load_predictions, load_references
-from .scores import DEFAULT_METRICS, default_metrics, score_captions
-from .significance import bootstrap_intervals, paired_test
+from .score_names import DEFAULT_METRICS
+from .scores import default_metrics
+from .significance import paired_test, scores_with_intervals
 
 
 def score_file(
@@ -46,15 +47,11 @@ def score_file(
         captions = {image_id: own for image_id, own in captions.items() if image_id in ours}
     theirs = None if compare is None else load_predictions(compare)
     metrics = default_metrics() if metrics is None else metrics
-    scores = score_captions(ours, captions, metrics, per_image=True)
-    rows = scores.pop("per_image")
-    resampled = [name for name in metrics if name in DEFAULT_METRICS]
-    result: dict[str, Any] = {"scores": scores, "intervals": {}}
-    if resampled:
-        intervals = bootstrap_intervals(ours, captions, resampled, seed=seed)
-        result["intervals"] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
+    result = scores_with_intervals(ours, captions, metrics, seed)
+    rows = result.pop("per_image")
     if theirs is not None:
-        differences = paired_test(ours, theirs, captions, resampled or DEFAULT_METRICS, seed=seed)
+        resampled = [name for name in metrics if name in DEFAULT_METRICS] or DEFAULT_METRICS
+        differences = paired_test(ours, theirs, captions, resampled, seed=seed)
         result["compared"] = {name: asdict(difference) for name, difference in differences.items()}
     if per_image is not None:
         lines = (

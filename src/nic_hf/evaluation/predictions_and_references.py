@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,22 @@ REFERENCE_FORMATS = (
 
 class EvaluationDataError(ValueError):
     """Predictions or references that cannot be scored; the message names the id and, for a file, the place in it."""
+
+
+def check_text(caption: Any, what: str, place: Any) -> None:
+    """Raise an `EvaluationDataError` for a caption that is not text; `what` is a format, such as "caption of {!r}"."""
+    if not isinstance(caption, str):
+        raise EvaluationDataError(f"{what.format(place)} is not text: {caption!r:.200}")
+
+
+def check_captions(captions: Any, of: str, place: Any) -> None:
+    """Raise an `EvaluationDataError` for references that are no list of captions, are empty, or are not text."""
+    if isinstance(captions, str | bytes) or not isinstance(captions, Sequence):
+        raise EvaluationDataError(f"references {of.format(place)} must be a list of captions, not {captions!r:.200}")
+    if not captions:
+        raise EvaluationDataError(f"references {of.format(place)} are an empty list")
+    for caption in captions:
+        check_text(caption, f"reference {of}", place)
 
 
 def load_predictions(file: str | os.PathLike[str]) -> dict[str, str]:

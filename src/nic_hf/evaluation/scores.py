@@ -11,20 +11,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..languages import is_unspaced
-from .bleu import BLEU_NAMES, bleu_from_statistics, bleu_statistics
+from .bleu import bleu_from_statistics, bleu_statistics
 from .cider import DocumentFrequencies, cider_scores
 from .java_metrics import JavaUnavailableError, check_java, meteor_scores, spice_scores
 from .ngrams import CaptionTable
-from .predictions_and_references import EvaluationDataError
+from .predictions_and_references import EvaluationDataError, check_captions, check_text
 from .ptb import ptb_tokenize, ptb_tokenize_all
 from .rouge import rouge_l
+from .score_names import BLEU_NAMES, DEFAULT_METRICS, JAVA_METRICS, check_metrics
 from .words import caption_words, caption_words_all
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("bleu", "rouge_l", "cider", "meteor", "spice")
-DEFAULT_METRICS = ("bleu", "rouge_l", "cider")
-JAVA_METRICS = ("meteor", "spice")
 IDS_IN_MESSAGE = 5
 
 Id = TypeVar("Id", bound=Hashable)
@@ -168,12 +166,11 @@ def tokenized_captions(
     lists = []
     for image_id in predictions:
         captions = references[image_id]
-        if isinstance(captions, str | bytes) or not isinstance(captions, Sequence):
-            raise EvaluationDataError(f"references of {image_id!r} must be a list of captions, not {captions!r:.200}")
-        if not captions:
-            raise EvaluationDataError(f"references of {image_id!r} are an empty list")
-        lists.append([_text(caption, "reference", image_id) for caption in captions])
-    predicted = _tokenized([_text(c, "prediction", image_id) for image_id, c in predictions.items()], tokenize)
+        check_captions(captions, "of {!r}", image_id)
+        lists.append(captions)
+    for image_id, caption in predictions.items():
+        check_text(caption, "prediction of {!r}", image_id)
+    predicted = _tokenized(list(predictions.values()), tokenize)
     words = iter(_tokenized([caption for captions in lists for caption in captions], tokenize))
     referred = [list(islice(words, len(captions))) for captions in lists]
     empty = [image_id for image_id, caption in zip(predictions, predicted, strict=True) if not caption]
@@ -234,15 +231,6 @@ def _statistics(
     return CaptionStatistics(ids, bleu, columns)
 
 
-def check_metrics(metrics: Sequence[str], known: Sequence[str] = METRICS) -> None:
-    """Raise ValueError for names that are no metrics, or none at all."""
-    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
-        raise ValueError(f"metrics must be a list of names, not {metrics!r}")
-    unknown = [name for name in metrics if name not in known]
-    if unknown or not metrics:
-        raise ValueError(f"metrics are {list(metrics)}; they must be one or more of {', '.join(known)}")
-
-
 def _available_java_metrics(metrics: Sequence[str]) -> list[str]:
     available = []
     for name in JAVA_METRICS:
@@ -272,12 +260,6 @@ def _check_ids(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[s
         raise EvaluationDataError(
             f"references without a prediction: {_listed(missing)}; allow_partial=True scores the others only"
         )
-
-
-def _text(caption: Any, kind: str, image_id: Any) -> str:
-    if not isinstance(caption, str):
-        raise EvaluationDataError(f"{kind} of {image_id!r} is not text: {caption!r:.200}")
-    return caption
 
 
 def _listed(ids: Iterable[Any]) -> str:

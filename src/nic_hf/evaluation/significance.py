@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from .bleu import BLEU_NAMES, bleu_from_statistics
+from .bleu import bleu_from_statistics
 from .predictions_and_references import EvaluationDataError
-from .scores import DEFAULT_METRICS, CaptionStatistics, caption_statistics
+from .score_names import BLEU_NAMES, DEFAULT_METRICS
+from .scores import CaptionStatistics, caption_statistics, score_captions
 from .words import caption_words
 
 Id = TypeVar("Id", bound=Hashable)
@@ -81,6 +82,25 @@ def bootstrap_intervals(
     samples = _resampled(statistics, resamples, seed)
     low, high = _percentiles(samples, confidence)
     return {name: Interval(scores[name], float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def scores_with_intervals(
+    predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]], metrics: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """`score_captions` and the bootstrap intervals of the scores that have some; METEOR and SPICE have none.
+
+    Returns:
+        `scores` by name, `intervals` as `[low, high]` by name, and `per_image`, the scores of each photo.
+    """
+    scores = score_captions(predictions, references, metrics, per_image=True)
+    per_image = scores.pop("per_image")
+    resampled = [name for name in metrics if name in DEFAULT_METRICS]
+    intervals = bootstrap_intervals(predictions, references, resampled, seed=seed) if resampled else {}
+    return {
+        "scores": scores,
+        "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()},
+        "per_image": per_image,
+    }
 
 
 def paired_test(

@@ -1,8 +1,8 @@
 """A captioner as ONNX files, and what runs them without torch and Transformers."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .._lazy import lazy_names
 from .generation_settings import GenerationSettings
 from .onnx_captioner import NICOnnxCaptioner
 from .search import NICOnnxOutput
@@ -24,18 +24,13 @@ __all__ = [
 ]
 
 
+_lazy_attribute, __dir__ = lazy_names(__name__, _MODULES)
+
+
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = import_module(f".{_MODULES[name]}", __name__)
+        return _lazy_attribute(name)
     except ImportError as error:
         raise ImportError(
             f"writing ONNX files needs onnx, onnxruntime, onnxscript and torch: pip install 'nic_hf[onnx]' ({error})"
         ) from error
-    return getattr(module, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -1,7 +1,6 @@
 """From a PyTorch checkpoint to the folder of an ONNX captioner: traced, checked against PyTorch, then put in place."""
 
 import copy
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import transformers
 
 from .._version import __version__
 from ..checkpoint_nic import staged_save
+from ..digests import weights_digest
 from ..modeling_nic import NICForConditionalGeneration
 from ..processing_nic import NICProcessor, check_vocabulary
 from ..progress_bar import progress_bar
@@ -128,7 +128,7 @@ def _facts(model: NICForConditionalGeneration, processor: NICProcessor) -> dict[
         "precision": FLOAT32,
         "opset": OPSET,
         "image_shape": list(check_pixels(processor.image_processor)),
-        "checkpoint_sha256": _digest(model),
+        "weights_digest": weights_digest(model),
         "versions": {
             "nic_hf": __version__,
             "torch": torch.__version__,
@@ -179,12 +179,3 @@ def _write_settings(model: NICForConditionalGeneration, processor: NICProcessor,
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=2) + "\n")
-
-
-def _digest(model: NICForConditionalGeneration) -> str:
-    """SHA-256 of all weights, so that exports of one checkpoint can be told from those of others."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

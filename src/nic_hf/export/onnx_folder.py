@@ -1,12 +1,12 @@
 """The folder of an ONNX captioner: which files it holds, and whether they belong together."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint_nic import check_path
+from ..digests import file_digest
 from ..writing import write_text
 
 ENCODER, FIRST_STEP, DECODER_STEP = "encoder.onnx", "first_step.onnx", "decoder_step.onnx"
@@ -23,7 +23,7 @@ _MAY_CHANGE = (GENERATION_CONFIG,)
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write `nic_onnx.json`: `facts` of the export, and the SHA-256 of each file that must not change."""
-    digests = {name: _digest(folder / name) for name in FILES if name not in _MAY_CHANGE}
+    digests = {name: file_digest(folder / name) for name in FILES if name not in _MAY_CHANGE}
     text = json.dumps({"format": FORMAT, **facts, "files": digests}, indent=2) + "\n"
     write_text(folder / MANIFEST, text)
 
@@ -50,7 +50,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise FileNotFoundError(f"{folder}: {', '.join(missing)} missing; copy the whole folder, or export it again")
     for name in FILES:
-        if name not in _MAY_CHANGE and _digest(folder / name) != manifest["files"].get(name):
+        if name not in _MAY_CHANGE and file_digest(folder / name) != manifest["files"].get(name):
             raise ValueError(
                 f"{folder / name}: not the file that {MANIFEST} lists. It was changed, cut off in a copy, or comes "
                 "from another checkpoint; export the checkpoint again"
@@ -93,8 +93,3 @@ def find_folder(name_or_path: Any, subfolder: str = "", **hub: Any) -> Path:
         except ValueError as error:  # not a repository's name
             raise FileNotFoundError(f"{name_or_path}: no such folder, nor the name of a Hub repository") from error
     return folder / subfolder
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -26,7 +26,6 @@ from PIL import Image
 
 from ..checkpoint_nic import staged_save
 from ..images_nic import load_photo
-from .agreement import trial_photos, word_agreement
 from .onnx_captioner import NICOnnxCaptioner
 from .onnx_folder import (
     DECODER_STEP,
@@ -39,6 +38,7 @@ from .onnx_folder import (
     INT8_STATIC,
     write_manifest,
 )
+from .verification import trial_photos, word_agreement
 
 # Signed weights and unsigned activations are what processors with 8-bit dot products (VNNI) multiply.
 _TYPES = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}

@@ -1,20 +1,38 @@
-"""Whether an exported captioner computes what the PyTorch model does."""
+"""Whether an exported captioner computes what it should: PyTorch's values, and in 8 bits mostly the same words."""
 
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..modeling_nic import NICForConditionalGeneration
-from .agreement import next_word_logits, trial_photos
 from .onnx_captioner import NICOnnxCaptioner
 from .preprocessing import PhotoPreprocessor
 
 TOLERANCE = 1e-4
+LEAST_AGREEMENT = 0.5
+_SIZES = ((500, 375), (333, 500), (97, 61), (224, 224), (30, 41), (640, 213))
+
+
+def trial_photos() -> list[Image.Image]:
+    """Photos of coarse random colours, wide, tall and small ones; the same each time."""
+    random = np.random.default_rng(0)
+    return [
+        Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        for size in _SIZES
+    ]
+
+
+def next_word_logits(captioner: NICOnnxCaptioner, features: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Logits after each of `words`, of shape `(num_photos, num_captions, length)`: one dimension more."""
+    reader = captioner.reader(features)
+    reader.spread(words.shape[1])
+    return np.stack([reader.read(words[:, :, position]) for position in range(words.shape[2])], axis=2)
 
 
 def check_pixels(image_processor: Any) -> tuple[int, int, int]:
-    """Check that photos can be prepared without Transformers, to the same pixels; give their shape.
+    """Check that photos can be preprocessed without Transformers, to the same pixels, and return their shape.
 
     Raises:
         ValueError: where the image processor does something that [`PhotoPreprocessor`] does not, or photos come out
@@ -24,10 +42,9 @@ def check_pixels(image_processor: Any) -> tuple[int, int, int]:
     pixels = PhotoPreprocessor(image_processor.to_dict())(photos)
     for photo, ours in zip(photos, pixels, strict=True):
         expected = np.asarray(image_processor(photo, return_tensors="np")["pixel_values"][0], dtype=np.float32)
-        if ours.shape != expected.shape or not np.array_equal(ours, expected):
-            difference = (
-                f"{np.abs(ours - expected).max():.2g}" if ours.shape == expected.shape else f"{expected.shape}"
-            )
+        if not np.array_equal(ours, expected):
+            same_shape = ours.shape == expected.shape
+            difference = f"{np.abs(ours - expected).max():.2g}" if same_shape else f"{expected.shape}"
             raise ValueError(
                 f"the ONNX captioner cannot prepare photos as {type(image_processor).__name__} does: a photo of "
                 f"{photo.width} x {photo.height} comes out otherwise ({difference})"
@@ -51,12 +68,9 @@ def check_against_pytorch(captioner: NICOnnxCaptioner, model: NICForConditionalG
         words[:, :, 0] = model.config.bos_token_id
         repeated = features if model.config.attention is not None else features.repeat_interleave(each, dim=0)
         prefixes = torch.from_numpy(words).flatten(0, 1)
-        expected = model(
-            encoder_outputs=repeated, decoder_input_ids=prefixes, use_cache=False, return_dict=True
-        ).logits
-        _compare(
-            "logits", next_word_logits(captioner, features.numpy(), words), expected.unflatten(0, words.shape[:2])
-        )
+        outputs = model(encoder_outputs=repeated, decoder_input_ids=prefixes, use_cache=False, return_dict=True)
+        found = next_word_logits(captioner, features.numpy(), words)
+        _compare("logits", found, outputs.logits.unflatten(0, words.shape[:2]))
 
 
 def check_words(captioner: NICOnnxCaptioner, tokenizer: Any) -> None:
@@ -73,6 +87,34 @@ def check_words(captioner: NICOnnxCaptioner, tokenizer: Any) -> None:
             raise ValueError(
                 f"the tokenizer's words come out otherwise without Transformers: {pair} {text!r} {wanted!r}"
             )
+
+
+def word_agreement(captioner: NICOnnxCaptioner, rounded: NICOnnxCaptioner, photos: list[Image.Image]) -> float:
+    """Share of words after which 8-bit graphs find the same next word likeliest as float32 ones.
+
+    Raises:
+        ValueError: where that is less than half, or a logit is no number.
+    """
+    same, total = 0, 0
+    for start in range(0, len(photos), 32):
+        pixels = captioner.preprocess(photos[start : start + 32])
+        features = captioner.get_image_features(pixels)
+        words = captioner.generate(encoder_outputs=features, num_beams=1, num_return_sequences=1, do_sample=False)
+        words = words[:, None, :-1]
+        expected = next_word_logits(captioner, features, words)
+        found = next_word_logits(rounded, rounded.get_image_features(pixels), words)
+        if not np.isfinite(found).all():
+            raise ValueError("the 8-bit captioner gives logits that are no numbers")
+        is_word = words != captioner.config["pad_token_id"]
+        same += int(((expected.argmax(axis=-1) == found.argmax(axis=-1)) & is_word).sum())
+        total += int(is_word.sum())
+    agreement = same / total
+    if agreement < LEAST_AGREEMENT:
+        raise ValueError(
+            f"8 bits are too few for this captioner: it chooses another next word in {1 - agreement:.0%} of places. "
+            "Use float32, or other calibration photos"
+        )
+    return agreement
 
 
 def _compare(what: str, found: np.ndarray, expected: torch.Tensor) -> None:

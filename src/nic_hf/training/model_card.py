@@ -13,12 +13,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from ..evaluation.score_names import JAVA_METRICS, SCORES
 from ..writing import markdown_text, write_text
 from .checkpoint_integrity import CARD_FILE, RECIPE_FILE, STATE_FILE, read_json
 from .dataset_facts import CITATION, KnownData, known_data
 from .run_records import (
     CHECKPOINT,
-    SCORES,
     Result,
     chosen_step,
     count_parameters,
@@ -172,7 +172,7 @@ def model_card(
         tags=[*TAGS, *(tag for tag in facts.tags if tag not in TAGS)],
         datasets=[data_name] if data_name and _is_hub_id(data_name) else None,
         base_model=backbone if _is_hub_id(backbone) else None,
-        metrics=list(dict.fromkeys(SCORES[score][1] for score in columns)) or None,
+        metrics=list(dict.fromkeys(SCORES[score].hub_type for score in columns)) or None,
         model_name=name,
         eval_results=list(_eval_results(usual, data_name, known)) or None,
     )
@@ -185,7 +185,7 @@ def model_card(
         examples=[(_cell(photo), _cell(caption)) for photo, caption in list(examples.items())[:EXAMPLES]],
         examples_note=_examples_note(last, facts),
         results=results,
-        columns=[{"name": score, "title": SCORES[score][0]} for score in columns],
+        columns=[{"name": score, "title": SCORES[score].title} for score in columns],
         results_note=_results_note(columns, parts is not None, config, backbone, last, generation),
         training_note=_training_note(state, step, stages),
         stages=stages,
@@ -242,17 +242,17 @@ def _is_hub_id(name: str | None) -> bool:
 def _eval_results(results: list[Result], data_name: str | None, known: KnownData | None) -> Iterator[EvalResult]:
     title = known.title if known else (data_name or "unnamed")
     for result in results:
-        for score, (metric, kind) in SCORES.items():
-            if score in result.scores:
+        for name, score in SCORES.items():
+            if name in result.scores:
                 yield EvalResult(
                     task_type="image-to-text",
                     task_name="Image captioning",
                     dataset_type=data_name if data_name and _is_hub_id(data_name) else _slug(title),
                     dataset_name=title,
                     dataset_split=result.split,
-                    metric_type=kind,
-                    metric_name=f"{metric}, beam {result.num_beams}",
-                    metric_value=round(100 * result.scores[score], 2),
+                    metric_type=score.hub_type,
+                    metric_name=f"{score.title}, beam {result.num_beams}",
+                    metric_value=round(100 * result.scores[name], 2),
                     verified=False,
                 )
 
@@ -293,7 +293,7 @@ def _results_note(
     settings: Mapping[str, Any],
     generation: Mapping[str, Any],
 ) -> str:
-    java = [SCORES[score][0] for score in columns if score in ("meteor", "spice")]
+    java = [SCORES[score].title for score in columns if score in JAVA_METRICS]
     parts = [
         "In percent. Scored by nic_hf, whose figures are equal to pycocoevalcap 1.2's",
         *([f"{' and '.join(java)} by the Java program"] if java else []),

@@ -11,18 +11,9 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
+from ..evaluation.score_names import SCORES, percent_with_interval
+
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# Scores in the order of the table: name in the files, title, type in the card's head.
-SCORES = {
-    "bleu_1": ("BLEU-1", "bleu"),
-    "bleu_2": ("BLEU-2", "bleu"),
-    "bleu_3": ("BLEU-3", "bleu"),
-    "bleu_4": ("BLEU-4", "bleu"),
-    "meteor": ("METEOR", "meteor"),
-    "rouge_l": ("ROUGE-L", "rouge"),
-    "cider": ("CIDEr-D", "cider"),
-    "spice": ("SPICE", "spice"),
-}
 
 
 @dataclass
@@ -36,13 +27,7 @@ class Result:
 
     def cell(self, name: str) -> str:
         """A score in percent, with its interval where there is one."""
-        if name not in self.scores:
-            return ""
-        text = f"{100 * self.scores[name]:.1f}"
-        if name in self.intervals:
-            low, high = self.intervals[name]
-            text += f" ({100 * low:.1f} – {100 * high:.1f})"
-        return text
+        return percent_with_interval(self.scores[name], self.intervals.get(name)) if name in self.scores else ""
 
 
 def read_recipe(path: Path) -> dict[str, Any] | None:

@@ -22,7 +22,8 @@ import numpy as np
 
 from ..cider import DocumentFrequencies
 from ..predictions_and_references import EvaluationDataError
-from ..scores import DEFAULT_METRICS, score_captions
+from ..score_names import DEFAULT_METRICS
+from ..scores import score_captions
 from ..words import caption_words
 
 logger = logging.getLogger(__name__)

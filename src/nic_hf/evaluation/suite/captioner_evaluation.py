@@ -1,6 +1,5 @@
 """`evaluate_captioner`: a checkpoint and captioned photos in, tables and a report out."""
 
-import hashlib
 import json
 import logging
 import os
@@ -10,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from ...data import PhotoDataset, cache_features, load_captions
 from ...data.errors import NoSplitError, OnError
+from ...digests import captioner_digest, settings_digest
 from ...modeling_nic import NICForConditionalGeneration
 from ...processing_nic import NICProcessor
+from ...progress_bar import progress_bar
 from ...writing import write_text
 from ..paper.published import NEIGHBOUR_WORDS
-from ..scores import check_metrics, default_metrics
+from ..score_names import check_metrics
+from ..scores import default_metrics
 from . import tables
 from .report import write_report
 from .result_file import ResultFile
@@ -142,14 +143,12 @@ def evaluate_captioner(
     if "ranking" in include:  # the longest comes last
         work.append(("ranking", [], partial(tables.ranking, main)))
 
-    training_digest = hashlib.sha256("\n".join(training or ()).encode()).hexdigest()
-    fingerprints = [_fingerprint(model, processor), main.photos.photos._fingerprint, training_digest]
-    identity = [*fingerprints, split, max_photos, seed, list(metrics)]
+    inputs = [captioner_digest(model, processor), main.photos.photos._fingerprint, settings_digest(training)]
     results: dict[str, Any] = {}
-    with tqdm(work, unit="part", desc="Evaluating") as bar:
+    with progress_bar(work, unit="part", desc="Evaluating") as bar:
         for name, details, compute in bar:
             bar.set_postfix_str(name)
-            key = hashlib.sha256(json.dumps([identity, name, details]).encode()).hexdigest()[:16]
+            key = settings_digest(inputs, split, max_photos, seed, list(metrics), name, details)
             results[name] = finished.get(name, key, compute)
             if name.startswith("beam "):
                 lines = ({"image_id": i, "caption": c} for i, c in results[name]["captions"].items())
@@ -180,15 +179,3 @@ def _evaluation_split(data: Any, options: Mapping[str, Any]) -> str:
     except NoSplitError as error:
         logger.warning("%s: evaluating on validation", error)
         return "validation"
-
-
-def _fingerprint(model: NICForConditionalGeneration, processor: NICProcessor) -> str:
-    """What tells a captioner from another: its weights, words, preprocessing and way of decoding."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
-    digest.update(json.dumps(processor.tokenizer.get_vocab(), sort_keys=True).encode())
-    digest.update(processor.image_processor.to_json_string().encode())
-    digest.update(model.generation_config.to_json_string().encode())
-    return digest.hexdigest()

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
+from ..score_names import SCORES
 from ..words import caption_words
 
 OURS, THEIRS = "#2563a8", "#b9bec6"
@@ -51,8 +52,9 @@ def curve(points: Sequence[dict[str, Any]]) -> Figure:
     figure, axes = _axes(6.5, 3.2)
     timed = all(point["seconds"] is not None for point in points)
     at = [point["seconds"] / 60 if timed else point["step"] for point in points]
-    for name, label, colour in (("cider", "CIDEr-D", OURS), ("bleu_4", "BLEU-4", "#c0642c")):
-        axes.plot(at, [100 * point[name] for point in points], "o-", markersize=3.5, color=colour, label=label)
+    for name, colour in (("cider", OURS), ("bleu_4", "#c0642c")):
+        values = [100 * point[name] for point in points]
+        axes.plot(at, values, "o-", markersize=3.5, color=colour, label=SCORES[name].title)
     axes.set(xlabel="minutes of training" if timed else "steps", ylabel="score, %")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="lower right")

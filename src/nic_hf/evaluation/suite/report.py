@@ -13,18 +13,9 @@ from ...data import PhotoDataset
 from ...data.feature_cache import load_photo_row
 from ...writing import markdown_text, write_text
 from ..paper import published
+from ..score_names import SCORES, percent, percent_with_interval
 from . import plots
 
-SCORE_NAMES = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider": "CIDEr-D",
-    "spice": "SPICE",
-}
 PHOTOS_A_SHEET = 10
 REFERENCES_SHOWN = 2
 
@@ -81,7 +72,7 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    pages.filters.update(percent=_percent, cell=_cell)
+    pages.filters.update(percent=percent, cell=_cell)
     return pages.get_template(name)
 
 
@@ -130,17 +121,9 @@ def _save_pictures(
 def _columns(results: Mapping[str, Any]) -> dict[str, str]:
     """The scores that some part holds, in their usual order."""
     found = {name for part in results.values() if isinstance(part, dict) for name in part.get("scores", ())}
-    return {name: title for name, title in SCORE_NAMES.items() if name in found}
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}"
+    return {name: score.title for name, score in SCORES.items() if name in found}
 
 
 def _cell(part: Mapping[str, Any], name: str) -> str:
     """A score in percent, with its interval where there is one."""
-    if name not in part["scores"]:
-        return "–"
-    text = f"{100 * part['scores'][name]:.1f}"
-    interval = part["intervals"].get(name)
-    return text if interval is None else f"{text} ({100 * interval[0]:.1f} – {100 * interval[1]:.1f})"
+    return percent_with_interval(part["scores"].get(name), part["intervals"].get(name))

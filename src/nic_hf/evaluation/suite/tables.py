@@ -21,7 +21,7 @@ from ..diversity import diversity_scores, self_cider
 from ..paper.ranking import annotation_ranking, caption_log_likelihoods, normalise_by_marginal, search_ranking
 from ..paper.word_neighbours import nearest_words
 from ..scores import score_captions
-from ..significance import bootstrap_intervals
+from ..significance import scores_with_intervals
 from ..words import caption_length, caption_words
 
 logger = logging.getLogger(__name__)
@@ -63,16 +63,9 @@ def generation(subject: Subject, num_beams: int) -> dict[str, Any]:
 
 def scored(subject: Subject, captions: Mapping[str, str]) -> dict[str, Any]:
     """Scores, intervals and variety of captions of the subject's photos."""
-    references = subject.photos.references()
-    scores = score_captions(captions, references, metrics=subject.metrics, per_image=True)
-    per_image = scores.pop("per_image")
-    resampled = [name for name in subject.metrics if name in ("bleu", "rouge_l", "cider")]
-    intervals = bootstrap_intervals(captions, references, resampled, seed=subject.seed)
     return {
         "captions": dict(captions),
-        "scores": scores,
-        "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()},
-        "per_image": per_image,
+        **scores_with_intervals(captions, subject.photos.references(), subject.metrics, subject.seed),
         "diversity": asdict(diversity_scores(captions.values(), subject.training_captions)),
         "words": float(np.mean([caption_length(caption) for caption in captions.values()])),
     }
