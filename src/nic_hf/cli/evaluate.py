@@ -94,7 +94,16 @@ def evaluate(
         if Path(source).is_file():
             if references is None:
                 raise ValueError(f"{source} is a file of captions: give --references too")
-            result = _file(source, references, metrics, compare, per_image, allow_partial)
+            from ..evaluation.file_scores import score_file
+
+            result = score_file(
+                source,
+                references,
+                metrics=_names(metrics),
+                compare=compare,
+                per_image=per_image,
+                allow_partial=allow_partial,
+            )
             print_json(result) if as_json else typer.echo(_lines(result))
             return
         if data is None:
@@ -123,26 +132,6 @@ def evaluate(
         scores = {name: beam[name] for name in ("num_beams", "scores", "intervals")}
         print_json(scores) if as_json else typer.echo(_lines(scores))
         typer.echo(f"Report: {output / 'report.html'} (and report.md, evaluation.json)", err=as_json)
-
-
-def _file(
-    source: str,
-    references: Path,
-    metrics: str | None,
-    compare: Path | None,
-    per_image: Path | None,
-    allow_partial: bool,
-) -> dict[str, Any]:
-    from ..evaluation.file_scores import score_file
-
-    return score_file(
-        source,
-        references,
-        metrics=_names(metrics),
-        compare=compare,
-        per_image=per_image,
-        allow_partial=allow_partial,
-    )
 
 
 def _names(text: str | None) -> list[str] | None:

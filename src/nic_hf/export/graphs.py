@@ -118,7 +118,8 @@ def _write(
     # What comes by *regions is one argument, a tuple.
     shapes = tuple(dimensions) if len(inputs) <= 3 else (*dimensions[:3], tuple(dimensions[3:]))
     try:
-        with _quiet():
+        # torch logs about its own internals (torchvision operators that no captioner has, pytree leaves).
+        with errors_only("torch.onnx"):
             program = torch.onnx.export(
                 module.eval(),
                 inputs,
@@ -139,9 +140,9 @@ def _write(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch from telling about its own internals (torchvision operators that no captioner has, pytree leaves)."""
-    logger = logging.getLogger("torch.onnx")
+def errors_only(name: str | None = None) -> Iterator[None]:
+    """Let the logger of this name, or the root logger, log errors only, and hide Python's warnings."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -8,11 +8,9 @@ Two ways, by where the ranges of what flows between the weights come from:
   split falls from 43 to 6). Their weights are kept in 8 bits and computed with in float32.
 """
 
-import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from PIL import Image
 
 from ..checkpoint_nic import staged_save
 from ..images_nic import load_photo
+from .graphs import errors_only
 from .onnx_captioner import NICOnnxCaptioner
 from .onnx_folder import (
     DECODER_STEP,
@@ -88,7 +87,7 @@ def quantize_onnx(
 
 
 def _quantize_dynamic(source: Path, folder: Path) -> None:
-    with _quiet():
+    with errors_only():  # the library asks for preparations that these graphs do not need
         for name in GRAPHS:
             quantization.quantize_dynamic(
                 source / name,
@@ -106,7 +105,7 @@ def _quantize_static(captioner: NICOnnxCaptioner, photos: Sequence[Image.Image],
     if len(photos) == 0:
         raise ValueError("static quantisation needs photos: `calibration_photos` is empty")
     first_inputs, word_inputs = _lstm_inputs(captioner, photos)
-    with _quiet(), tempfile.TemporaryDirectory() as temporary:
+    with errors_only(), tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / ENCODER
         quant_pre_process(captioner.folder / ENCODER, prepared, skip_symbolic_shape=True)
         pixels = ({"pixel_values": captioner.preprocess([photo])} for photo in photos)
@@ -201,15 +200,3 @@ def _store_convolutions(model: onnx.ModelProto) -> None:
         )
         node = helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], axis=0)
         graph.node.insert(0, node)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library from asking for preparations that these graphs do not need."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -10,6 +10,7 @@ Two sets of judged pairs of a photo and a caption, often another photo's, come w
   the correlation is tau-b.
 """
 
+import codecs
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +75,8 @@ def load_token_captions(file: str | os.PathLike[str]) -> dict[str, list[str]]:
         OSError: the file cannot be read.
     """
     captions: dict[str, list[str]] = {}
-    for place, (caption_id, caption) in _rows(Path(file), 2):
+    for place, line in _lines(Path(file)):
+        caption_id, caption = _fields(line, 2, place)
         image_id, number = _caption_place(caption_id, place)
         known = captions.setdefault(image_id, [])
         if number != len(known):
@@ -231,8 +233,9 @@ def _judgments(
     judgments: dict[str, Judgment] = {}
     places: dict[str, str] = {}
     faults: list[str] = []
-    for place, fields in _rows(file, 5, faults if skip_malformed else None):
+    for place, line in _lines(file):
         try:
+            fields = _fields(line, 5, place)
             judgment = Judgment(fields[0], fields[1], parse(fields[2:], place))
             _caption_place(judgment.caption_id, place)
             if captions is not None:
@@ -252,21 +255,24 @@ def _judgments(
     return list(judgments.values())
 
 
-def _rows(file: Path, num_fields: int, faults: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """Place and fields of each line that is not blank; lines that cannot be split go to `faults` where it is given."""
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-        place = f"{file}: line {number}"
-        try:
-            fields = line.removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8").split("\t")
-            fault = f"expected {num_fields} fields with tabs between and found {len(fields)}: {line!r:.200}"
-        except UnicodeDecodeError as error:
-            fields, fault = [], f"cannot be read as text: {error.reason} at byte {error.start} of the line"
-        if len(fields) == num_fields:
-            yield place, fields
-        elif line.strip():
-            if faults is None:
-                raise EvaluationDataError(f"{place}: {fault}")
-            faults.append(f"{place}: {fault}")
+def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Place and bytes of each line that is not blank."""
+    for number, line in enumerate(file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        if line.strip():
+            yield f"{file}: line {number}", line.removesuffix(b"\r")
+
+
+def _fields(line: bytes, num_fields: int, place: str) -> list[str]:
+    try:
+        fields = line.decode("utf-8").split("\t")
+    except UnicodeDecodeError as error:
+        fault = f"cannot be read as text: {error.reason} at byte {error.start} of the line"
+        raise EvaluationDataError(f"{place}: {fault}") from None
+    if len(fields) != num_fields:
+        raise EvaluationDataError(
+            f"{place}: expected {num_fields} fields with tabs between and found {len(fields)}: {line!r:.200}"
+        )
+    return fields
 
 
 def _caption_place(caption_id: str, place: str) -> tuple[str, int]:

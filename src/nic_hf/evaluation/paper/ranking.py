@@ -75,9 +75,7 @@ def caption_log_likelihoods(
     trees = [_levels([[int(word) for word in captions[index]] for index in block], bos) for block in blocks]
     scorer = _Scorer(model)
     scores = np.empty((len(image_features), len(captions)), dtype=np.float32)
-    with progress_bar(
-        total=scores.size, unit="pair", unit_scale=True, desc="Scoring captions", hidden=not progress
-    ) as bar:
+    with _pairs_bar(scores.size, progress) as bar:
         for first in range(0, len(image_features), PHOTOS_A_BLOCK):
             photos = slice(first, first + PHOTOS_A_BLOCK)
             inputs = model.image_projection(image_features[photos].to(model.device)).unsqueeze(1)
@@ -102,9 +100,7 @@ def _scores_one_by_one(
         for block in blocks
     ]
     scores = np.empty((len(image_features), len(captions)), dtype=np.float32)
-    with progress_bar(
-        total=scores.size, unit="pair", unit_scale=True, desc="Scoring captions", hidden=not progress
-    ) as bar:
+    with _pairs_bar(scores.size, progress) as bar:
         for photo in range(len(image_features)):
             regions = image_features[photo : photo + 1].to(model.device)
             for block, labels in zip(blocks, padded, strict=True):
