@@ -162,7 +162,7 @@ def test_empty_sets_have_no_diversity():
         (["a dog"], [["a dog", None]], "reference of row 0 is not text: None"),
         (["a dog"], ["a dog"], "references of row 0 must be a list of captions, not 'a dog'"),
         (["a dog"], [None], "references of row 0 must be a list of captions, not None"),
-        (["a dog"], [[]], "references of 0 are an empty list"),
+        (["a dog"], [[]], "references of row 0 are an empty list"),
     ],
 )
 def test_rows_that_the_metric_cannot_score_are_named(tmp_path, predictions, references, message):
