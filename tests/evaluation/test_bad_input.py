@@ -142,7 +142,7 @@ def test_captions_without_a_diversity_are_named(captions, message):
 def test_empty_sets_have_no_diversity():
     with pytest.raises(ValueError, match="at least one caption"):
         diversity_scores(iter([]))
-    with pytest.raises(ValueError, match="there are no training captions"):
+    with pytest.raises(ValueError, match="training_captions is empty"):
         diversity_scores(["a dog"], [])
     with pytest.raises(ValueError, match="at least two captions, not 0"):
         self_cider([], DocumentFrequencies(REFERENCES.values()))
@@ -218,9 +218,17 @@ LINE = '{"image_id": 1, "caption": "A"}\n'
         pytest.param("p.json", "[" * 100_000, ": not JSON: maximum recursion depth", id="deep"),
         pytest.param("p.json", "[" + "1" * 5000 + "]", ": not JSON: Exceeds the limit", id="long number"),
         # Twice.
-        ("p.json", '{"1": "A", "1": "B"}', ": the id 1 comes twice"),
-        ("p.jsonl", LINE + '{"image_id": 2, "image_id": 3, "caption": "B"}', ": line 2: the id image_id comes twice"),
-        ("p.jsonl", LINE + '{"image_id": 2, "caption": "B", "caption": "C"}', ": line 2: the id caption comes twice"),
+        ("p.json", '{"1": "A", "1": "B"}', ": the key 1 appears twice"),
+        (
+            "p.jsonl",
+            LINE + '{"image_id": 2, "image_id": 3, "caption": "B"}',
+            ": line 2: the key image_id appears twice",
+        ),
+        (
+            "p.jsonl",
+            LINE + '{"image_id": 2, "caption": "B", "caption": "C"}',
+            ": line 2: the key caption appears twice",
+        ),
         # Empty.
         ("p.json", "", ": holds no captions"),
         ("p.jsonl", "\n \n", ": holds no captions"),

@@ -117,7 +117,10 @@ def test_long_captions_are_cut_with_a_warning(clip, caplog):
     with caplog.at_level(logging.WARNING):
         scores = clip_scores(clip, photos, captions, {"x": ["a dog"]}, device="cpu", progress=False)
     assert scores["x"] == pytest.approx(plain_scores(photos, captions, {"x": ["a dog"]})["x"], abs=1e-5)
-    assert f"1 captions are longer than the model's {MAX_TOKENS} tokens and are cut; the first: 'a dog" in caplog.text
+    assert (
+        f"1 captions are longer than the model's {MAX_TOKENS} tokens and are truncated; the first: 'a dog"
+        in caplog.text
+    )
 
 
 def test_an_empty_caption_is_scored_with_a_warning(clip, caplog):
@@ -129,10 +132,10 @@ def test_an_empty_caption_is_scored_with_a_warning(clip, caplog):
     ("changes", "message"),
     [
         ({"captions": {}}, "captions are empty"),
-        ({"captions": {**CAPTIONS, "w": "a dog"}}, "there is a caption of 'w', and it is not in the photos"),
-        ({"photos": {**PHOTOS, "w": PHOTOS["x"]}}, "'w' is in the photos, and it has no caption"),
-        ({"references": {"x": ["a"], "y": ["a"]}}, "caption of 'z', and it is not in the references"),
-        ({"references": {**REFERENCES, "w": ["a"]}}, "'w' is in the references, and it has no caption"),
+        ({"captions": {**CAPTIONS, "w": "a dog"}}, "'w' has a caption but is not in the photos"),
+        ({"photos": {**PHOTOS, "w": PHOTOS["x"]}}, "'w' is in the photos but has no caption"),
+        ({"references": {"x": ["a"], "y": ["a"]}}, "'z' has a caption but is not in the references"),
+        ({"references": {**REFERENCES, "w": ["a"]}}, "'w' is in the references but has no caption"),
         ({"references": {**REFERENCES, "y": []}}, "references of 'y' are an empty list"),
         ({"references": {**REFERENCES, "y": "a dog"}}, "references of 'y' must be a list"),
         ({"references": {**REFERENCES, "y": [None]}}, "reference of 'y' is not text: None"),
@@ -182,7 +185,7 @@ def test_a_folder_that_lacks_a_file_is_named_in_one_line(clip, tmp_path, lacking
 def test_a_folder_without_a_tokenizer_is_refused(clip, tmp_path):
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         (tmp_path / name).write_bytes((clip / name).read_bytes())
-    with pytest.raises(ValueError, match="tokenizer ends captions by token 2 and the model expects 53") as error:
+    with pytest.raises(ValueError, match="end-of-text token is 2 and the model expects 53") as error:
         clip_scores(tmp_path, PHOTOS, CAPTIONS, progress=False)
     assert_one_line(error, str(tmp_path))
 

@@ -98,7 +98,7 @@ def test_cider_of_one_photo_says_why_it_is_0(caplog: pytest.LogCaptureFixture) -
 def test_cider_of_photos_with_the_same_references_says_why_it_is_0(caplog: pytest.LogCaptureFixture) -> None:
     same = ["a dog runs", "a cat"]
     assert score_captions({"1": "a dog", "2": "a cat"}, {"1": same, "2": same[::-1]})["cider"] == 0
-    assert "CIDEr-D is 0, since all 2 photos have the same references" in caplog.text
+    assert "CIDEr-D is 0 because all 2 photos have the same references" in caplog.text
 
 
 def test_cider_of_wrong_captions_is_0_without_a_word(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Scores of captions without Java: BLEU, ROUGE-L and CIDEr-D as pycocoevalcap gives them, and what surrounds them."""
+"""Caption metrics: BLEU, ROUGE-L and CIDEr-D equal to pycocoevalcap's, without Java, and METEOR, SPICE and CLIP-S."""
 
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .significance import Interval, PairedDifference, bootstrap_intervals, paired_test
     from .words import caption_words
 
-# Loaded when first asked for: `evaluate` is an extra, and who ranks captions needs no tokenizer.
+# Imported on first use: `evaluate` is an optional dependency, and scoring a file needs no torch.
 _MODULES = {
     "CaptionMetric": "evaluate_metric",
     "DiversityScores": "diversity",

@@ -4,16 +4,16 @@ import numpy as np
 
 from .ngrams import MAX_ORDER, CaptionTable, find_sorted
 
-# coco-caption's guards against division by zero (bleu_scorer.py); without them scores would differ from its own.
+# coco-caption's guards against division by zero (bleu_scorer.py), needed for equal scores.
 SMALL, TINY = 1e-9, 1e-15
 
 
 def bleu_statistics(table: CaptionTable) -> np.ndarray:
-    """What BLEU is computed from; statistics of a corpus are the sum over its predictions.
+    """Sufficient statistics of BLEU; those of a corpus are the sum over its predictions.
 
     Returns:
-        Shape `(num_predictions, 10)`: words of the prediction, words of the reference closest in length (the shorter
-        of two), n-grams of the prediction for n = 1 to 4, and those of them found in the references, clipped.
+        Shape `(num_predictions, 10)`: length of the prediction, length of the closest reference (the shorter one of a
+        tie), number of n-grams of the prediction for n = 1 to 4, and their clipped matches in the references.
     """
     statistics = np.zeros((table.num_predictions, 2 + 2 * MAX_ORDER), np.int64)
     lengths = table.prediction_lengths
@@ -32,7 +32,7 @@ def bleu_statistics(table: CaptionTable) -> np.ndarray:
 
 
 def bleu_from_statistics(statistics: np.ndarray) -> np.ndarray:
-    """BLEU-1 to BLEU-4, shape `(..., 4)`, fractions, from statistics of shape `(..., 10)`."""
+    """BLEU-1 to BLEU-4 as fractions, shape `(..., 4)`, from statistics of shape `(..., 10)`."""
     predicted_words, reference_words = statistics[..., :1], statistics[..., 1:2]
     guessed, correct = statistics[..., 2 : 2 + MAX_ORDER], statistics[..., 2 + MAX_ORDER :]
     precisions = np.cumprod((correct + TINY) / (guessed + SMALL), axis=-1) ** (1 / np.arange(1, MAX_ORDER + 1))

@@ -1,6 +1,6 @@
 """CIDEr-D as coco-caption's `Cider()` computes it (Vedantam et al., arXiv 1411.5726; n = 1 to 4, sigma = 6).
 
-Scores of files, rewards of self-critical training and consensus decoding all come from here.
+Caption scores, rewards of self-critical training and consensus decoding all use this implementation.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,17 +16,17 @@ SCALE = 10.0
 
 
 class DocumentFrequencies:
-    """The number of photos in whose references each n-gram occurs; computed once, from the training split for example.
+    """For each n-gram, the number of photos whose references contain it.
 
     Args:
         references: the captions of each photo.
-        tokenize: turns a caption into words; `list` where captions are lists of words or token ids already.
+        tokenize: splits a caption into words. Use `list` for captions that are lists of words or token ids.
 
     Attributes:
         num_documents: Number of photos.
 
     Raises:
-        ValueError: where there are no photos.
+        ValueError: if there are no photos.
 
     Example:
         >>> frequencies = DocumentFrequencies([["A dog.", "A brown dog."], ["A cat."]])
@@ -48,22 +48,22 @@ class DocumentFrequencies:
             size = max(len(keys), 1)
             pairs = np.unique(photo_of_caption[entries.captions] * size + entries.ngrams)
             self._counts.append(np.bincount(pairs % size, minlength=len(keys)))
-        # Only numbers and counts are needed from here on.
+        # Only ids and counts are needed later.
         self._index.occurrences = []
 
     def __getitem__(self, ngram: str) -> int:
-        """Number of photos with this n-gram, its one to four words joined by spaces; 0 for an unknown one."""
+        """Number of photos with this n-gram of one to four words separated by spaces; 0 if it is unknown."""
         order = len(ngram.split())
         if not 1 <= order <= MAX_ORDER:
             raise ValueError(f"an n-gram has 1 to {MAX_ORDER} words, {ngram!r} has {order}")
         return int(self._of(NgramIndex([ngram]))[order - 1][0])
 
     def weights(self, index: NgramIndex) -> list[np.ndarray]:
-        """For each order, the inverse document frequency of each n-gram numbered by `index`, as a logarithm."""
+        """For each order, the log inverse document frequency of each n-gram of `index`."""
         return [inverse_frequencies(counts, self.num_documents) for counts in self._of(index)]
 
     def _of(self, index: NgramIndex) -> list[np.ndarray]:
-        """For each order, the number of photos with each n-gram numbered by `index`; 0 for unknown ones."""
+        """For each order, the number of photos with each n-gram of `index`; 0 for unknown ones."""
         return [
             np.where(numbers >= 0, counts[numbers], 0) if len(counts) else np.zeros(len(numbers), np.int64)
             for numbers, counts in zip(index.translate(self._index), self._counts, strict=True)
@@ -75,7 +75,7 @@ def cider_scores(table: CaptionTable, frequencies: DocumentFrequencies | None = 
 
     Args:
         table: predictions and references.
-        frequencies: document frequencies; by default those of the table's own references.
+        frequencies: document frequencies. Defaults to those of the references in the table.
     """
     if frequencies is not None:
         weights = frequencies.weights(table.index)
@@ -89,16 +89,16 @@ def cider_scores(table: CaptionTable, frequencies: DocumentFrequencies | None = 
 
 
 def pair_similarities(table: CaptionTable, weights: Sequence[np.ndarray]) -> np.ndarray:
-    """CIDEr-D, without its factor 10, of each pair of a prediction and a reference of its photo, `(num_pairs,)`.
+    """CIDEr-D, without its factor of 10, of each prediction with each reference of its photo, shape `(num_pairs,)`.
 
     Args:
         table: predictions and references.
-        weights: for each order, the weight of each n-gram numbered by the table's index.
+        weights: for each order, the weight of each n-gram of the table.
     """
     total = np.zeros(len(table.pair_predictions))
     for order in range(MAX_ORDER):
         total += _cosines(table, order, weights[order])
-    # coco-caption counts a caption's bigrams for its length.
+    # coco-caption takes the number of bigrams as the length.
     lengths, reference_lengths = (
         np.maximum(words - 1, 0) for words in (table.prediction_lengths, table.reference_lengths)
     )
@@ -107,24 +107,24 @@ def pair_similarities(table: CaptionTable, weights: Sequence[np.ndarray]) -> np.
 
 
 def inverse_frequencies(counts: np.ndarray, num_documents: int) -> np.ndarray:
-    """log(num_documents / counts); an n-gram of no document counts as one of a single document."""
+    """log(num_documents / counts), with counts of at least 1."""
     return np.log(num_documents) - np.log(np.maximum(counts, 1))
 
 
 def _joined(words: Sequence[Any]) -> Caption:
-    """A caption as `NgramIndex` takes it, which splits tokens that hold a no-break space."""
+    """A caption for `NgramIndex`, which splits tokens that contain a no-break space."""
     return " ".join(words) if words and isinstance(words[0], str) else words
 
 
 def _cosines(table: CaptionTable, order: int, weights: np.ndarray) -> np.ndarray:
-    """Clipped cosine similarity of the n-grams of one order of each pair, shape `(num_pairs,)`."""
+    """Clipped cosine similarity of each pair for the n-grams of one order, shape `(num_pairs,)`."""
     predicted, referred = table.predictions[order], table.references[order]
     vectors = predicted.counts * weights[predicted.ngrams]
     reference_vectors = referred.counts * weights[referred.ngrams]
     num_references, num_pairs = len(table.photo_of_reference), len(table.pair_predictions)
     norms = np.sqrt(np.bincount(predicted.captions, vectors**2, table.num_predictions))
     reference_norms = np.sqrt(np.bincount(referred.captions, reference_vectors**2, num_references))
-    # Look each n-gram of a pair's reference up in its prediction.
+    # For each pair, look up the n-grams of the reference in the prediction.
     sizes = np.bincount(referred.captions, minlength=num_references)
     lookups = sizes[table.pair_references]
     entries = ranges((np.cumsum(sizes) - sizes)[table.pair_references], lookups)

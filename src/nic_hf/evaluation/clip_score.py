@@ -1,4 +1,4 @@
-"""CLIP-S and RefCLIP-S: how well a caption fits its photo by a CLIP model (Hessel et al. 2021, arXiv 2104.08718)."""
+"""CLIP-S and RefCLIP-S: how well captions fit their photos, by a CLIP model (Hessel et al. 2021, arXiv 2104.08718)."""
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -32,37 +32,37 @@ def clip_scores(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> dict[Id, dict[str, float]]:
-    """CLIP-S of each caption with its photo and, where references are given, RefCLIP-S.
+    """Compute CLIP-S of each caption and, if references are given, RefCLIP-S.
 
-    With cosines of CLIP's projected features, photo v, caption c and references R, each text after "A photo depicts ":
-    `CLIP-S = 2.5 max(cos(c, v), 0)`, and RefCLIP-S is the harmonic mean of CLIP-S and `max(max_R cos(c, r), 0)`.
-    The scores of a corpus are the means. Published figures are those of `openai/clip-vit-base-patch32` in fp16 on a
-    GPU; here all is fp32.
+    With cosines of CLIP's projected features of photo v, caption c and references R, each text preceded by
+    "A photo depicts ": `CLIP-S = 2.5 max(cos(c, v), 0)`, and RefCLIP-S is the harmonic mean of CLIP-S and
+    `max(max_R cos(c, r), 0)`. Corpus scores are means. Published scores use `openai/clip-vit-base-patch32` in fp16;
+    this function uses fp32.
 
     Args:
-        model: Hub id or folder of a CLIP model of Transformers, its tokenizer and its image processor.
-        photos: by image id, whatever `load_photo` takes: a path, bytes, a PIL image, ...
-        captions: a caption by image id. Those that are too long for the model are cut, with a warning.
+        model: Hub id or folder of a CLIP model with its tokenizer and image processor.
+        photos: photos by image id, in any form that `load_photo` takes: paths, bytes, PIL images, ...
+        captions: one caption by image id. Captions that are too long for the model are truncated, with a warning.
         references: captions by image id, at least one each.
-        batch_size: photos, and captions, that the model sees at a time.
-        device: where to compute; a GPU where there is one if None.
+        batch_size: number of photos or captions per forward pass.
+        device: device to compute on. Defaults to a GPU if there is one.
         progress: show progress bars.
 
     Returns:
-        By image id `"clip_s"`, 0 to 2.5, and with references `"ref_clip_s"`, 0 to 1.43.
+        For each image id `"clip_s"` (0 to 2.5) and, with references, `"ref_clip_s"` (0 to 1.43).
 
     Raises:
-        EvaluationDataError: no captions, an id that one mapping has and another lacks, a caption that is not text, or
-            a score that is not finite; with the id.
-        OSError: the model or a photo cannot be read, with its name.
-        ValueError: not a CLIP model, weights that the checkpoint lacks, or a batch size below 1.
+        EvaluationDataError: if there are no captions, the ids differ, a caption is not text, or a feature is not
+            finite; the message names the id, the photo or the caption.
+        OSError: if the model or a photo cannot be read.
+        ValueError: if the model is not a CLIP model, weights are missing, or the batch size is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     _check(photos, captions, references)
     encoder = _Encoder(model, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     ids = list(captions)
-    # A photo may come under several ids, and a caption may be another's reference: each is encoded once.
+    # Photos with several ids and captions that are also references are encoded once.
     sources = {image_id: _source_key(photos[image_id]) for image_id in ids}
     distinct = {sources[image_id]: photos[image_id] for image_id in ids}
     photo_rows, photo_features = encoder.encode(distinct, encoder.photos, batch_size, "photo", progress)
@@ -84,7 +84,7 @@ def clip_scores(
 
 
 class _Encoder:
-    """A CLIP model with its tokenizer and image processor; features have length 1."""
+    """A CLIP model with its tokenizer and image processor. Features are normalized to length 1."""
 
     def __init__(self, name: str | PathLike[str], device: torch.device) -> None:
         check_path(name)
@@ -111,7 +111,7 @@ class _Encoder:
         unit: str,
         progress: bool,
     ) -> tuple[dict[Any, int], np.ndarray]:
-        """Rows by the key of the item, and features of shape `(num_items, projection_size)`."""
+        """Row of each item by its key, and features of shape `(num_items, projection_size)`."""
         listed, parts = list(items.values()), []
         with progress_bar(total=len(listed), unit=unit, desc=f"CLIP: {unit}s", hidden=not progress) as bar:
             for start in range(0, len(listed), batch_size):
@@ -130,7 +130,7 @@ class _Encoder:
         return _tensor(self.model.get_image_features(pixel_values=pixel_values.to(self.device)))
 
     def texts(self, captions: list[str]) -> torch.Tensor:
-        """Features of captions after the prompt, shape `(batch_size, projection_size)`."""
+        """Features of captions with the prompt, shape `(batch_size, projection_size)`."""
         inputs = self.tokenizer(
             [PROMPT + caption for caption in captions],
             padding=True,
@@ -143,12 +143,12 @@ class _Encoder:
         )
 
     def warn_of_long(self, captions: list[str]) -> None:
-        """Warn of captions that `texts` will cut."""
+        """Warn about captions that `texts` will truncate."""
         tokens = self.tokenizer([PROMPT + caption for caption in captions], verbose=False)["input_ids"]
         long = [caption for caption, ids in zip(captions, tokens, strict=True) if len(ids) > self.max_tokens]
         if long:
             logger.warning(
-                "%d captions are longer than the model's %d tokens and are cut; the first: %.80r...",
+                "%d captions are longer than the model's %d tokens and are truncated; the first: %.80r...",
                 len(long),
                 self.max_tokens,
                 long[0],
@@ -156,7 +156,7 @@ class _Encoder:
 
 
 def _read(name: str | PathLike[str], load: Callable[..., Any], **options: Any) -> Any:
-    """Load a part of the model; what fails is said in one line, with the model's name."""
+    """Load a part of the model; errors are one line with the model's name."""
     try:
         return load(name, **options)
     except (OSError, ValueError) as error:
@@ -164,21 +164,21 @@ def _read(name: str | PathLike[str], load: Callable[..., Any], **options: Any) -
 
 
 def _check_tokenizer(name: str | PathLike[str], tokenizer: Any, config: Any) -> None:
-    """Refuse a tokenizer whose end of text is not the token that the model pools at.
+    """Raise a `ValueError` if the tokenizer's end-of-text token is not the one that the model pools at.
 
-    Transformers makes an empty CLIP tokenizer of a folder that has none.
+    Transformers creates an empty CLIP tokenizer if a folder has no tokenizer files.
     """
-    # Configurations from before Transformers 4.31 say 2, and then the model takes the highest id.
+    # Configurations from before Transformers 4.31 have 2 here, and the model then uses the highest id.
     end = config.eos_token_id if config.eos_token_id != 2 else config.vocab_size - 1
     if tokenizer.eos_token_id != end:
         raise ValueError(
-            f"{name}: the tokenizer ends captions by token {tokenizer.eos_token_id} and the model expects {end}; they "
+            f"{name}: the tokenizer's end-of-text token is {tokenizer.eos_token_id} and the model expects {end}; they "
             "do not belong together, or the tokenizer's files are missing"
         )
 
 
 def _tensor(features: Any) -> torch.Tensor:
-    """What `get_*_features` gave, which is a tensor or, from Transformers 5 on, an output that holds it."""
+    """The tensor that `get_*_features` returned, from Transformers 5 on inside a `ModelOutput`."""
     return features if torch.is_tensor(features) else features.pooler_output
 
 
@@ -200,7 +200,7 @@ def _check(
     for image_id, caption in captions.items():
         check_text(caption, "caption of {!r}", image_id)
         if not caption.strip():
-            logger.warning("the caption of %r is empty; its score is that of the prompt", image_id)
+            logger.warning("the caption of %r is empty; it gets the score of the prompt", image_id)
     for image_id, listed in (references or {}).items():
         check_captions(listed, "of {!r}", image_id)
 
@@ -208,7 +208,7 @@ def _check(
 def _check_same_ids(captions: Mapping[Id, str], name: str, mapping: Mapping[Id, Any]) -> None:
     for image_id in captions:
         if image_id not in mapping:
-            raise EvaluationDataError(f"there is a caption of {image_id!r}, and it is not in the {name}")
+            raise EvaluationDataError(f"{image_id!r} has a caption but is not in the {name}")
     for image_id in mapping:
         if image_id not in captions:
-            raise EvaluationDataError(f"{image_id!r} is in the {name}, and it has no caption")
+            raise EvaluationDataError(f"{image_id!r} is in the {name} but has no caption")

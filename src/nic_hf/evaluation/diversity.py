@@ -1,4 +1,4 @@
-"""How varied captions are: over a set of photos, and over the N-best list of one photo."""
+"""Diversity of captions: over a set of photos, and within the N-best list of one photo."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from .words import caption_words
 
 @dataclass(frozen=True)
 class DiversityScores:
-    """Variety of a set of captions, compared word by word after tokenization.
+    """Diversity of a set of captions, compared after tokenization.
 
     Attributes:
-        distinct_captions: Distinct captions over captions.
-        in_training: Share of captions that are a training caption too; None where no training captions were given.
-        vocabulary: Number of distinct words used.
-        distinct_1: Distinct words over words.
-        distinct_2: Distinct bigrams over bigrams (Li et al., arXiv 1510.03055); 0 where there are none.
+        distinct_captions: Share of distinct captions.
+        in_training: Share of captions that are also training captions; None if no training captions were given.
+        vocabulary: Number of distinct words.
+        distinct_1: Share of distinct words.
+        distinct_2: Share of distinct bigrams (Li et al., arXiv 1510.03055); 0 if there are no bigrams.
     """
 
     distinct_captions: float
@@ -35,16 +35,16 @@ def diversity_scores(
     training_captions: Iterable[str] | None = None,
     tokenize: Callable[[str], list[str]] = caption_words,
 ) -> DiversityScores:
-    """Variety of captions, one a photo or several.
+    """Compute the diversity of captions.
 
     Args:
-        captions: captions to look at.
+        captions: the captions, one or several per photo.
         training_captions: the captions that the model was trained on.
-        tokenize: turns a caption into words.
+        tokenize: splits a caption into words.
 
     Raises:
-        EvaluationDataError: a caption that is not text, with its place, or one text or mapping in place of captions.
-        ValueError: where there are no captions, or training captions are given and there are none.
+        EvaluationDataError: if a caption is not text, or `captions` is not a list of captions.
+        ValueError: if `captions` or `training_captions` is empty.
 
     Example:
         >>> scores = diversity_scores(["A dog.", "a dog", "A cat.", "a bird"], ["A dog ."])
@@ -58,7 +58,7 @@ def diversity_scores(
     if training_captions is not None:
         training = {" ".join(tokenize(caption)) for caption in _texts(training_captions, "training captions")}
         if not training:
-            raise ValueError("there are no training captions; leave them out where they are not known")
+            raise ValueError("training_captions is empty; leave it out if they are unknown")
         seen = training.intersection(tokenized)
         in_training = sum(caption in seen for caption in tokenized) / len(tokenized)
     index = NgramIndex(tokenized)
@@ -77,22 +77,22 @@ def self_cider(
     frequencies: DocumentFrequencies,
     tokenize: Callable[[str], list[str]] = caption_words,
 ) -> float:
-    """Self-CIDEr diversity of several captions of one photo: 0 where all are the same, 1 where none share an n-gram.
+    """Self-CIDEr diversity of the captions of one photo: 0 if all are the same, 1 if none share an n-gram.
 
-    With the eigenvalues l_1 >= l_2 >= ... of the matrix K of CIDEr similarities (cosines, from 0 to 1) between m
-    captions it is -log(sqrt(l_1) / sum sqrt(l_i)) / log(m).
+    With the eigenvalues l_1 >= l_2 >= ... of the matrix K of CIDEr similarities (cosines from 0 to 1) between m
+    captions, it is -log(sqrt(l_1) / sum sqrt(l_i)) / log(m).
 
     Source: Wang and Chan, "Describing like Humans: on Diversity in Image Captioning" (arXiv 1903.12020), section 3.2.
-    The Gaussian of CIDEr-D on lengths stays out: K must be a kernel, and plain CIDEr's cosine is one.
+    CIDEr-D's Gaussian on lengths is not used: K must be a kernel, and the cosine of plain CIDEr is one.
 
     Args:
         captions: at least two captions.
         frequencies: document frequencies, from references of many photos.
-        tokenize: turns a caption into words.
+        tokenize: splits a caption into words.
 
     Raises:
-        EvaluationDataError: a caption that is not text, with its place, or one text or mapping in place of captions.
-        ValueError: fewer than two captions, or one without a word whose weight is above 0.
+        EvaluationDataError: if a caption is not text, or `captions` is not a list of captions.
+        ValueError: if there are fewer than two captions, or one has no word with a weight above 0.
     """
     captions = list(_texts(captions, "captions"))
     if len(captions) < 2:
@@ -100,13 +100,13 @@ def self_cider(
     similarities = cider_similarities(captions, frequencies, tokenize)
     empty = np.flatnonzero(np.diag(similarities) == 0)
     if len(empty):
-        raise ValueError(f"caption {empty[0]} has no word that CIDEr gives a weight: {captions[empty[0]]!r}")
+        raise ValueError(f"caption {empty[0]} has no word with a CIDEr weight above 0: {captions[empty[0]]!r}")
     roots = np.sqrt(np.maximum(np.linalg.eigvalsh(similarities), 0))
     return float(max(0.0, -np.log(roots.max() / roots.sum()) / np.log(len(captions))))
 
 
 def _texts(captions: Iterable[str], name: str) -> Iterator[str]:
-    """The captions, each found to be text."""
+    """Yield the captions after checking that each is text."""
     if isinstance(captions, str | bytes | Mapping) or not isinstance(captions, Iterable):
         raise EvaluationDataError(f"{name} must be a list of captions, not {captions!r:.200}")
     for place, caption in enumerate(captions):
@@ -120,9 +120,9 @@ def cider_similarities(
     frequencies: DocumentFrequencies,
     tokenize: Callable[[str], list[str]] = caption_words,
 ) -> np.ndarray:
-    """Cosine similarities of TF-IDF vectors, a mean over n-gram orders 1 to 4; shape `(num_captions, num_captions)`.
+    """Cosine similarities of TF-IDF vectors, averaged over n-gram orders; shape `(num_captions, num_captions)`.
 
-    A caption of three words has no 4-grams, so the mean is divided by what it is of each caption with itself.
+    They are normalized to 1 on the diagonal, since a caption of three words has no 4-grams.
     """
     index = NgramIndex(" ".join(tokenize(caption)) for caption in captions)
     total = np.zeros((len(captions), len(captions)))

@@ -1,4 +1,4 @@
-"""The scores as a metric of the library `evaluate`."""
+"""Caption scores as a metric of the `evaluate` library."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from .scores import score_captions
 
 
 class CaptionMetric(evaluate.Metric):
-    """`score_captions` as an `evaluate.Metric`, without a download; `evaluate.combine` takes it.
+    """`score_captions` as an `evaluate.Metric`, for `evaluate.combine` for example. Nothing is downloaded.
 
-    `compute(predictions=[...], references=[[...], ...])` takes a caption, and a list of captions, for each photo in
-    the same order. Other arguments are those of `score_captions`; with `per_image=True` the ids are rows.
+    `compute(predictions=[...], references=[[...], ...])` takes one caption and one list of references per photo, in
+    the same order. Other arguments are those of `score_captions`; with `per_image=True` the ids are row numbers.
 
     Raises:
-        EvaluationDataError: on adding, a caption that is not text (`evaluate` itself would turn all but the first
-            into text, NaN into "nan"); on computing, as `score_captions`; naming the row.
+        EvaluationDataError: when adding a caption that is not text (`evaluate` itself would convert all but the first
+            to text, NaN to "nan"), or as in `score_captions`; the message names the row.
 
     Example:
         >>> scores = CaptionMetric().compute(predictions=["A dog runs."], references=[["A brown dog runs."]])
@@ -28,16 +28,16 @@ class CaptionMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D of image captions, equal to pycocoevalcap.",
+            description="BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D of image captions, equal to pycocoevalcap's.",
             citation="",
-            inputs_description="predictions: a caption a photo; references: a list of captions a photo.",
+            inputs_description="predictions: one caption per photo; references: a list of captions per photo.",
             features=datasets.Features(
                 {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
             ),
         )
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add photos: a list of captions and a list of their references."""
+        """Add several photos: a list of captions, and a list with the references of each."""
         for row, prediction in enumerate(predictions if predictions is not None else [], start=len(self)):
             check_text(prediction, "prediction of row {}", row)
         for row, captions in enumerate(references if references is not None else [], start=len(self)):
@@ -45,7 +45,7 @@ class CaptionMetric(evaluate.Metric):
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one photo: `prediction`, a caption, and `references`, a list of captions."""
+        """Add one photo: its caption as `prediction` and a list of captions as `references`."""
         check_text(prediction, "prediction of row {}", len(self))
         check_captions(kwargs.get("references", reference), "of row {}", len(self))
         super().add(prediction=prediction, reference=reference, **kwargs)

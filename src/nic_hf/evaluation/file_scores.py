@@ -1,4 +1,4 @@
-"""Scores of a file of captions against a file of references."""
+"""Score a file of captions against a file of references."""
 
 import json
 import os
@@ -23,24 +23,24 @@ def score_file(
     allow_partial: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score a file of captions, with intervals, and compare it with another.
+    """Score a file of captions, with confidence intervals, and optionally compare it with another file.
 
     Args:
         predictions: file for `load_predictions`.
         references: file for `load_references`.
-        metrics: as for `score_captions`; by default BLEU, ROUGE-L, CIDEr-D and, where Java is there, METEOR.
-        compare: another file of predictions, for a paired randomisation test.
-        per_image: JSON-lines file to write, with the scores of each photo.
-        allow_partial: score the photos with a prediction only, in place of an error where some have none.
-        seed: of bootstrap and test.
+        metrics: as for `score_captions`. Defaults to BLEU, ROUGE-L, CIDEr-D and, if Java is available, METEOR.
+        compare: another file of predictions, for a paired randomization test.
+        per_image: JSON-lines file to write the scores of each photo to.
+        allow_partial: score only the photos that have a prediction instead of raising.
+        seed: random seed of the bootstrap and the test.
 
     Returns:
-        `scores`; `intervals`, low and high by name; and, where asked for, `compared`: the fields of
-        `PairedDifference` by name.
+        `scores`, `intervals` (low and high) and, with `compare`, `compared` (the fields of `PairedDifference`), each
+        by name of the score.
 
     Raises:
-        EvaluationDataError: as `load_predictions`, `load_references` and `score_captions`.
-        OSError: a file cannot be read or written.
+        EvaluationDataError: as in `load_predictions`, `load_references` and `score_captions`.
+        OSError: if a file cannot be read or written.
     """
     ours, captions = load_predictions(predictions), load_references(references)
     if allow_partial:

@@ -1,4 +1,4 @@
-"""METEOR 1.5 and SPICE through the Java programs that pycocoevalcap brings along."""
+"""METEOR 1.5 and SPICE, computed by the Java programs of pycocoevalcap."""
 
 import importlib.util
 import re
@@ -11,20 +11,20 @@ import numpy as np
 
 PACKAGE = "pycocoevalcap"
 OLDEST_JAVA = 8
-# SPICE caches parses with fst 2.47, which reflects into java.base; Java 16 and later forbid that.
+# SPICE caches parses with fst 2.47, which uses reflection on java.base; Java 16 and later forbid that.
 NEWEST_JAVA = {"spice": 15}
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
 class JavaUnavailableError(RuntimeError):
-    """A metric in Java cannot be computed here; the message says what is missing and how to get it."""
+    """A Java metric cannot be computed; the message says what is missing and how to install it."""
 
 
 def check_java(metric: str) -> None:
-    """Make sure that `"meteor"` or `"spice"` can run here: pycocoevalcap, a fitting Java and, for SPICE, its models.
+    """Check that `"meteor"` or `"spice"` can run: pycocoevalcap, a supported Java and, for SPICE, its models.
 
     Raises:
-        JavaUnavailableError: something is missing or of the wrong version.
+        JavaUnavailableError: if something is missing or has the wrong version.
     """
     package = _package_folder(metric)
     version = java_version()
@@ -40,14 +40,14 @@ def check_java(metric: str) -> None:
         if lacking:
             problems.append(
                 f"{package / 'spice' / 'lib'} lacks {' and '.join(lacking)} (Stanford CoreNLP 2015-12-09, 0.5 GB); "
-                f"with a network `python -m {PACKAGE}.spice.get_stanford_models` downloads them"
+                f"download them with `python -m {PACKAGE}.spice.get_stanford_models`"
             )
     if problems:
         raise JavaUnavailableError(f"{metric} cannot run: {'; and '.join(problems)}")
 
 
 def java_version() -> int | None:
-    """Major version of the `java` on the PATH (8 for "1.8.0"); None where there is none that runs."""
+    """Major version of the `java` on the PATH (8 for "1.8.0"); None if there is none that works."""
     java = shutil.which("java")
     if java is None:
         return None
@@ -63,16 +63,16 @@ def java_version() -> int | None:
 
 
 def meteor_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:
-    """METEOR 1.5 of the corpus and of each photo, shape `(num_photos,)`, fractions.
+    """METEOR 1.5 of the corpus and of each photo (shape `(num_photos,)`), as fractions.
 
-    The corpus score comes from statistics summed over photos; it is not the mean of theirs.
+    The corpus score is computed from statistics summed over photos; it is not the mean of the photos' scores.
 
     Args:
-        predictions: a tokenized caption for each photo: words joined by spaces.
+        predictions: one tokenized caption per photo, as words separated by spaces.
         references: tokenized captions of each photo, in the same order.
 
     Raises:
-        JavaUnavailableError: Java cannot run it.
+        JavaUnavailableError: if the Java program cannot run.
     """
     check_java("meteor")
     from pycocoevalcap.meteor.meteor import Meteor
@@ -81,7 +81,7 @@ def meteor_scores(predictions: Sequence[str], references: Sequence[Sequence[str]
     try:
         score, scores = meteor.compute_score(*_keyed(predictions, references))
     except (OSError, ValueError) as error:
-        # pycocoevalcap holds its lock on an error, and would wait for it for ever when the object goes.
+        # After an error pycocoevalcap keeps its lock, and would wait for it forever when the object is deleted.
         if meteor.lock.locked():
             meteor.lock.release()
         meteor.meteor_p.kill()
@@ -95,14 +95,14 @@ def meteor_scores(predictions: Sequence[str], references: Sequence[Sequence[str]
 
 
 def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:
-    """SPICE of the corpus and of each photo, shape `(num_photos,)`, fractions.
+    """SPICE of the corpus and of each photo (shape `(num_photos,)`), as fractions.
 
     Args:
-        predictions: a tokenized caption for each photo: words joined by spaces.
+        predictions: one tokenized caption per photo, as words separated by spaces.
         references: tokenized captions of each photo, in the same order.
 
     Raises:
-        JavaUnavailableError: Java cannot run it.
+        JavaUnavailableError: if the Java program cannot run.
     """
     check_java("spice")
     from pycocoevalcap.spice.spice import Spice

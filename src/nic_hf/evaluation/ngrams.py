@@ -1,4 +1,4 @@
-"""Captions as arrays of n-gram numbers, from which BLEU and CIDEr-D are counted without a loop over n-grams."""
+"""Captions as arrays of n-gram ids, so that BLEU and CIDEr-D are computed without Python loops over n-grams."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ import numpy as np
 
 MAX_ORDER = 4
 
-Caption = str | Sequence[Hashable]  # words with spaces between them, or a sequence of words or token ids
+Caption = str | Sequence[Hashable]  # words separated by spaces, or a sequence of words or token ids
 
 
 @dataclass(frozen=True)
 class NgramCounts:
-    """How often each n-gram of one order occurs in each caption; one entry a pair that occurs.
+    """Counts of the n-grams of one order in each caption, one entry per caption and n-gram that occurs in it.
 
     Attributes:
         captions: Row of the caption, shape `(num_entries,)`; sorted.
-        ngrams: Number of the n-gram, shape `(num_entries,)`; sorted within a caption.
-        counts: Occurrences, shape `(num_entries,)`.
+        ngrams: Id of the n-gram, shape `(num_entries,)`; sorted within a caption.
+        counts: Number of occurrences, shape `(num_entries,)`.
     """
 
     captions: np.ndarray
@@ -27,10 +27,10 @@ class NgramCounts:
 
 
 class NgramIndex:
-    """Numbers the n-grams of orders 1 to 4 that occur in some captions.
+    """Assigns ids to the n-grams of orders 1 to 4 that occur in the captions.
 
-    The n-gram "w1 ... wn" has the key `number("w1 ... wn-1") * vocabulary size + number(wn)`, and its number is the
-    place of that key among the sorted keys of its order.
+    The n-gram "w1 ... wn" has the key `id("w1 ... wn-1") * vocabulary size + id(wn)`, and its id is the position of
+    that key among the sorted keys of its order.
 
     Args:
         captions: the tokenized captions.
@@ -60,7 +60,7 @@ class NgramIndex:
             self.occurrences.append(_count(captions_of_words[starts], ngrams, len(self.keys[-1])))
 
     def translate(self, other: "NgramIndex") -> list[np.ndarray]:
-        """For each order, the numbers in `other` of the n-grams numbered here; -1 where `other` lacks them."""
+        """For each order, the ids in `other` of this index's n-grams; -1 for those that `other` does not have."""
         words = np.fromiter(
             (other.vocabulary.get(word, -1) for word in self.vocabulary), np.int64, len(self.vocabulary)
         )
@@ -74,7 +74,7 @@ class NgramIndex:
 
 
 def find_sorted(haystack: np.ndarray, needles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place of each needle in the sorted haystack, and whether it is there (elsewhere the place means nothing)."""
+    """Position of each needle in the sorted haystack, and whether it was found; other positions are arbitrary."""
     if not len(haystack):
         return np.zeros(len(needles), np.int64), np.zeros(len(needles), bool)
     places = np.minimum(np.searchsorted(haystack, needles), len(haystack) - 1)
@@ -88,15 +88,15 @@ def _count(captions: np.ndarray, ngrams: np.ndarray, num_ngrams: int) -> NgramCo
 
 
 class CaptionTable:
-    """Predictions and references of a corpus with one numbering of n-grams.
+    """Predictions and references of a corpus that share n-gram ids.
 
     Args:
         predictions: the tokenized predictions.
         references: the tokenized reference captions of each photo.
-        photo_of_prediction: row of the photo of each prediction; by default there is one for each photo, in order.
+        photo_of_prediction: row of the photo of each prediction. Defaults to one prediction per photo, in order.
 
     Raises:
-        ValueError: where a photo has no references.
+        ValueError: if a photo has no references.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class CaptionTable:
             self.references.append(NgramCounts(captions - self.num_predictions, ngrams, counts))
 
     def per_photo(self, order: int) -> NgramCounts:
-        """References of a photo taken together: the largest count of each n-gram in any of them.
+        """The largest count of each n-gram in any reference of a photo.
 
-        `captions` are rows of photos here. `order` counts from 0.
+        The `captions` of the result are rows of photos. `order` starts at 0.
         """
         entries = self.references[order]
         pairs = self.pairs(self.photo_of_reference[entries.captions], entries.ngrams, order)
@@ -144,11 +144,11 @@ class CaptionTable:
         return NgramCounts(pairs[first] // size, pairs[first] % size, most)
 
     def pairs(self, rows: np.ndarray, ngrams: np.ndarray, order: int) -> np.ndarray:
-        """A number for each pair of a row and an n-gram, sorted as the pairs are."""
+        """One number for each pair of a row and an n-gram; sorted pairs give sorted numbers."""
         return rows * max(len(self.index.keys[order]), 1) + ngrams
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The integers of several ranges, one after another."""
+    """Concatenated integer ranges."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)

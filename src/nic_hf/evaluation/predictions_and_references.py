@@ -1,4 +1,4 @@
-"""Readers of predictions and references from files; ids come out as text."""
+"""Read predictions and references from files. Ids are returned as text."""
 
 import gzip
 import json
@@ -18,17 +18,17 @@ REFERENCE_FORMATS = (
 
 
 class EvaluationDataError(ValueError):
-    """Predictions or references that cannot be scored; the message names the id and, for a file, the place in it."""
+    """Predictions or references cannot be scored; the message names the id and, for a file, the line or entry."""
 
 
 def check_text(caption: Any, what: str, place: Any) -> None:
-    """Raise an `EvaluationDataError` for a caption that is not text; `what` is a format, such as "caption of {!r}"."""
+    """Raise an `EvaluationDataError` if a caption is not text; `what` is a format such as "caption of {!r}"."""
     if not isinstance(caption, str):
         raise EvaluationDataError(f"{what.format(place)} is not text: {caption!r:.200}")
 
 
 def check_captions(captions: Any, of: str, place: Any) -> None:
-    """Raise an `EvaluationDataError` for references that are no list of captions, are empty, or are not text."""
+    """Raise an `EvaluationDataError` unless the references are a list of at least one caption."""
     if isinstance(captions, str | bytes) or not isinstance(captions, Sequence):
         raise EvaluationDataError(f"references {of.format(place)} must be a list of captions, not {captions!r:.200}")
     if not captions:
@@ -38,19 +38,19 @@ def check_captions(captions: Any, of: str, place: Any) -> None:
 
 
 def load_predictions(file: str | os.PathLike[str]) -> dict[str, str]:
-    """Read one caption a photo.
+    """Read one caption per photo.
 
     Args:
         file: JSON lines or a JSON list of `{"image_id": ..., "caption": ...}` (COCO results), or one JSON object
-            `{id: caption}`; gzipped where the name ends in `.gz`.
+            `{id: caption}`; gzipped if the name ends in `.gz`.
 
     Returns:
-        Caption by image id, ids as text.
+        Captions by image id, with ids as text.
 
     Raises:
-        EvaluationDataError: an unknown format, a malformed line or entry, a caption that is not text, an id that
-            comes twice, or no captions.
-        OSError: the file cannot be read.
+        EvaluationDataError: if the format is unknown, a line or entry is malformed, a caption is not text, an id
+            appears twice, or there are no captions.
+        OSError: if the file cannot be read.
     """
     predictions: dict[str, str] = {}
     places: dict[str, str] = {}
@@ -69,17 +69,17 @@ def load_references(file: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Read the reference captions of each photo.
 
     Args:
-        file: a COCO captions file, JSON lines or a JSON list of `{"image_id": ..., "caption": ...}` (one entry a
-            caption, or a list as its `caption`), or one JSON object `{id: [captions]}`; gzipped where the name ends
-            in `.gz`.
+        file: a COCO captions file, JSON lines or a JSON list of `{"image_id": ..., "caption": ...}` (one entry per
+            caption, or a list of captions as `caption`), or one JSON object `{id: [captions]}`; gzipped if the name
+            ends in `.gz`.
 
     Returns:
-        Captions by image id, ids as text.
+        Lists of captions by image id, with ids as text.
 
     Raises:
-        EvaluationDataError: an unknown format, a malformed line or entry, a caption that is not text, an object with
-            the same id twice, or no captions.
-        OSError: the file cannot be read.
+        EvaluationDataError: if the format is unknown, a line or entry is malformed, a caption is not text, an object
+            has the same id twice, or there are no captions.
+        OSError: if the file cannot be read.
     """
     references: dict[str, list[str]] = {}
     for place, image_id, captions in _entries(Path(file), REFERENCE_FORMATS):
@@ -96,7 +96,7 @@ def load_references(file: str | os.PathLike[str]) -> dict[str, list[str]]:
 
 
 def _entries(file: Path, formats: str) -> Iterator[tuple[str, str, Any]]:
-    """Place, image id and whatever stands for the caption, of each entry of the file."""
+    """Place, image id and caption (of any type) of each entry of the file."""
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -106,7 +106,7 @@ def _entries(file: Path, formats: str) -> Iterator[tuple[str, str, Any]]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise EvaluationDataError(f"{file}: line {line}: cannot be read as text: {error}") from error
-    # Not splitlines(): a caption may hold U+2028 and the like, which end no line of JSON.
+    # Not splitlines(): a caption may contain U+2028 and the like, which do not end a line of JSON.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         raise EvaluationDataError(f"{file}: holds no captions")
@@ -137,7 +137,7 @@ def _entries(file: Path, formats: str) -> Iterator[tuple[str, str, Any]]:
 
 
 def _are_json_lines(lines: list[tuple[int, str]]) -> bool:
-    """Whether the first of several lines is a JSON object by itself."""
+    """Whether there are several lines and the first one is a JSON object."""
     try:
         return len(lines) > 1 and isinstance(json.loads(lines[0][1]), dict)
     except (ValueError, RecursionError):
@@ -145,7 +145,7 @@ def _are_json_lines(lines: list[tuple[int, str]]) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """The JSON value; a `ValueError` says what is wrong with it."""
+    """Parse JSON; raises a `ValueError` with the reason."""
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except _DuplicateKeyError:
@@ -174,7 +174,7 @@ def _entry(place: str, entry: Any) -> tuple[str, str, Any]:
 
 
 class _DuplicateKeyError(ValueError):
-    """A JSON object has a key twice; `json.loads` alone would keep the last."""
+    """A JSON object has the same key twice, of which `json.loads` alone would keep the last."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -183,6 +183,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _DuplicateKeyError(f"the id {key} comes twice")
+                raise _DuplicateKeyError(f"the key {key} appears twice")
             seen.add(key)
     return document

@@ -1,8 +1,8 @@
-"""Penn Treebank tokens of captions, without Java: those of pycocoevalcap 1.2's `PTBTokenizer`.
+"""Penn Treebank tokenization of captions, equal to pycocoevalcap 1.2's `PTBTokenizer`, without Java.
 
-The rules were found by probing the Java tool with strings, as a black box. Tests hold them against its tokens of
-Flickr8k's and COCO's captions and of some hundred made-up hard ones. What may differ still are oddities such as soft
-hyphens beside slashes, letters glued to an abbreviation's period, far-fetched web addresses and rare scripts.
+The rules were found by probing the Java tool as a black box. Tests compare them with its tokens for the captions of
+Flickr8k and COCO and for about a hundred difficult strings. Rare cases may still differ, such as soft hyphens next to
+slashes, letters attached to an abbreviation's period, unusual web addresses and rare scripts.
 """
 
 import re
@@ -15,16 +15,16 @@ _TITLES = (
     "govs?|hon|insp|invt|jos|lieut|lt|maj|messrs|(?-i:[Mm][ft]g)|mlle|mme|mrs?|ms|msgr|mt|natl|pfc|ph|pres|profs?|"
     "pvt|reps?|rev|sens?|sfc|sgt|spc|ste?|supts?|treas|vs|wm"
 )
-# The same, where a single letter may follow without a blank ("Jan.a"). The last are words too, unless capitalised.
+# The same, but a single letter may follow without a space ("Jan.a"). The last ones are words unless capitalised.
 _ENDINGS = (
     "ala?|apr|ariz|assn|aug|bhd|bldg|blvd|bros|calif|colo|conn|corp|cos?|ct|dak|dec|esq|est|etc|ext|feb|fla|fri|ga|"
     r"inc|ind|intl|jan|jr|jul|jun|kans?|ky|ltd|mar|md|mich|minn|mont?|mo|neb|nev|nov|oct|okla|penn|ph\.d|plc|"
     "p?pt[ey]s?|rd|rt|sept?|seq|sq|sr|sys|tel|tenn|thu|thurs|tues?|univ|va|vt|wed|wisc?|wyo|(?=(?-i:[A-Z]))(?:ark|"
     "az|del|ill|la|mass|miss|ore|pa|tex|wash)"
 )
-# Abbreviations only before a number.
+# Abbreviations only if a number follows.
 _NUMBERED = "art|ca|figs?|nos?|op|pp|prop"
-# Before these words, capitalised, a single letter ends a sentence and loses its period.
+# Before these words, if capitalised, a single letter ends a sentence and loses its period.
 _STARTERS = (
     r"a|about|according|additionally|after|an|as|at|but|earlier|her?|here|however|if|in|it|last|many|more|m[rs]\.|"
     "now|once|one|other|our|she|since|some?|such|that|the|their|then|there|these|they|this|we|what|when|while|yet|"
@@ -34,7 +34,7 @@ _EXTENSIONS = (
     "bat|bmp|c|cgi|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mov|mp3|pdf|php|pl|png|ppt|ps|py|sql|tar|txt|"
     "wav|x|xml|zip"
 )
-# Letters: what counts as alphanumeric but is no digit, number sign or character beyond the basic plane.
+# Letters: alphanumeric characters except digits, number signs and characters beyond the basic plane.
 _NOT_ALNUM = r"\W_²³¹¼-¾⁰-⁹₀-₉⅐-↏①-⓿\U00010000-\U0010ffff"
 _LETTER = rf"[^{_NOT_ALNUM}\d]"
 _ALNUM = f"[^{_NOT_ALNUM}]"
@@ -55,8 +55,8 @@ _PATH = r"(?:/[^\s<>|()\"]+[^\s<>|(){}\".,!?-])?"
 _SYMBOLS = (
     r"$%&*+/<=>@#_^|~\\¡¥-©¬®-´¶-¹¿×÷;·\u2016\u2017‚„-‣‰-‸※‾-⁂⁄⁰⁴-⁾₀-₎₤℀-⅏⅕-⅞←-⯿、。〒・！-／：-＠［-｀｛-･￠￡￥￦"
 )
-# At each place the longest match wins, and of equally long ones the first. Where a rule has a group, the group is the
-# token and the rest of the match is what must follow it.
+# At each position the longest match wins, or the first of equally long ones. If a rule has a group, the group is the
+# token and the rest of the match must follow it.
 _RULES = tuple(
     re.compile(rule, re.IGNORECASE)
     for rule in (
@@ -111,7 +111,7 @@ _RULES = tuple(
     )
 )
 
-# Words that need none of the rules.
+# Words to which no rule applies.
 _PLAIN = re.compile(
     rf"(?<!\S)(?!(?:{_TITLES}|{_ENDINGS}|{_NUMBERED}|[a-z])\.|cannot|gonna|gotta|wanna|gimme|lemme)"
     r"(?P<word>[a-z]+)[.,]?(?!\S)",
@@ -122,12 +122,12 @@ _SPELLINGS |= {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"
 _SPELLINGS |= {"[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _QUOTES = dict(zip("`‘‛\x91‹“\x93«’\x92›”\x94»", ["`"] * 5 + ["``"] * 3 + ["'"] * 3 + ["''"] * 3, strict=True))
 _CLITIC = re.compile(rf"(n?)({_APOSTROPHE})(t|[msd]|re|ve|ll)")
-# What is dropped: pycocoevalcap's list of punctuation (less the brackets, which it names in capitals, to no effect).
+# Dropped tokens: pycocoevalcap's list of punctuation (without brackets, which it lists in capitals, to no effect).
 _DROPPED = re.compile(r"''?|``?|\.+|[?!,:;]|-{1,4}|[–—―\x96\x97\"]|&(?:nbsp|[mn]dash|md|apos|quot);|")
 
 
 def _spell(token: str) -> list[str]:
-    """How the Java tool writes a token: lower case, old-fashioned quotes; nothing for punctuation."""
+    """A token as the Java tool writes it: lower case, ASCII quotes; no token for punctuation."""
     token = token.lower()
     if token in _SPELLINGS:
         return [_SPELLINGS[token]]
@@ -143,7 +143,7 @@ def _spell(token: str) -> list[str]:
 
 
 def _tokens(text: str, stop: int) -> list[str]:
-    """Tokens of the first `stop` characters of a text; the rest is what follows."""
+    """Tokens of the first `stop` characters of a text; the rest is context."""
     tokens: list[str] = []
     start = 0
     while start < stop:
@@ -162,15 +162,15 @@ def _tokens(text: str, stop: int) -> list[str]:
     return tokens
 
 
-# Words after which a blank may be part of a token, or a number matters.
+# Words after which a space may be part of a token, or a number matters.
 _BEFORE_BLANK = re.compile(rf"<|[0-9]\)?$|(?:^|[^a-z])(?:{_NUMBERED})\.$", re.IGNORECASE)
-# Line ends for the Java tool. pycocoevalcap replaces "\n" only, so the others shift the captions after them there.
+# Line ends of the Java tool. pycocoevalcap replaces only "\n"; the others shift all later captions there.
 _LINE_END = re.compile("\r\n|[\r\x0b\x0c\u2028\u2029]")
 
 
 @lru_cache(maxsize=65536)
 def _word_tokens(word: str) -> tuple[str, ...] | None:
-    """Tokens of a word, or None where its neighbours might matter."""
+    """Tokens of a word, or None if they may depend on its neighbours."""
     if _BEFORE_BLANK.search(word):
         return None
     word = word.replace("\xad", "")
@@ -181,9 +181,9 @@ def _word_tokens(word: str) -> tuple[str, ...] | None:
 def ptb_tokenize_all(captions: Iterable[str]) -> list[list[str]]:
     """Penn Treebank tokens of captions, lower-cased and without punctuation.
 
-    Equals pycocoevalcap's `PTBTokenizer` on the same captions in the same order. Order matters rarely: the tool reads
-    all captions as one text, so whether "plan B." keeps its period depends on how the next caption begins. Unlike
-    that tool, line ends other than "\\n" inside a caption do not shift the captions that follow.
+    Equal to pycocoevalcap's `PTBTokenizer` on the same captions in the same order. The order rarely matters: the tool
+    reads all captions as one text, so whether "plan B." keeps its period depends on how the next caption starts.
+    Unlike in that tool, line ends other than "\\n" inside a caption do not shift the captions that follow.
     """
     captions = list(captions)
     tokenized: list[list[str]] = []
@@ -200,7 +200,7 @@ def ptb_tokenize_all(captions: Iterable[str]) -> list[list[str]]:
 
 
 def _tokens_in_context(captions: list[str], index: int) -> list[str]:
-    """Tokens of a caption whose words cannot be taken one by one."""
+    """Tokens of a caption whose words cannot be tokenized one by one."""
     last = index + 1
     while last < len(captions) and not captions[last].strip():
         last += 1
@@ -209,7 +209,7 @@ def _tokens_in_context(captions: list[str], index: int) -> list[str]:
 
 
 def ptb_tokenize(caption: str) -> list[str]:
-    """Penn Treebank tokens of one caption by itself, lower-cased and without punctuation: see `ptb_tokenize_all`.
+    """Penn Treebank tokens of a single caption, lower-cased and without punctuation. See `ptb_tokenize_all`.
 
     >>> ptb_tokenize("A man's dog can't jump over the grey fence.")
     ['a', 'man', "'s", 'dog', 'ca', "n't", 'jump', 'over', 'the', 'grey', 'fence']

@@ -6,17 +6,17 @@ BETA = 1.2
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """ROUGE-L of one caption: F-measure of the longest common subsequence, its best precision and best recall.
+    """ROUGE-L of one caption: F-measure of the best precision and best recall of the longest common subsequence.
 
     Args:
-        prediction: words joined by single spaces.
-        references: the same of each reference; at least one.
+        prediction: words separated by single spaces.
+        references: at least one reference in the same form.
 
     Example:
         >>> round(rouge_l("a dog runs", ["a brown dog runs"]), 4)
         0.8356
     """
-    # An empty caption is one empty word, as in coco-caption.
+    # As in coco-caption, an empty caption is one empty word.
     words = prediction.split(" ")
     places: dict[str, int] = {}
     for place, word in enumerate(words):
@@ -33,10 +33,10 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
 
 
 def _common_subsequence(places: dict[str, int], num_words: int, others: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a whole row of the table at a time in the bits of one integer.
+    """Length of the longest common subsequence, with a row of the table in the bits of one integer.
 
-    Source: Hyyrö, "Bit-parallel LCS-length computation revisited" (2004). `places` holds, for each word, the bits of
-    its places.
+    Source: Hyyrö, "Bit-parallel LCS-length computation revisited" (2004). `places` maps each word to the bits of its
+    positions.
     """
     all_bits = (1 << num_words) - 1
     row = all_bits

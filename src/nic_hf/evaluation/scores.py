@@ -1,4 +1,4 @@
-"""Score captions as pycocoevalcap does, without Java."""
+"""Score captions like pycocoevalcap, without Java."""
 
 import logging
 import math
@@ -31,12 +31,12 @@ Tokenizer = Callable[[str], list[str]]
 
 @dataclass(frozen=True)
 class CaptionStatistics:
-    """What the scores of a corpus are computed from, photo by photo.
+    """Statistics of each photo from which corpus scores are computed.
 
     Attributes:
         ids: Ids of the photos.
-        bleu: Statistics of BLEU (see `bleu_statistics`), shape `(num_photos, 10)`; None where it was not asked for.
-        columns: Other metrics' scores of each photo, shape `(num_photos,)`; their corpus score is the mean.
+        bleu: Statistics of BLEU (see `bleu_statistics`), shape `(num_photos, 10)`; None if BLEU is not computed.
+        columns: Scores of each photo for the other metrics, shape `(num_photos,)`; the corpus score is their mean.
     """
 
     ids: list[Any]
@@ -44,7 +44,7 @@ class CaptionStatistics:
     columns: dict[str, np.ndarray]
 
     def scores(self) -> dict[str, float]:
-        """Scores of the corpus by name."""
+        """Corpus scores by name."""
         scores: dict[str, float] = {}
         if self.bleu is not None:
             corpus = bleu_from_statistics(self.bleu.sum(axis=0))
@@ -70,28 +70,28 @@ def score_captions(
     document_frequencies: DocumentFrequencies | None = None,
     tokenize: Tokenizer = caption_words,
 ) -> dict[str, Any]:
-    """Score one caption a photo against its references: the numbers of pycocoevalcap 1.2, to rounding.
+    """Score one caption per photo against its references, with the values of pycocoevalcap 1.2 up to rounding.
 
     Args:
-        predictions: a caption by image id. An empty caption is scored, with a warning: it earns 0.
-        references: captions by image id, at least one each. The two mappings may be in any order.
-        metrics: of `"bleu"`, `"rouge_l"`, `"cider"` (CIDEr-D), `"meteor"`, `"spice"`. The last two need Java and
-            pycocoevalcap; where those are missing a warning says so before any work, and the others still come.
+        predictions: one caption by image id. An empty caption scores 0, with a warning.
+        references: captions by image id, at least one each. The order of the two mappings does not matter.
+        metrics: any of `"bleu"`, `"rouge_l"`, `"cider"` (CIDEr-D), `"meteor"`, `"spice"`. The last two need Java and
+            pycocoevalcap. If these are missing, a warning is logged first and the other metrics are computed.
         per_image: add the scores of each photo under `"per_image"`, by id.
-        allow_partial: leave out photos with references but no prediction instead of raising. Document frequencies of
-            CIDEr-D then come from the photos scored.
-        document_frequencies: for CIDEr-D, in place of those of the references. Those of a single photo make it 0, and
-            a warning says so.
-        tokenize: turns a caption into words; by default [`nic_hf.evaluation.caption_words`].
+        allow_partial: ignore photos that have references but no prediction instead of raising. CIDEr-D's document
+            frequencies are then those of the scored photos.
+        document_frequencies: for CIDEr-D, instead of those of the references. With the references of a single photo
+            CIDEr-D is 0, and a warning is logged.
+        tokenize: splits a caption into words. Defaults to [`nic_hf.evaluation.caption_words`].
 
     Returns:
-        `bleu_1` to `bleu_4`, `rouge_l`, `cider`, `meteor`, `spice`, as asked for. They are fractions, which for
-        CIDEr-D go up to 10.
+        `bleu_1` to `bleu_4`, `rouge_l`, `cider`, `meteor` and `spice`, as requested. All are fractions, except that
+        CIDEr-D ranges from 0 to 10.
 
     Raises:
-        EvaluationDataError: no predictions, an id without prediction or references, or a caption that is not text,
-            with the id.
-        ValueError: an unknown metric.
+        EvaluationDataError: if there are no predictions, an id has no prediction or no references, or a caption is
+            not text; the message names the id.
+        ValueError: if a metric is unknown.
 
     Example:
         >>> scores = score_captions({"1.jpg": "A dog runs."}, {"1.jpg": ["A brown dog runs."]}, metrics=["rouge_l"])
@@ -104,7 +104,7 @@ def score_captions(
     statistics = _statistics(ids, predicted, referred, metrics, document_frequencies)
     scores: dict[str, Any] = statistics.scores()
     if scores.get("cider") == 0 and any(predicted):
-        _say_why_cider_is_0(referred, document_frequencies)
+        _warn_that_cider_is_0(referred, document_frequencies)
     columns = statistics.photo_scores()
     for name in java_metrics:
         scorer = meteor_scores if name == "meteor" else spice_scores
@@ -124,7 +124,7 @@ def score_captions(
 
 
 def default_metrics() -> list[str]:
-    """BLEU, ROUGE-L and CIDEr-D, and METEOR where Java is there; where it is not, a warning says what is missing."""
+    """BLEU, ROUGE-L and CIDEr-D, plus METEOR if Java is available; otherwise a warning says what is missing."""
     return [*DEFAULT_METRICS, *_available_java_metrics(["meteor"])]
 
 
@@ -137,11 +137,11 @@ def caption_statistics(
     document_frequencies: DocumentFrequencies | None = None,
     tokenize: Tokenizer = caption_words,
 ) -> CaptionStatistics:
-    """Statistics behind `score_captions`, for what resamples photos; its arguments and errors, without Java's metrics.
+    """Per-photo statistics for resampling, with the arguments of `score_captions`.
 
     Raises:
-        EvaluationDataError: as `score_captions`.
-        ValueError: a metric other than `"bleu"`, `"rouge_l"` and `"cider"`.
+        EvaluationDataError: as in `score_captions`.
+        ValueError: if a metric is not one of `"bleu"`, `"rouge_l"` and `"cider"`.
     """
     check_metrics(metrics, DEFAULT_METRICS)
     ids, predicted, referred = tokenized_captions(predictions, references, allow_partial, tokenize)
@@ -157,10 +157,10 @@ def tokenized_captions(
     """Check and tokenize captions.
 
     Returns:
-        Ids in the order of the predictions, and for each its prediction and its references, words joined by spaces.
+        Ids in the order of the predictions, and the prediction and references of each, as words separated by spaces.
 
     Raises:
-        EvaluationDataError: as `score_captions`.
+        EvaluationDataError: as in `score_captions`.
     """
     _check_ids(predictions, references, allow_partial)
     lists = []
@@ -175,12 +175,12 @@ def tokenized_captions(
     referred = [list(islice(words, len(captions))) for captions in lists]
     empty = [image_id for image_id, caption in zip(predictions, predicted, strict=True) if not caption]
     if empty:
-        logger.warning("predictions without a word, which score 0: %s", _listed(empty))
+        logger.warning("predictions without words score 0: %s", _listed(empty))
     return list(predictions), predicted, referred
 
 
 def _tokenized(captions: list[str], tokenize: Tokenizer) -> list[str]:
-    """Words of captions, joined by blanks. Together, as the Java tool reads them, where `tokenize` is such."""
+    """Words of captions, separated by spaces. Our own tokenizers read all captions at once, like the Java tool."""
     together = None
     if tokenize in (caption_words, ptb_tokenize):
         together = caption_words_all if tokenize is caption_words else ptb_tokenize_all
@@ -190,18 +190,18 @@ def _tokenized(captions: list[str], tokenize: Tokenizer) -> list[str]:
     return [" ".join(words) for words in lists]
 
 
-def _say_why_cider_is_0(references: list[list[str]], document_frequencies: DocumentFrequencies | None) -> None:
-    """CIDEr-D weighs n-grams by the share of photos whose references lack them."""
+def _warn_that_cider_is_0(references: list[list[str]], document_frequencies: DocumentFrequencies | None) -> None:
+    """Warn that CIDEr-D, which weights n-grams by how few photos' references contain them, is 0."""
     number = len(references) if document_frequencies is None else document_frequencies.num_documents
     if number == 1:
         _say_once(
-            "CIDEr-D of a single photo is 0, whatever its caption: words are weighed by how few photos' references"
-            " have them. Score more photos, or give document_frequencies of others"
+            "CIDEr-D of a single photo is 0: words are weighted by how few photos' references contain them."
+            " Score more photos, or pass document_frequencies of others"
         )
     elif document_frequencies is None and len({frozenset(own) for own in references}) == 1:
         _say_once(
-            f"CIDEr-D is 0, since all {number:,} photos have the same references: words are weighed by how few photos'"
-            " references have them"
+            f"CIDEr-D is 0 because all {number:,} photos have the same references: words are weighted by how few"
+            " photos' references contain them"
         )
 
 
@@ -253,12 +253,12 @@ def _check_ids(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[s
     if without_references:
         message = f"predictions without references: {_listed(without_references)}"
         if {str(image_id) for image_id in without_references} & {str(image_id) for image_id in references}:
-            message += "; the references have such an id as another type: make both text or both numbers"
+            message += "; the references have this id with another type: make both text or both numbers"
         raise EvaluationDataError(message)
     if not allow_partial and len(predictions) < len(references):
         missing = [image_id for image_id in references if image_id not in predictions]
         raise EvaluationDataError(
-            f"references without a prediction: {_listed(missing)}; allow_partial=True scores the others only"
+            f"references without a prediction: {_listed(missing)}; allow_partial=True scores only the others"
         )
 
 

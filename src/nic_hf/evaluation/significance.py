@@ -1,7 +1,7 @@
-"""How sure a score is: bootstrap intervals, and paired tests between two sets of predictions.
+"""Bootstrap confidence intervals of scores, and paired significance tests between two sets of predictions.
 
-Photos are resampled, and scores computed from statistics kept for each (Koehn 2004 for BLEU); document frequencies of
-CIDEr-D stay those of the whole corpus.
+Photos are resampled, and scores are computed from the statistics of each photo (Koehn 2004 for BLEU). CIDEr-D always
+uses the document frequencies of the whole corpus.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -19,13 +19,13 @@ from .words import caption_words
 
 Id = TypeVar("Id", bound=Hashable)
 
-# Cells of the matrix of resampled photos that is held at a time.
+# Size limit of the matrix of resampled photos.
 CELLS_AT_A_TIME = 4_000_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score of the corpus, and the bounds of its confidence interval."""
+    """A corpus score and the bounds of its confidence interval."""
 
     score: float
     low: float
@@ -34,13 +34,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Two scores of the same photos.
+    """The difference between two scores on the same photos.
 
     Attributes:
-        first, second: Scores of the corpus.
+        first, second: Corpus scores.
         difference: `second - first`.
         low, high: Bootstrap interval of the difference.
-        p_value: Two-sided, under the hypothesis that both are equally good.
+        p_value: Two-sided p-value under the hypothesis that both are equally good.
     """
 
     first: float
@@ -64,17 +64,17 @@ def bootstrap_intervals(
     """Percentile bootstrap intervals of `score_captions`, by name of the score.
 
     Args:
-        predictions: a caption by image id.
+        predictions: one caption by image id.
         references: captions by image id.
-        metrics: of `"bleu"`, `"rouge_l"`, `"cider"`.
+        metrics: any of `"bleu"`, `"rouge_l"`, `"cider"`.
         confidence: share of resamples inside the interval.
         resamples: number of resamples.
-        seed: the same seed gives the same intervals.
-        tokenize: turns a caption into words.
+        seed: random seed.
+        tokenize: splits a caption into words.
 
     Raises:
-        EvaluationDataError: as `score_captions`.
-        ValueError: an unknown metric, a confidence outside 0 to 1, or no resamples.
+        EvaluationDataError: as in `score_captions`.
+        ValueError: if a metric is unknown, the confidence is not between 0 and 1, or there are no resamples.
     """
     _check(confidence, resamples)
     statistics = caption_statistics(predictions, references, metrics, tokenize=tokenize)
@@ -87,10 +87,10 @@ def bootstrap_intervals(
 def scores_with_intervals(
     predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]], metrics: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """`score_captions` and the bootstrap intervals of the scores that have some; METEOR and SPICE have none.
+    """Scores with bootstrap intervals; METEOR and SPICE have no intervals.
 
     Returns:
-        `scores` by name, `intervals` as `[low, high]` by name, and `per_image`, the scores of each photo.
+        `scores` by name, `intervals` as `[low, high]` by name, and `per_image` with the scores of each photo.
     """
     scores = score_captions(predictions, references, metrics, per_image=True)
     per_image = scores.pop("per_image")
@@ -115,23 +115,25 @@ def paired_test(
     seed: int = 0,
     tokenize: Callable[[str], list[str]] = caption_words,
 ) -> dict[str, PairedDifference]:
-    """Whether two sets of predictions for the same photos differ in score, by name of the score.
+    """Test whether two sets of predictions for the same photos differ in score; results by name of the score.
 
     Args:
-        first: a caption by image id.
+        first: one caption by image id.
         second: captions of the same photos by another model.
         references: captions by image id.
-        metrics: of `"bleu"`, `"rouge_l"`, `"cider"`.
-        method: where the p-value comes from. `"randomization"` swaps the two captions of random photos (Noreen 1989);
-            `"bootstrap"` resamples photos and counts differences further from the one seen than that is from 0.
-        confidence: of the interval of the difference, which is the bootstrap's with either method.
-        resamples: number of random draws; the smallest p-value is `1 / (resamples + 1)`.
-        seed: the same seed gives the same result.
-        tokenize: turns a caption into words.
+        metrics: any of `"bleu"`, `"rouge_l"`, `"cider"`.
+        method: how the p-value is computed. `"randomization"` swaps the two captions of random photos (Noreen 1989);
+            `"bootstrap"` resamples photos and counts differences that are further from the observed one than that is
+            from 0.
+        confidence: of the interval of the difference, which is a bootstrap interval with either method.
+        resamples: number of random draws; the smallest possible p-value is `1 / (resamples + 1)`.
+        seed: random seed.
+        tokenize: splits a caption into words.
 
     Raises:
-        EvaluationDataError: the two are of different photos, or as `score_captions`.
-        ValueError: an unknown metric or method, a confidence outside 0 to 1, or no resamples.
+        EvaluationDataError: if the two sets are of different photos, or as in `score_captions`.
+        ValueError: if a metric or the method is unknown, the confidence is not between 0 and 1, or there are no
+            resamples.
     """
     _check(confidence, resamples)
     if method not in ("randomization", "bootstrap"):
@@ -149,14 +151,14 @@ def paired_test(
     second = {image_id: second[image_id] for image_id in first}
     a = caption_statistics(first, references, metrics, tokenize=tokenize)
     b = caption_statistics(second, references, metrics, tokenize=tokenize)
-    # The same seed draws the same photos for both.
+    # The same seed draws the same photos for both sets.
     differences = _resampled(b, resamples, seed) - _resampled(a, resamples, seed)
     low, high = _percentiles(differences, confidence)
     scores_a, scores_b = a.scores(), b.scores()
     names = _names(a)
     seen = np.array([scores_b[name] - scores_a[name] for name in names])
     null = differences - seen if method == "bootstrap" else _swapped(a, b, resamples, seed)
-    # A hair's breadth of room: a draw equal to what was seen must count, whatever the order of summation.
+    # The tolerance makes a draw equal to the observed difference count, whatever the order of summation.
     extreme = (np.abs(null) >= np.abs(seen) - 1e-12).sum(axis=0)
     p_values = (1 + extreme) / (1 + resamples)
     return {
@@ -179,13 +181,13 @@ def _names(statistics: CaptionStatistics) -> list[str]:
 
 
 def _matrix(statistics: CaptionStatistics) -> np.ndarray:
-    """Statistics that add up over photos, shape `(num_photos, num_statistics)`."""
+    """Statistics that are summed over photos, shape `(num_photos, num_statistics)`."""
     parts: list[Any] = [] if statistics.bleu is None else [statistics.bleu]
     return np.column_stack([*parts, *statistics.columns.values()]).astype(np.float64)
 
 
 def _scores(totals: np.ndarray, statistics: CaptionStatistics) -> np.ndarray:
-    """Scores from totals over photos, shape `(..., num_scores)`."""
+    """Scores from sums over photos, shape `(..., num_scores)`."""
     cut = 0 if statistics.bleu is None else statistics.bleu.shape[1]
     means = totals[..., cut:] / len(statistics.ids)
     return np.concatenate([bleu_from_statistics(totals[..., :cut]), means], axis=-1) if cut else means
@@ -209,7 +211,7 @@ def _resampled(statistics: CaptionStatistics, resamples: int, seed: int) -> np.n
 
 
 def _swapped(a: CaptionStatistics, b: CaptionStatistics, resamples: int, seed: int) -> np.ndarray:
-    """Differences after each photo's two captions were swapped or not, shape `(resamples, num_scores)`."""
+    """Differences after swapping the two captions of random photos, shape `(resamples, num_scores)`."""
     rng, first, second = np.random.default_rng([seed, 1]), _matrix(a), _matrix(b)
     parts = []
     for size in _chunks(resamples, len(a.ids)):

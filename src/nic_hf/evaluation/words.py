@@ -1,4 +1,4 @@
-"""The words of captions as scores count them: Penn Treebank tokens, and characters in scripts without spaces."""
+"""Splitting captions into words for scoring: Penn Treebank tokens, or characters in scripts without spaces."""
 
 from collections.abc import Iterable
 
@@ -9,13 +9,13 @@ from .ptb import ptb_tokenize_all
 def caption_words_all(captions: Iterable[str]) -> list[list[str]]:
     """Words of captions, lower-cased and without punctuation.
 
-    They are the tokens of `ptb_tokenize_all`, which takes a sentence of a script without spaces for one word. Chinese,
-    Japanese, Thai, Lao, Khmer and Burmese are therefore cut into characters, each with its marks, and scores do not
-    depend on how anybody cuts words. Turkish is lower-cased as such.
+    They are the tokens of `ptb_tokenize_all`, which would treat a sentence in a script without spaces as one word.
+    Chinese, Japanese, Thai, Lao, Khmer and Burmese are therefore split into characters, each with its marks, so that
+    scores do not depend on word segmentation. Turkish captions are lower-cased by Turkish rules.
     """
     captions = [in_own_case(caption) for caption in captions]
     unspaced = [is_unspaced(caption) for caption in captions]
-    # Together, since what follows a caption may matter.
+    # All at once: the tokens of a caption may depend on the next one.
     words = ptb_tokenize_all("" if cut else caption for caption, cut in zip(captions, unspaced, strict=True))
     return [_cut(caption) if cut else own for caption, cut, own in zip(captions, unspaced, words, strict=True)]
 
@@ -28,7 +28,7 @@ def _cut(caption: str) -> list[str]:
 
 
 def caption_words(caption: str) -> list[str]:
-    """Words of one caption by itself, lower-cased and without punctuation: see `caption_words_all`.
+    """Words of a single caption, lower-cased and without punctuation. See `caption_words_all`.
 
     >>> caption_words("A man's dog runs.")
     ['a', 'man', "'s", 'dog', 'runs']
@@ -39,5 +39,5 @@ def caption_words(caption: str) -> list[str]:
 
 
 def caption_length(caption: str) -> int:
-    """Number of words of a caption as it stands: between spaces, or, in scripts without them, as scores count them."""
+    """Number of words of a caption, separated by spaces; in scripts without spaces, as `caption_words` counts them."""
     return len(caption_words(caption) if is_unspaced(caption) else caption.split())

@@ -110,7 +110,7 @@ def test_every_crowdflower_judgment_of_flickr8k_is_read(flickr8k, caplog):
     ]
     assert judgments[0] == Judgment("1056338697_4f7d7ce270.jpg", "1056338697_4f7d7ce270.jpg#2", (1.0,))
     if len(fit) == 47_288:
-        assert "65 malformed lines are left out" in caplog.text
+        assert "65 malformed lines are skipped" in caplog.text
         with pytest.raises(EvaluationDataError, match=rf"{re.escape(str(file))}: line 32419: cannot be read as text"):
             load_crowdflower_judgments(file, captions)
 
@@ -140,16 +140,16 @@ CROWD_LINE = "a.jpg\tb.jpg#0\t0.25\t1\t3"
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a.jpg\tb.jpg#1\t1\t2", "expected 5 fields with tabs between and found 4"),
-        ("a.jpg b.jpg#1 1 2 4", "expected 5 fields with tabs between and found 1"),
+        ("a.jpg\tb.jpg#1\t1\t2", "expected 5 tab-separated fields and found 4"),
+        ("a.jpg b.jpg#1 1 2 4", "expected 5 tab-separated fields and found 1"),
         ("a.jpg\tb.jpg#1\t1\t2\tthree", "expected a number and found 'three'"),
         ("a.jpg\tb.jpg#1\t1\t2\t5", "an expert's rating is 1, 2, 3 or 4, not 5"),
         ("a.jpg\tb.jpg#1\t1\t2\tnan", "an expert's rating is 1, 2, 3 or 4, not nan"),
         ("a.jpg\tb.jpg\t1\t2\t4", "expected a caption id such as name.jpg#0 and found 'b.jpg'"),
         ("a.jpg\tb.jpg#x\t1\t2\t4", "expected a caption id"),
         ("a.jpg\tb.jpg#3\t1\t2\t4", "there is no caption 'b.jpg#3'"),
-        ("d.jpg\tb.jpg#1\t1\t2\t4", "there are no captions of the photo 'd.jpg'"),
-        (EXPERT_LINE, "a.jpg b.jpg#0 is judged already, at .*line 1"),
+        ("d.jpg\tb.jpg#1\t1\t2\t4", "the photo 'd.jpg' has no captions"),
+        (EXPERT_LINE, "a.jpg b.jpg#0 has a judgment already, at .*line 1"),
         ("a.jpg\tb.jpg#1\t1\t2\t\xff", "cannot be read as text"),
     ],
 )
@@ -163,9 +163,9 @@ def test_faults_in_a_file_of_expert_judgments_are_placed(tmp_path, line, message
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a.jpg\tb.jpg#1\t0.5\t1\t3", "the share of yes is 0.5, with 1 yes and 3 no"),
-        ("a.jpg\tb.jpg#1\t0\t0\t0", "the share of yes is 0, with 0 yes and 0 no"),
-        ("a.jpg\tb.jpg#1\tnan\t1\t3", "the share of yes is nan"),
+        ("a.jpg\tb.jpg#1\t0.5\t1\t3", 'share of "yes" is 0.5, with 1 "yes" and 3 "no"'),
+        ("a.jpg\tb.jpg#1\t0\t0\t0", 'share of "yes" is 0, with 0 "yes" and 0 "no"'),
+        ("a.jpg\tb.jpg#1\tnan\t1\t3", 'share of "yes" is nan'),
         ("a.jpg\tb.jpg#1\t0.25\t1", "expected 5 fields"),
     ],
 )
@@ -175,7 +175,7 @@ def test_faults_in_a_file_of_crowd_judgments_are_placed_or_counted(tmp_path, cap
     with pytest.raises(EvaluationDataError, match=f"^{re.escape(str(file))}: line 2: {message}"):
         load_crowdflower_judgments(file, CAPTIONS)
     assert load_crowdflower_judgments(file, CAPTIONS, skip_malformed=True) == [Judgment("a.jpg", "b.jpg#0", (0.25,))]
-    assert f"{file}: 1 malformed lines are left out; the first: {file}: line 2: {message}" in caplog.text
+    assert f"{file}: 1 malformed lines are skipped; the first: {file}: line 2: {message}" in caplog.text
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
@@ -209,7 +209,7 @@ def test_what_cannot_be_ranked_is_named():
         rank_correlation([a, b], {a.key: 0.5, b.key: 0.5}, "cider")
     with pytest.raises(EvaluationDataError, match="ratings: all 2 values are the same"):
         rank_correlation([b], {b.key: 0.5}, "cider")
-    with pytest.raises(EvaluationDataError, match=r"judgment of d.jpg a.jpg#0: there are no captions of the photo"):
+    with pytest.raises(EvaluationDataError, match=r"judgment of d.jpg a.jpg#0: the photo .* has no captions"):
         judgment_correlation([Judgment("d.jpg", "a.jpg#0", (1.0,))], CAPTIONS)
     with pytest.raises(EvaluationDataError, match="no judgment is left"):
         judgment_correlation([Judgment("a.jpg", "a.jpg#0", (1.0,))], CAPTIONS)

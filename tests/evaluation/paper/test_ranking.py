@@ -75,7 +75,7 @@ def test_the_marginal_takes_away_what_a_caption_has_for_any_photo() -> None:
 
 def test_bad_input_is_named() -> None:
     model = tiny_model()
-    with pytest.raises(ValueError, match="caption 1 holds no token"):
+    with pytest.raises(ValueError, match="caption 1 has no tokens"):
         caption_log_likelihoods(model, tiny_features(2), [[4, 2], []])
     with pytest.raises(ValueError, match=r"model is in training mode.*eval"):
         caption_log_likelihoods(model.train(), tiny_features(2), [[4, 2]])

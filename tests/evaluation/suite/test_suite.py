@@ -137,8 +137,8 @@ def test_what_is_done_is_not_done_again(evaluated: Evaluated, tmp_path: Path) ->
         ({"beams": (3, 0)}, r"beam sizes must be 1 or more, not \[3, 0\]"),
         ({"split": "nowhere"}, "nowhere"),
         ({"metrics": ("bleu", "belu")}, "belu"),
-        ({"run": Path("no/such/run")}, r"no.such.run: holds no checkpoint-\*/trainer_state.json"),
-        ({"max_photos": 0}, "holds no photos"),
+        ({"run": Path("no/such/run")}, r"no.such.run: has no checkpoint-\*/trainer_state.json"),
+        ({"max_photos": 0}, "has no photos"),
     ],
 )
 def test_bad_input_is_named(evaluated: Evaluated, changes: dict, message: str, tmp_path: Path) -> None:

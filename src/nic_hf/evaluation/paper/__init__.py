@@ -1,1 +1,1 @@
-"""What reproduces the tables of *Show and Tell* and of papers on metrics; using a captioner needs none of it."""
+"""Tables of *Show and Tell* and agreement of metrics with people; not needed to use or score a captioner."""

@@ -1,13 +1,13 @@
 """Rank correlation of caption metrics with the human judgments of Flickr8k (Hodosh, Young and Hockenmaier 2013).
 
-Two sets of judged pairs of a photo and a caption, often another photo's, come with that data set:
+The data set has two sets of judged pairs of a photo and a caption, which often belongs to another photo:
 
 - Flickr8k-Expert: three experts rate each pair from 1 to 4. As in SPICE (Anderson et al. 2016, arXiv 1607.08822) and
-  CLIPScore (Hessel et al. 2021, arXiv 2104.08718, appendix A), every expert's rating is a judgment of its own, pairs
-  whose caption is among the photo's references are left out, and the correlation is Kendall's tau-c.
-- Flickr8k-CF: at least three crowd workers say whether the caption describes the photo, and the share of yes is the
-  rating. As in CLIPScore, no pair is left out: a photo's judged captions are taken from its references instead, and
-  the correlation is tau-b.
+  CLIPScore (Hessel et al. 2021, arXiv 2104.08718, appendix A), each rating counts separately, pairs whose caption is a
+  reference of the photo are left out, and the correlation is Kendall's tau-c.
+- Flickr8k-CF: at least three crowd workers say whether the caption describes the photo, and the rating is the share of
+  "yes". As in CLIPScore, no pair is left out; instead, a photo's judged captions are removed from its references. The
+  correlation is tau-b.
 """
 
 import codecs
@@ -37,12 +37,12 @@ Captions = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Judgment:
-    """What people said of one pair of a photo and a caption.
+    """Human ratings of one pair of a photo and a caption.
 
     Attributes:
-        image_id: Name of the photo's file.
-        caption_id: `name.jpg#k`: caption k, counted from 0, of a photo that may be another one.
-        ratings: The higher, the better the caption describes the photo; experts' 1 to 4, or one share of yes.
+        image_id: File name of the photo.
+        caption_id: `name.jpg#k` for caption k (from 0) of a photo, which may be another one.
+        ratings: Higher is better: three experts' ratings from 1 to 4, or one share of "yes".
     """
 
     image_id: str
@@ -51,13 +51,13 @@ class Judgment:
 
     @property
     def key(self) -> str:
-        """Id of the pair, of its own in a file of judgments."""
+        """Unique id of the pair in a file of judgments."""
         return f"{self.image_id} {self.caption_id}"
 
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Kendall's tau-b and tau-c, -1 to 1, and the number of judgments that they are over."""
+    """Kendall's tau-b and tau-c (-1 to 1) and the number of judgments."""
 
     tau_b: float
     tau_c: float
@@ -65,14 +65,15 @@ class RankCorrelation:
 
 
 def load_token_captions(file: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Read `Flickr8k.token.txt`, a caption a line: `name.jpg#k<TAB>caption`.
+    """Read `Flickr8k.token.txt`, with one caption per line: `name.jpg#k<TAB>caption`.
 
     Returns:
-        Captions by image id, caption k at place k.
+        Captions by image id, with caption k at index k.
 
     Raises:
-        EvaluationDataError: a malformed line, a caption that is out of order or comes twice, or no captions.
-        OSError: the file cannot be read.
+        EvaluationDataError: if a line is malformed, a caption is out of order or appears twice, or there are no
+            captions.
+        OSError: if the file cannot be read.
     """
     captions: dict[str, list[str]] = {}
     for place, line in _lines(Path(file)):
@@ -88,15 +89,16 @@ def load_token_captions(file: str | os.PathLike[str]) -> dict[str, list[str]]:
 
 
 def load_expert_judgments(file: str | os.PathLike[str], captions: Captions | None = None) -> list[Judgment]:
-    """Read `ExpertAnnotations.txt`: photo, caption id and three ratings from 1 to 4, with tabs between.
+    """Read `ExpertAnnotations.txt`: tab-separated photo, caption id and three ratings from 1 to 4.
 
     Args:
         file: path of the file.
-        captions: captions by image id; ids of photos and captions must be among them where they are given.
+        captions: captions by image id. If given, ids of photos and captions must be among them.
 
     Raises:
-        EvaluationDataError: a malformed line, an unknown id, a pair that comes twice, or no judgments; with the line.
-        OSError: the file cannot be read.
+        EvaluationDataError: if a line is malformed, an id is unknown, a pair appears twice, or there are no judgments;
+            the message names the line.
+        OSError: if the file cannot be read.
     """
     return _judgments(Path(file), _expert_ratings, captions)
 
@@ -104,18 +106,17 @@ def load_expert_judgments(file: str | os.PathLike[str], captions: Captions | Non
 def load_crowdflower_judgments(
     file: str | os.PathLike[str], captions: Captions | None = None, *, skip_malformed: bool = False
 ) -> list[Judgment]:
-    """Read `CrowdFlowerAnnotations.txt`: photo, caption id, share of yes, number of yes and of no, with tabs between.
+    """Read `CrowdFlowerAnnotations.txt`: tab-separated photo, caption id, share of "yes", numbers of "yes" and "no".
 
     Args:
         file: path of the file.
-        captions: captions by image id; ids of photos and captions must be among them where they are given.
-        skip_malformed: leave out lines that are not as they should be instead of raising, with a warning that counts
-            them.
+        captions: captions by image id. If given, ids of photos and captions must be among them.
+        skip_malformed: skip malformed lines with a warning that counts them, instead of raising.
 
     Raises:
-        EvaluationDataError: a malformed line, a share that is not that of the numbers, an unknown id, a pair that
-            comes twice, or no judgments; with the line.
-        OSError: the file cannot be read.
+        EvaluationDataError: if a line is malformed, a share does not match the numbers, an id is unknown, a pair
+            appears twice, or there are no judgments; the message names the line.
+        OSError: if the file cannot be read.
     """
     return _judgments(Path(file), _share_of_yes, captions, skip_malformed)
 
@@ -129,24 +130,24 @@ def judgment_correlation(
     document_frequencies: DocumentFrequencies | None = None,
     tokenize: Callable[[str], list[str]] = caption_words,
 ) -> dict[str, RankCorrelation]:
-    """Kendall's tau of the metrics of `score_captions` with human judgments, by name of the score.
+    """Kendall's tau between the metrics of `score_captions` and human judgments, by name of the score.
 
-    Each pair is an item of its own, its photo's captions the references, so that document frequencies of CIDEr-D
-    count a photo as often as it is judged: pycocoevalcap does so where it is given the pairs, as CLIPScore did.
-    BLEU is that of one caption without smoothing, pycocoevalcap's too: near 0 where no 4-gram is found.
+    Each pair is scored as a separate item, with the captions of its photo as references. As in pycocoevalcap, which
+    CLIPScore used, CIDEr-D's document frequencies therefore count a photo once per pair, and BLEU of a single caption
+    is not smoothed: it is near 0 if no 4-gram matches.
 
     Args:
-        judgments: of `load_expert_judgments` or `load_crowdflower_judgments`.
+        judgments: judgments of `load_expert_judgments` or `load_crowdflower_judgments`.
         captions: captions by image id.
-        metrics: as for `score_captions`; one that needs Java is left out with a warning where that is missing.
-        own_captions: what becomes of a caption that is among its photo's references: `"leave_out"` the pair (the
-            protocol of Flickr8k-Expert), or use the caption as `"no_reference"` of this photo (of Flickr8k-CF).
-        document_frequencies: for CIDEr-D, in place of those of the pairs.
-        tokenize: turns a caption into words.
+        metrics: as for `score_captions`.
+        own_captions: how to treat a caption that is a reference of the photo: `"leave_out"` the pair (the protocol of
+            Flickr8k-Expert), or keep it and use the caption as `"no_reference"` of the photo (Flickr8k-CF).
+        document_frequencies: for CIDEr-D, instead of those of the pairs.
+        tokenize: splits a caption into words.
 
     Raises:
-        EvaluationDataError: an unknown id, no pair left, or ratings or scores that are all the same.
-        ValueError: an unknown metric or value of `own_captions`.
+        EvaluationDataError: if an id is unknown, no pair is left, or all ratings or scores are the same.
+        ValueError: if a metric or the value of `own_captions` is unknown.
     """
     judgments, predictions, references = judged_pairs(judgments, captions, own_captions)
     scores = score_captions(
@@ -155,7 +156,7 @@ def judgment_correlation(
         metrics,
         per_image=True,
         document_frequencies=document_frequencies,
-        # A caption is a reference of many pairs.
+        # Each caption is a reference of many pairs.
         tokenize=lru_cache(maxsize=None)(tokenize),
     )["per_image"]
     names = scores[judgments[0].key]
@@ -165,11 +166,11 @@ def judgment_correlation(
 def judged_pairs(
     judgments: Sequence[Judgment], captions: Captions, own_captions: Literal["leave_out", "no_reference"]
 ) -> tuple[list[Judgment], dict[str, str], dict[str, list[str]]]:
-    """Judgments that count, with the caption and the references of each by its `key`; see `judgment_correlation`.
+    """Judgments to use, with the caption and the references of each by its `key`; see `judgment_correlation`.
 
     Raises:
-        EvaluationDataError: an unknown id, or no pair left.
-        ValueError: an unknown value of `own_captions`.
+        EvaluationDataError: if an id is unknown, or no pair is left.
+        ValueError: if the value of `own_captions` is unknown.
     """
     if own_captions not in ("leave_out", "no_reference"):
         raise ValueError(f'own_captions is {own_captions!r}; it must be "leave_out" or "no_reference"')
@@ -194,17 +195,16 @@ def judged_pairs(
 def rank_correlation(
     judgments: Sequence[Judgment], scores: Mapping[str, float], name: str = "the score"
 ) -> RankCorrelation:
-    """Kendall's tau of any score of the pairs with their ratings; each rating is a judgment of its own.
+    """Kendall's tau between any score of the pairs and their ratings; each rating counts separately.
 
     Args:
         judgments: the pairs.
-        scores: a score by the `key` of the pair.
-        name: of the score, for errors.
+        scores: score of each pair by its `key`.
+        name: name of the score, for error messages.
 
     Raises:
-        EvaluationDataError: a pair without a score, a score that is not finite, or ratings or scores that are all the
-            same.
-        ImportError: scipy is missing.
+        EvaluationDataError: if a pair has no score, a score is not finite, or all ratings or scores are the same.
+        ImportError: if scipy is not installed.
     """
     try:
         from scipy.stats import kendalltau
@@ -219,7 +219,7 @@ def rank_correlation(
     repeated = [scores[judgment.key] for judgment in judgments for _ in judgment.ratings]
     for what, values in (("ratings", ratings), (name, repeated)):
         if len(set(values)) < 2:
-            raise EvaluationDataError(f"{what}: all {len(values)} values are the same, which leaves nothing to rank")
+            raise EvaluationDataError(f"{what}: all {len(values)} values are the same, so there is nothing to rank")
     tau_b, tau_c = (float(kendalltau(repeated, ratings, variant=variant).statistic) for variant in "bc")
     return RankCorrelation(tau_b, tau_c, len(ratings))
 
@@ -241,7 +241,7 @@ def _judgments(
             if captions is not None:
                 _check_ids(judgment, captions, place)
             if judgment.key in places:
-                raise EvaluationDataError(f"{place}: {judgment.key} is judged already, at {places[judgment.key]}")
+                raise EvaluationDataError(f"{place}: {judgment.key} has a judgment already, at {places[judgment.key]}")
         except EvaluationDataError as error:
             if not skip_malformed:
                 raise
@@ -249,7 +249,7 @@ def _judgments(
             continue
         judgments[judgment.key], places[judgment.key] = judgment, place
     if faults:
-        logger.warning("%s: %d malformed lines are left out; the first: %s", file, len(faults), faults[0])
+        logger.warning("%s: %d malformed lines are skipped; the first: %s", file, len(faults), faults[0])
     if not judgments:
         raise EvaluationDataError(f"{file}: holds no judgments")
     return list(judgments.values())
@@ -270,7 +270,7 @@ def _fields(line: bytes, num_fields: int, place: str) -> list[str]:
         raise EvaluationDataError(f"{place}: {fault}") from None
     if len(fields) != num_fields:
         raise EvaluationDataError(
-            f"{place}: expected {num_fields} fields with tabs between and found {len(fields)}: {line!r:.200}"
+            f"{place}: expected {num_fields} tab-separated fields and found {len(fields)}: {line!r:.200}"
         )
     return fields
 
@@ -285,7 +285,7 @@ def _caption_place(caption_id: str, place: str) -> tuple[str, int]:
 
 def _check_ids(judgment: Judgment, captions: Captions, place: str) -> None:
     if judgment.image_id not in captions:
-        raise EvaluationDataError(f"{place}: there are no captions of the photo {judgment.image_id!r:.200}")
+        raise EvaluationDataError(f"{place}: the photo {judgment.image_id!r:.200} has no captions")
     image_id, number = _caption_place(judgment.caption_id, place)
     if image_id not in captions or number >= len(captions[image_id]):
         raise EvaluationDataError(f"{place}: there is no caption {judgment.caption_id!r:.200}")
@@ -307,7 +307,7 @@ def _expert_ratings(fields: list[str], place: str) -> tuple[float, ...]:
 def _share_of_yes(fields: list[str], place: str) -> tuple[float, ...]:
     share, yes, no = (_number(field, place) for field in fields)
     if not (yes >= 0 and no >= 0 and yes + no > 0 and abs(share - yes / (yes + no)) < SHARE_TOLERANCE):
-        raise EvaluationDataError(f"{place}: the share of yes is {share:g}, with {yes:g} yes and {no:g} no")
+        raise EvaluationDataError(f'{place}: the share of "yes" is {share:g}, with {yes:g} "yes" and {no:g} "no"')
     return (share,)
 
 

@@ -1,7 +1,6 @@
-"""What the paper reports, to stand beside our figures.
+"""Published results, shown next to ours in the report.
 
-All of it is from Vinyals et al. 2015, Show and Tell (arXiv 1411.4555), but the row of the re-implementation, which the
-same table of the literature gives for a frozen VGG-16.
+All are from Vinyals et al. 2015, Show and Tell (arXiv 1411.4555), except the re-implementation with a frozen VGG-16.
 """
 
 from typing import Any
@@ -21,7 +20,7 @@ GENERATION: list[dict[str, Any]] = [
     },
 ]
 
-# R@1 and R@10 in percent, median rank.
+# R@1 and R@10 in percent, and the median rank.
 RANKING: list[dict[str, Any]] = [
     {"system": "the paper, Flickr8k", "direction": "annotation", "recall_1": 20, "recall_10": 61, "median_rank": 6},
     {"system": "the paper, Flickr8k", "direction": "search", "recall_1": 19, "recall_10": 64, "median_rank": 5},
@@ -29,11 +28,11 @@ RANKING: list[dict[str, Any]] = [
     {"system": "the paper, Flickr30k", "direction": "search", "recall_1": 17, "recall_10": 57, "median_rank": 7},
 ]
 
-# Share of the best captions that are in the training set, and of the 15 best that are not.
+# Share of the best captions that are in the training set, and share of the 15 best that are not.
 BEST_IN_TRAINING = 0.80
 NOVEL_OF_15_BEST = 0.5
 
-TRANSFER = "Flickr30k to Flickr8k: 4 points of BLEU more than Flickr8k's own model; COCO to Flickr8k: 10 points less"
+TRANSFER = "Flickr30k to Flickr8k: 4 BLEU points above the Flickr8k model; COCO to Flickr8k: 10 points below"
 
 # Words whose nearest neighbours the paper prints.
 NEIGHBOUR_WORDS = ("car", "boy", "street", "horse", "computer")

@@ -1,8 +1,8 @@
 """Ranking by log p(caption | photo), in both directions: Tables 4 and 5 of the 2015 paper.
 
-Every caption is scored for every photo. Scored pair by pair, 1,000 photos and their 5,000 captions are five million
-runs of the LSTM. Here captions are sorted, so that those with the same first words share the steps that read them, and
-all photos of a block take a step at once; the input half of the LSTM's gates is computed once a word.
+Every caption is scored for every photo. Pair by pair, 1,000 photos with 5,000 captions would be five million runs of
+the LSTM. Here captions are sorted so that common prefixes are read once, all photos of a block are computed in one
+step, and the input half of the LSTM's gates is computed once per word.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from torch.nn.utils.rnn import pad_sequence
 from ...modeling_nic import IGNORED_LABEL, NICForConditionalGeneration
 from ...progress_bar import progress_bar
 
-# States of so many (prefix, photo) pairs are held at a time, and logits of so many computed.
+# Limits on the states kept at a time, and on the (prefix, photo) pairs whose logits are computed at a time.
 PHOTOS_A_BLOCK = 64
 CAPTIONS_A_BLOCK = 128
-PAIRS_A_STEP = 1024  # few enough for a processor's caches
+PAIRS_A_STEP = 1024  # fits into the caches of a CPU
 COLUMNS = 16
 
 
 @dataclass
 class RankingScores:
-    """How well the right items come first.
+    """Recall and median rank of a ranking.
 
     Attributes:
-        recall_1, recall_5, recall_10: share of queries with a right item among the first so many.
-        median_rank: median over the queries of the rank of the best right item, from 1.
+        recall_1, recall_5, recall_10: share of queries with a correct item among the first 1, 5 or 10.
+        median_rank: median over the queries of the rank of the best correct item, starting at 1.
     """
 
     recall_1: float
@@ -46,27 +46,27 @@ def caption_log_likelihoods(
     captions: Sequence[Sequence[int]],
     progress: bool = False,
 ) -> np.ndarray:
-    """log p(S | I), the sum over words and `<eos>`, of every caption for every photo.
+    """Compute log p(S | I), summed over words and `<eos>`, of every caption for every photo.
 
     Args:
         model: the captioner, in eval mode.
         image_features: features of the photos, of shape `(num_photos, feature_size)`, or of shape `(num_photos,
-            num_regions, feature_size)` for a model with attention. What that reads depends on the photo at every word,
-            so that captions share no steps: each pair is a pass of its own, and many pairs take long.
-        captions: token ids of each caption, `<eos>` last.
-        progress: show a bar.
+            num_regions, feature_size)` for a model with attention. With attention, captions cannot share steps: each
+            pair is computed by itself, which is slow.
+        captions: token ids of each caption, ending with `<eos>`.
+        progress: show a progress bar.
 
     Returns:
         Array of shape `(num_photos, num_captions)`, float32.
 
     Raises:
-        ValueError: where the model is in training mode, or a caption holds no token.
+        ValueError: if the model is in training mode, or a caption is empty.
     """
     if model.training:
-        raise ValueError("the model is in training mode, where dropout makes likelihoods random: call model.eval()")
+        raise ValueError("the model is in training mode, in which dropout makes likelihoods random: call model.eval()")
     empty = [index for index, ids in enumerate(captions) if len(ids) == 0]
     if empty:
-        raise ValueError(f"caption {empty[0]} holds no token; give its ids with <eos> last")
+        raise ValueError(f"caption {empty[0]} has no tokens; give its ids, ending with <eos>")
     if model.config.attention is not None:
         return _scores_one_by_one(model, image_features, captions, progress)
     order = sorted(range(len(captions)), key=lambda index: tuple(captions[index]))
@@ -92,7 +92,7 @@ def _scores_one_by_one(
     captions: Sequence[Sequence[int]],
     progress: bool,
 ) -> np.ndarray:
-    """log p(S | I) by passes over captions of like length and one photo each."""
+    """log p(S | I) by forward passes over captions of similar length for one photo at a time."""
     order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
     blocks = [order[start : start + CAPTIONS_A_BLOCK] for start in range(0, len(order), CAPTIONS_A_BLOCK)]
     padded = [
@@ -117,26 +117,26 @@ def _scores_one_by_one(
 
 
 def normalise_by_marginal(scores: np.ndarray) -> np.ndarray:
-    """log p(S | I) - log p(S), with p(S) the mean of p(S | I) over the photos.
+    """log p(S | I) - log p(S), where p(S) is the mean of p(S | I) over the photos.
 
-    Raw likelihood favours captions that are likely for any photo, short and common ones.
+    The likelihood itself favours short and common captions, which are likely for any photo.
 
     Args:
-        scores: `(num_photos, num_captions)`, of [`caption_log_likelihoods`].
+        scores: scores of [`caption_log_likelihoods`], of shape `(num_photos, num_captions)`.
     """
     wide = scores.astype(np.float64)
     return wide - (np.logaddexp.reduce(wide, axis=0) - np.log(len(wide)))
 
 
 def annotation_ranking(scores: np.ndarray, photo_of_caption: Sequence[int]) -> RankingScores:
-    """Photo to captions: where the best of its own captions comes among all.
+    """Rank all captions for each photo, by the best of its own captions.
 
     Args:
-        scores: `(num_photos, num_captions)`.
+        scores: scores of shape `(num_photos, num_captions)`.
         photo_of_caption: row of the photo that each caption belongs to.
 
     Raises:
-        ValueError: where a photo has no caption, or a score is NaN.
+        ValueError: if a photo has no caption, or a score is NaN.
     """
     owner = _check(scores, photo_of_caption)
     missing = sorted(set(range(len(scores))) - set(owner.tolist()))
@@ -144,16 +144,16 @@ def annotation_ranking(scores: np.ndarray, photo_of_caption: Sequence[int]) -> R
         raise ValueError(f"photo {missing[0]} has no caption among those ranked")
     ranks = np.empty(len(scores), dtype=np.int64)
     for photo, row in enumerate(scores):
-        # Of captions with equal scores the wrong ones count as first: a constant score ranks nothing.
+        # Ties count against the photo's own captions, so that a constant score ranks nothing.
         ranks[photo] = 1 + (row[owner != photo] >= row[owner == photo].max()).sum()
     return _summary(ranks)
 
 
 def search_ranking(scores: np.ndarray, photo_of_caption: Sequence[int]) -> RankingScores:
-    """Caption to photos: where its own photo comes among all. Arguments and errors as in [`annotation_ranking`]."""
+    """Rank all photos for each caption, by its own photo. Arguments and errors as in [`annotation_ranking`]."""
     owner = _check(scores, photo_of_caption)
     own = scores[owner, np.arange(len(owner))]
-    ranks = (scores >= own).sum(axis=0)  # its own photo counts as one
+    ranks = (scores >= own).sum(axis=0)  # includes the caption's own photo
     return _summary(ranks)
 
 
@@ -174,14 +174,14 @@ def _summary(ranks: np.ndarray) -> RankingScores:
 
 @dataclass
 class _Level:
-    """The captions of a block, one word further: prefixes of so many words, each told from the others once.
+    """The distinct prefixes of one length of the captions of a block.
 
     Attributes:
-        words: last word of each prefix, which the LSTM reads; `<bos>` at first.
-        parents: where each prefix without that word stands among the prefixes of the level before.
-        parent_targets: where each prefix stands among the targets of the level before.
-        target_prefixes, target_words: the words that come next, `<eos>` among them, and the prefixes they follow.
-        ends: (caption, target) of the captions that end here.
+        words: last word of each prefix, which the LSTM reads; `<bos>` at the first level.
+        parents: index of each prefix without its last word among the prefixes of the previous level.
+        parent_targets: index of each prefix among the targets of the previous level.
+        target_prefixes, target_words: the next words, including `<eos>`, and the prefixes that they follow.
+        ends: (caption, target) of the captions that end at this level.
     """
 
     words: list[int]
@@ -193,10 +193,10 @@ class _Level:
 
 
 def _levels(captions: Sequence[Sequence[int]], bos: int) -> list[_Level]:
-    """Levels of the tree of prefixes of some captions."""
+    """Levels of the prefix tree of the captions."""
     levels: list[_Level] = []
     words, parents, parent_targets = [bos], [0], [0]
-    at = dict.fromkeys(range(len(captions)), 0)  # the prefix that each caption has come to
+    at = dict.fromkeys(range(len(captions)), 0)  # the current prefix of each caption
     while at:
         targets: dict[tuple[int, int], int] = {}
         target_of = {
@@ -216,10 +216,10 @@ def _levels(captions: Sequence[Sequence[int]], bos: int) -> list[_Level]:
 
 
 class _Scorer:
-    """The decoder in eval mode, with the input half of its first layer's gates computed for every word."""
+    """The decoder in eval mode, with the input half of the first layer's gates precomputed for every word."""
 
     def __init__(self, model: NICForConditionalGeneration) -> None:
-        # MKL multiplies by 2,544 columns in two thirds of the time that 2,540 take; words that are not score -inf.
+        # MKL multiplies 2,544 columns in two thirds of the time of 2,540. Padding words get the score -inf.
         padding = -len(model.lm_head.weight) % COLUMNS
         self.head_weight = F.pad(model.lm_head.weight, (0, 0, 0, padding))
         self.head_bias = F.pad(model.lm_head.bias, (0, padding), value=-torch.inf)
@@ -229,12 +229,12 @@ class _Scorer:
         self.word_gates = F.linear(words, w_ih, b_ih + b_hh)  # shape: (vocab_size, 4 * hidden_size)
 
     def score(self, state: tuple[torch.Tensor, torch.Tensor], levels: list[_Level], num_captions: int) -> torch.Tensor:
-        """log p of each caption of a block for each photo.
+        """Compute log p of each caption of a block for each photo.
 
         Args:
-            state: (h, c) after the photos, each of shape `(num_layers, num_photos, hidden_size)`.
-            levels: the captions, of [`_levels`].
-            num_captions: their number.
+            state: (h, c) after reading the photos, each of shape `(num_layers, num_photos, hidden_size)`.
+            levels: the captions as levels of [`_levels`].
+            num_captions: number of captions.
 
         Returns:
             Tensor of shape `(num_photos, num_captions)`.
@@ -242,7 +242,7 @@ class _Scorer:
         h, c = (part.unsqueeze(1) for part in state)  # shape: (num_layers, prefixes, num_photos, hidden_size)
         num_photos = h.shape[2]
         scores = h.new_zeros(num_photos, num_captions, dtype=torch.float32)
-        targets = scores.new_zeros(1, num_photos)  # log p so far, shape: (targets of the level before, num_photos)
+        targets = scores.new_zeros(1, num_photos)  # log p so far, shape: (targets of the previous level, num_photos)
         step = max(1, PAIRS_A_STEP // num_photos)
         for level in levels:
             h, c = h[:, level.parents], c[:, level.parents]
@@ -261,7 +261,7 @@ class _Scorer:
         return scores
 
     def _read(self, words: list[int], h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """Read a word after each prefix; `h` and `c` are replaced by the states after it.
+        """Read one more word of each prefix, and update `h` and `c` in place.
 
         Returns:
             log p of each next word, of shape `(prefixes, num_photos, vocab_size)`.
@@ -283,6 +283,6 @@ def _pairs_bar(number: int, progress: bool) -> Any:
 
 
 def _gates_in_order(weights: torch.Tensor) -> torch.Tensor:
-    """PyTorch's gates input, forget, cell, output with the cell last, so that one call takes all sigmoids."""
+    """Reorder PyTorch's gates (input, forget, cell, output) to have the cell gate last, for one sigmoid call."""
     i, f, g, o = weights.chunk(4)
     return torch.cat([i, f, o, g])

@@ -1,4 +1,4 @@
-"""Nearest neighbours of words in the learned embedding: the last table of *Show and Tell*."""
+"""Nearest neighbours of words in the learned embedding, the last table of *Show and Tell*."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ def nearest_words(
     words: Sequence[str],
     number: int = 5,
 ) -> dict[str, list[tuple[str, float]] | None]:
-    """The words whose vectors point the most nearly the same way.
+    """Find the words with the most similar embedding vectors, by cosine.
 
     Args:
-        model: the captioner, whose word embedding is looked at.
+        model: the captioner.
         tokenizer: its tokenizer.
         words: the words to look up, as the tokenizer spells them.
-        number: neighbours of each.
+        number: number of neighbours per word.
 
     Returns:
-        For each word its neighbours with their cosines, the nearest first; None for a word out of vocabulary. Special
-        tokens are no neighbours.
+        For each word its neighbours with their cosines, nearest first, without special tokens; None if the word is not
+        in the vocabulary.
 
     Raises:
-        ValueError: where `number` is below 1.
+        ValueError: if `number` is below 1.
     """
     if number < 1:
         raise ValueError(f"number of neighbours must be at least 1, not {number}")

@@ -1,4 +1,4 @@
-"""`evaluate_captioner`: a checkpoint and captioned photos in, tables and a report out."""
+"""`evaluate_captioner`: the tables and the report for a checkpoint and captioned photos."""
 
 import json
 import logging
@@ -50,38 +50,38 @@ def evaluate_captioner(
     on_error: OnError = "raise",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Regenerate the tables of *Show and Tell* for a checkpoint, and write a report.
+    """Compute the tables of *Show and Tell* for a checkpoint, and write a report.
 
-    Parts that an earlier call finished, for the same checkpoint, photos and settings, are taken from `output`.
+    Parts that an earlier call finished for the same checkpoint, photos and settings are read from `output`.
 
     Args:
         checkpoint: folder or Hub id of the captioner.
         data: captioned photos, in any form of [`nic_hf.data.load_captions`].
-        output: folder for `report.html`, `report.md` with its pictures, `evaluation.json` and
+        output: folder for `report.html`, `report.md` with its images, `evaluation.json` and
             `predictions-beam<k>.jsonl`.
-        split: split to evaluate on; by default test, or validation where there is no test split.
+        split: split to evaluate on. Defaults to test, or to validation if there is no test split.
         data_options: arguments of [`nic_hf.data.load_captions`] for `data`, such as `images` or `dev_share`.
-        train_split: split whose captions tell which captions are new; None where there is none.
-        include: of `PARTS`: "generation" (scores at each of `beams`, diversity), "n_best" (the 15 best captions),
-            "ranking" (both directions), "neighbours" (of words).
-        beams: beam sizes; the report's pictures are of 3, or of the first where 3 is not among them.
-        metrics: as for `score_captions`; by default BLEU, ROUGE-L, CIDEr-D and, where Java is there, METEOR.
-        transfer: other data sets by name, of which the same split is captioned too.
-        run: output folder of a training run, for a plot of the score of its checkpoints against training time.
-        run_split: split that those checkpoints are scored on.
+        train_split: training split, for the share of novel captions; None if there is none.
+        include: any of `PARTS`: "generation" (scores with each of `beams`, and diversity), "n_best" (the 15 best
+            captions), "ranking" (in both directions) and "neighbours" (of words).
+        beams: beam sizes. The report shows captions of beam 3, or of the first size if 3 is not included.
+        metrics: as for `score_captions`. Defaults to BLEU, ROUGE-L, CIDEr-D and, if Java is available, METEOR.
+        transfer: other data sets by name, whose photos of the same split are captioned too.
+        run: output folder of a training run, to plot the scores of its checkpoints against training time.
+        run_split: split to score those checkpoints on.
         words: words to look up in the embedding.
         max_photos: evaluate on the first photos only.
-        cache_dir: where image features are kept between runs.
+        cache_dir: folder to keep image features in between runs.
         on_error: `"raise"` or `"skip"`, for photos that cannot be read.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
 
     Returns:
-        What `evaluation.json` holds: results by part.
+        Results by part, as saved in `evaluation.json`.
 
     Raises:
-        OSError: no such checkpoint, `output` cannot be written, or a photo cannot be read.
-        ValueError: an unknown part or metric, a beam size below 1, data that cannot be read (`CaptionDataError`), or a
-            split without photos.
+        OSError: if the checkpoint does not exist, `output` cannot be written, or a photo cannot be read.
+        ValueError: if a part or metric is unknown, a beam size is below 1, the data cannot be read
+            (`CaptionDataError`), or the split has no photos.
     """
     unknown = [name for name in include if name not in PARTS]
     if unknown:
@@ -93,7 +93,7 @@ def evaluate_captioner(
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     finished = ResultFile(folder / "evaluation.json")
-    write_text(folder / ".writable", "")  # find out now and not after the work
+    write_text(folder / ".writable", "")  # fail before the work, not after it
     (folder / ".writable").unlink()
 
     model = NICForConditionalGeneration.from_pretrained(checkpoint).eval()
@@ -109,14 +109,14 @@ def evaluate_captioner(
             table = load_captions(data, train_split, **options)
             training = [caption for own in table["captions"] for caption in own]
         except NoSplitError as error:
-            logger.warning("%s: which captions are new is not told", error)
+            logger.warning("%s: the share of novel captions is not computed", error)
 
     def subject(source: Any, wanted: str, options: Mapping[str, Any]) -> tables.Subject:
         table = load_captions(source, wanted, **options)
         if max_photos is not None:
             table = table.select(range(min(max_photos, len(table))))
         if len(table) == 0:
-            raise ValueError(f"{source}: split {wanted!r} holds no photos")
+            raise ValueError(f"{source}: split {wanted!r} has no photos")
         features = cache_features(model, processor, table, cache_dir, on_error=on_error)
         return tables.Subject(model, processor, PhotoDataset(table, processor, features), training, metrics, seed)
 
@@ -124,7 +124,7 @@ def evaluate_captioner(
     others = {name: subject(source, split, {"on_error": on_error}) for name, source in (transfer or {}).items()}
     beam = 3 if 3 in beams else beams[0]
 
-    # Each part with what it depends on beside captioner and photos.
+    # Each part with its inputs other than captioner and photos.
     work: list[tuple[str, Any, Callable[[], Any]]] = []
     if "generation" in include:
         work += [(f"beam {size}", [], partial(tables.generation, main, size)) for size in beams]
@@ -140,7 +140,7 @@ def evaluate_captioner(
         steps = sorted(path.name for path in Path(run).glob("checkpoint-*"))
         details = [beam, str(run), *steps, watched.photos.photos._fingerprint]
         work.append(("learning_curve", details, partial(tables.learning_curve, Path(run), watched, beam)))
-    if "ranking" in include:  # the longest comes last
+    if "ranking" in include:  # last, as it takes longest
         work.append(("ranking", [], partial(tables.ranking, main)))
 
     inputs = [captioner_digest(model, processor), main.photos.photos._fingerprint, settings_digest(training)]
@@ -172,7 +172,7 @@ def evaluate_captioner(
 
 
 def _evaluation_split(data: Any, options: Mapping[str, Any]) -> str:
-    """The test split; the validation split where there is no test split, which is said."""
+    """The test split, or with a warning the validation split if there is no test split."""
     try:
         load_captions(data, "test", **options)
         return "test"

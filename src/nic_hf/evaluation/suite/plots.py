@@ -19,20 +19,20 @@ THUMBNAIL = 200
 
 
 def length_histogram(captions: Sequence[str], references: Sequence[str]) -> Figure:
-    """Words a caption: the model's beside people's, as shares."""
+    """Distribution of the number of words per caption, for the model and for people."""
     figure, axes = _axes(5, 3)
     ours, theirs = (Counter(len(caption_words(text)) for text in texts) for texts in (captions, references))
     lengths = range(min([*ours, *theirs]), min(30, max([*ours, *theirs])) + 1)
     for counts, shift, colour, label in ((theirs, 0.2, THEIRS, "people"), (ours, -0.2, OURS, "model")):
         shares = [100 * counts[n] / counts.total() for n in lengths]
         axes.bar([n + shift for n in lengths], shares, 0.4, color=colour, label=label)
-    axes.set(xlabel="words a caption", ylabel="% of captions")
+    axes.set(xlabel="words per caption", ylabel="% of captions")
     axes.legend(frameon=False)
     return figure
 
 
 def word_histogram(captions: Sequence[str], references: Sequence[str]) -> Figure:
-    """How often people's most frequent words are used, by the model and by people."""
+    """Frequency of people's most frequent words, in captions of the model and of people."""
     figure, axes = _axes(5, 5.2)
     ours, theirs = (
         Counter(word for text in texts for word in caption_words(text)) for texts in (captions, references)
@@ -48,7 +48,7 @@ def word_histogram(captions: Sequence[str], references: Sequence[str]) -> Figure
 
 
 def curve(points: Sequence[dict[str, Any]]) -> Figure:
-    """CIDEr-D and BLEU-4 of a run's checkpoints against training time, or steps where no time was logged."""
+    """CIDEr-D and BLEU-4 of a run's checkpoints against training time, or against steps if no time was logged."""
     figure, axes = _axes(6.5, 3.2)
     timed = all(point["seconds"] is not None for point in points)
     at = [point["seconds"] / 60 if timed else point["step"] for point in points]
@@ -62,7 +62,7 @@ def curve(points: Sequence[dict[str, Any]]) -> Figure:
 
 
 def svg(figure: Figure) -> str:
-    """An `<svg>` element to put into a page."""
+    """The figure as an `<svg>` element."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
@@ -70,7 +70,7 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure) -> Image.Image:
-    """The figure as a picture of 150 dots an inch."""
+    """The figure as an image at 150 dpi."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(150)
     canvas.draw()
@@ -86,7 +86,7 @@ def thumbnail(photo: Image.Image) -> str:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
-    # Not through pyplot, which keeps every figure and wants a display's settings.
+    # Not pyplot, which keeps every figure in memory and depends on the display's settings.
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)

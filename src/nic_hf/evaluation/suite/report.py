@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds everything, and the same as Markdown with its pictures beside it."""
+"""The report as one self-contained HTML file, and as Markdown with image files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,13 +24,13 @@ def write_report(folder: Path, about: Mapping[str, Any], results: Mapping[str, A
     """Write `report.html`, `report.md` and `report_files/` to a folder.
 
     Args:
-        folder: where to; it exists.
-        about: what was evaluated.
-        results: the parts, of `evaluate_captioner`.
-        photos: the photos that were captioned.
+        folder: an existing folder.
+        about: description of what was evaluated.
+        results: results of `evaluate_captioner` by part.
+        photos: the captioned photos.
 
     Raises:
-        OSError: naming the file that cannot be written, or the photo that cannot be read.
+        OSError: if a file cannot be written or a photo cannot be read; the message names it.
     """
     shown = results.get(f"beam {about['beam']}")
     drawings, sheets = {}, {}
@@ -62,7 +62,7 @@ def write_report(folder: Path, about: Mapping[str, Any], results: Mapping[str, A
 
 
 def _template(name: str) -> Template:
-    """A page in which no caption, and no name of a photo or of data, is taken for markup."""
+    """A template that escapes captions and names of photos and data."""
     is_html = name.startswith("report.html")
     pages = Environment(
         loader=PackageLoader("nic_hf.evaluation.suite"),
@@ -79,7 +79,7 @@ def _template(name: str) -> Template:
 def _sheets(
     shown: Mapping[str, Any], references: Mapping[str, Sequence[str]], photos: PhotoDataset
 ) -> dict[str, list[dict[str, Any]]]:
-    """Photos with the best, median and worst CIDEr-D."""
+    """The photos with the best, median and worst CIDEr-D."""
     scores = {image_id: own["cider"] for image_id, own in shown["per_image"].items()}
     order = sorted(scores, key=lambda image_id: (-scores[image_id], image_id))
     number = min(PHOTOS_A_SHEET, len(order))
@@ -104,7 +104,7 @@ def _sheets(
 def _save_pictures(
     folder: Path, drawings: Mapping[str, Figure], sheets: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, str]:
-    """Write what the Markdown page shows; paths relative to it, by name."""
+    """Write the images of the Markdown page, and return their relative paths by name."""
     pictures = {name: plots.png(figure) for name, figure in drawings.items()}
     for title, items in sheets.items():
         pictures[title] = contact_sheet(
@@ -119,11 +119,11 @@ def _save_pictures(
 
 
 def _columns(results: Mapping[str, Any]) -> dict[str, str]:
-    """The scores that some part holds, in their usual order."""
+    """Titles of the scores in any part, in the order of tables."""
     found = {name for part in results.values() if isinstance(part, dict) for name in part.get("scores", ())}
     return {name: score.title for name, score in SCORES.items() if name in found}
 
 
 def _cell(part: Mapping[str, Any], name: str) -> str:
-    """A score in percent, with its interval where there is one."""
+    """A score in percent, with its interval if there is one."""
     return percent_with_interval(part["scores"].get(name), part["intervals"].get(name))

@@ -1,4 +1,4 @@
-"""Parts of an evaluation in one JSON file: what is done is not done again."""
+"""A JSON file with the finished parts of an evaluation, so that they are not computed again."""
 
 import json
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from ...writing import write_text
 
 
 class ResultFile:
-    """Results by name, each with the key of what it was computed from, in a file that is whole at any time.
+    """Results by name, each with a key of its inputs, in a file that is always complete.
 
     Args:
-        path: the JSON file; read where it exists.
+        path: the JSON file, which is read if it exists.
 
     Raises:
-        ValueError: where the file is there and is not such a file.
+        ValueError: if the file exists and has another content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,10 +25,10 @@ class ResultFile:
             try:
                 self.parts = json.loads(path.read_text("utf-8"))["parts"]
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}: not the results of an evaluation ({error}); move it away") from error
+                raise ValueError(f"{path}: not the results of an evaluation ({error}); move or delete it") from error
 
     def get(self, name: str, key: str, compute: Callable[[], Any]) -> Any:
-        """The part of this name; computed, and kept, where there is none with this key."""
+        """Return the result of this name and key; if there is none, compute and save it."""
         part = self.parts.get(name)
         if part is None or part["key"] != key:
             part = {"key": key, "result": compute()}

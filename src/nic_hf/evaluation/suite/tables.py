@@ -1,4 +1,4 @@
-"""The tables, one function each: from a captioner and captioned photos to figures that JSON can hold."""
+"""One function per table: from a captioner and captioned photos to results that can be saved as JSON."""
 
 import json
 import logging
@@ -29,20 +29,20 @@ logger = logging.getLogger(__name__)
 N_BEST = 15
 N_BEST_BEAMS = 20
 EXAMPLES = 6
-# Pairs that the naive loop is timed on.
+# Number of pairs to time the naive loop on.
 NAIVE_PAIRS = 200
 
 
 @dataclass
 class Subject:
-    """What is evaluated, and on what.
+    """The captioner and the data of an evaluation.
 
     Attributes:
         model, processor: the captioner, in eval mode.
         photos: the photos to caption.
-        training_captions: captions the model was trained on; None where they are not at hand.
-        metrics: names of the metrics, as `score_captions` takes them.
-        seed: of the bootstrap.
+        training_captions: captions that the model was trained on; None if they are not available.
+        metrics: names of metrics, as for `score_captions`.
+        seed: random seed of the bootstrap.
     """
 
     model: NICForConditionalGeneration
@@ -54,7 +54,7 @@ class Subject:
 
 
 def generation(subject: Subject, num_beams: int) -> dict[str, Any]:
-    """Captions of all photos at a beam size, their scores with intervals, and their variety."""
+    """Captions of all photos with one beam size, with scores, intervals and diversity."""
     start = time.perf_counter()
     captions = generate_captions(subject.model, subject.photos, batch_size=128, num_beams=num_beams)
     seconds = time.perf_counter() - start
@@ -62,7 +62,7 @@ def generation(subject: Subject, num_beams: int) -> dict[str, Any]:
 
 
 def scored(subject: Subject, captions: Mapping[str, str]) -> dict[str, Any]:
-    """Scores, intervals and variety of captions of the subject's photos."""
+    """Scores, intervals and diversity of captions of the subject's photos."""
     return {
         "captions": dict(captions),
         **scores_with_intervals(captions, subject.photos.references(), subject.metrics, subject.seed),
@@ -72,7 +72,7 @@ def scored(subject: Subject, captions: Mapping[str, str]) -> dict[str, Any]:
 
 
 def n_best(subject: Subject) -> dict[str, Any]:
-    """The 15 best captions of each photo by beam search; which are new, and how good the others are."""
+    """The 15 best captions of each photo by beam search: which ones are novel, and their scores."""
     lists = generate_caption_lists(
         subject.model,
         subject.photos,
@@ -92,7 +92,7 @@ def n_best(subject: Subject) -> dict[str, Any]:
         try:
             varieties.append(self_cider(captions, frequencies))
         except ValueError:
-            continue  # an empty caption among them
+            continue  # one of the captions is empty
     known = subject.training_captions is not None
     return {
         "size": N_BEST,
@@ -111,7 +111,7 @@ def n_best(subject: Subject) -> dict[str, Any]:
 
 
 def ranking(subject: Subject) -> dict[str, Any]:
-    """Both directions of ranking, by likelihood as it is and over the caption's marginal likelihood."""
+    """Ranking in both directions, by likelihood and by likelihood over the caption's marginal likelihood."""
     photos, tokenizer = subject.photos, subject.processor.tokenizer
     references = list(photos.references().values())
     captions = [tokenizer(caption).input_ids for own in references for caption in own]
@@ -139,7 +139,7 @@ def ranking(subject: Subject) -> dict[str, Any]:
 
 
 def transfer(subject: Subject, name: str, num_beams: int) -> dict[str, Any]:
-    """Scores on photos of another data set, and how much of its vocabulary the captioner lacks."""
+    """Scores on photos of another data set, and the share of its words that are not in the vocabulary."""
     references = subject.photos.references()
     tokenizer = subject.processor.tokenizer
     counts = count_words(tokenizer.backend_tokenizer, (caption for own in references.values() for caption in own))
@@ -169,14 +169,14 @@ def neighbours(subject: Subject, words: Sequence[str]) -> dict[str, Any]:
 
 
 def learning_curve(run: Path, subject: Subject, num_beams: int) -> list[dict[str, Any]]:
-    """Scores of a run's checkpoints against the time trained up to each, in order of their steps.
+    """Scores and training times of a run's checkpoints, in the order of their steps.
 
     Raises:
-        ValueError: where the folder holds no checkpoints.
+        ValueError: if the folder has no checkpoints.
     """
     found = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda file: int(file.parent.name.split("-")[1]))
     if not found:
-        raise ValueError(f"{run}: holds no checkpoint-*/trainer_state.json; give the output folder of a training run")
+        raise ValueError(f"{run}: has no checkpoint-*/trainer_state.json; give the output folder of a training run")
     references = subject.photos.references()
     points = []
     for number, file in enumerate(found, start=1):
@@ -193,13 +193,13 @@ def learning_curve(run: Path, subject: Subject, num_beams: int) -> list[dict[str
 
 
 def _key(caption: str) -> str:
-    """A caption as compared with others: the words that count in scores."""
+    """A caption as it is compared with others: the words that are scored."""
     return " ".join(caption_words(caption))
 
 
 @torch.no_grad()
 def _features(subject: Subject) -> torch.Tensor:
-    """Image features of all photos, shape `(num_photos, feature_size)`."""
+    """Image features of all photos, of shape `(num_photos, feature_size)`."""
     photos = subject.photos
     if photos.features is not None:
         return torch.stack([photos.features[row] for row in photos.rows])
@@ -214,7 +214,7 @@ def _features(subject: Subject) -> torch.Tensor:
 def _naive_seconds_a_pair(
     model: NICForConditionalGeneration, features: torch.Tensor, captions: Sequence[Sequence[int]]
 ) -> float:
-    """Seconds that a loop takes for a pair, each pair a call of the model with features already computed."""
+    """Seconds per pair of a loop that calls the model with precomputed features for each pair."""
     generator = np.random.default_rng(0)
     start = time.perf_counter()
     for _ in range(NAIVE_PAIRS):
