@@ -69,7 +69,7 @@ def test_its_processor_loads_with_transformers_too(folder: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} missing; copy the whole folder"):
+    with pytest.raises(FileNotFoundError, match=f"missing {name}; copy the whole folder"):
         NICOnnxCaptioner.from_pretrained(copy)
 
 
@@ -98,7 +98,7 @@ def test_generation_settings_may_be_edited(copy: Path) -> None:
     file.write_text(json.dumps({**settings, "num_beams": 5, "max_new_tokens": 4}))
     np.testing.assert_array_equal(NICOnnxCaptioner.from_pretrained(copy).generate(encoder_outputs=features), before)
     file.write_text(json.dumps({**settings, "penalty_alpha": 0.5}))
-    with pytest.raises(ValueError, match="does not know `penalty_alpha`"):
+    with pytest.raises(ValueError, match="does not support `penalty_alpha`"):
         NICOnnxCaptioner.from_pretrained(copy)
     file.write_text("{")
     with pytest.raises(ValueError, match=r"generation_config\.json: not a JSON file"):
@@ -116,14 +116,14 @@ def test_folders_of_another_kind_are_refused(folder: Path, copy: Path, tmp_path:
         NICOnnxCaptioner.from_pretrained(folder / "encoder.onnx")
     manifest = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(ValueError, match="format 99 is not known to this version"):
+    with pytest.raises(ValueError, match="reads format 1, not 99"):
         NICOnnxCaptioner.from_pretrained(copy)
 
 
 def test_providers_that_are_not_there_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"has no TpuExecutionProvider; it has .*CPUExecutionProvider"):
         NICOnnxCaptioner.from_pretrained(folder, providers=["TpuExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(ValueError, match="has no provider asked for"):
+    with pytest.raises(ValueError, match="has no requested provider"):
         NICOnnxCaptioner.from_pretrained(folder, providers=[])
     captioner = NICOnnxCaptioner.from_pretrained(folder, providers=[("CPUExecutionProvider", {})], num_threads=1)
     assert "CPUExecutionProvider" in repr(captioner)
@@ -139,7 +139,7 @@ def test_a_copy_captions_as_the_original(folder: Path, tmp_path: Path) -> None:
 def test_a_bar_names_the_step_at_hand(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     export_onnx(tiny_model(), tmp_path / "out", processor=tiny_processor(), int8=True, progress=True)
     shown = capfd.readouterr().err
-    places = [shown.index(step) for step in ("loading", "writing graphs", "checking them", "rounding to 8 bits")]
+    places = [shown.index(step) for step in ("loading", "writing graphs", "comparing with", "quantizing to 8 bits")]
     assert places == sorted(places)
 
 
@@ -170,19 +170,19 @@ def test_graphs_of_other_weights_are_found_before_they_are_put_in_place(
 
 
 def test_what_cannot_be_exported_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds a PyTorch checkpoint"):
+    with pytest.raises(ValueError, match="contains a PyTorch checkpoint"):
         export_onnx(folder.parent / "checkpoint", folder.parent / "checkpoint")
     with pytest.raises(ValueError, match="give the model's `processor` too"):
         export_onnx(tiny_model(), tmp_path / "out")
     with pytest.raises(ValueError, match="only a NICForConditionalGeneration can be exported"):
         export_onnx(torch.nn.Linear(1, 1), tmp_path / "out", processor=tiny_processor())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="give int8=True too"):
+    with pytest.raises(ValueError, match="need int8=True"):
         export_onnx(tiny_model(), tmp_path / "out", processor=tiny_processor(), calibration_photos=tiny_photos(2))
     model = tiny_model()
     model.generation_config.penalty_alpha = 0.5
-    with pytest.raises(ValueError, match="does not know `penalty_alpha`"):
+    with pytest.raises(ValueError, match="does not support `penalty_alpha`"):
         export_onnx(model, tmp_path / "out", processor=tiny_processor())
-    with pytest.raises(ValueError, match="optimised for inference cannot be exported"):
+    with pytest.raises(ValueError, match="optimized for inference cannot be exported"):
         export_onnx(tiny_model().optimize_for_inference(), tmp_path / "out", processor=tiny_processor())
     processor = tiny_processor()
     processor.tokenizer = train_tokenizer(CAPTIONS[:2], min_frequency=1)
@@ -203,7 +203,7 @@ def test_the_command_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
         ((tmp_path / "nowhere", tmp_path / "out"), "nowhere: no such folder"),
         ((folder.parent / "checkpoint", tmp_path / "out", "--calibration", "x"), "give --int8 too"),
         ((folder.parent / "checkpoint", tmp_path / "out", "--int8", "--calibration", tmp_path / "no"), "no"),
-        ((folder.parent / "checkpoint", folder / "config.json"), "it is a file; name a folder"),
+        ((folder.parent / "checkpoint", folder / "config.json"), "it is a file; give a folder"),
     ):
         done = nic_export(*arguments)
         assert done.exit_code == 2

@@ -59,7 +59,7 @@ def test_paths_arrays_and_greys_are_photos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"do_pad": True}, "cannot prepare photos as ViTImageProcessor does with do_pad=True"),
+        ({"do_pad": True}, "cannot preprocess photos like ViTImageProcessor with do_pad=True"),
         ({"do_thumbnail": True, "do_align_long_axis": True}, "with do_align_long_axis=True, do_thumbnail=True"),
         ({"size": {"longest_edge": 224}}, "`size` must have height and width, or shortest_edge"),
         ({"do_center_crop": True, "crop_size": {"shortest_edge": 9}}, "`crop_size` must have a height and a width"),
@@ -77,7 +77,7 @@ def test_an_export_finds_what_is_prepared_otherwise(name: str) -> None:
         if "Efficient" in name
         else {"image_processor_type": name}
     )
-    with pytest.raises(ValueError, match=f"cannot prepare photos as {name}"):
+    with pytest.raises(ValueError, match=f"cannot preprocess photos like {name}"):
         check_pixels(build_image_processor(settings))
 
 
@@ -88,5 +88,5 @@ def test_an_export_gives_the_shape_of_photos() -> None:
 def test_photos_of_different_sizes_make_no_batch() -> None:
     settings = {"image_processor_type": "MobileNetV2ImageProcessor", "do_center_crop": False}
     prepare = PhotoPreprocessor(build_image_processor(settings).to_dict())
-    with pytest.raises(ValueError, match="photos come out in different sizes"):
+    with pytest.raises(ValueError, match="photos have different sizes"):
         prepare(photos()[:2])

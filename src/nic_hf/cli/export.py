@@ -8,36 +8,38 @@ import typer
 
 from .terminal import print_json, reported
 
-export = typer.Typer(name="export", help="Write a captioner in another form, such as ONNX.", no_args_is_help=True)
+export = typer.Typer(name="export", help="Export a captioner to another format, such as ONNX.", no_args_is_help=True)
 
 
 @export.callback()
 def _forms() -> None:
-    """Write a captioner in another form, such as ONNX."""
+    """Export a captioner to another format, such as ONNX."""
 
 
 @export.command()
 def onnx(
-    checkpoint: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.", metavar="CHECKPOINT")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
-    int8: Annotated[bool, typer.Option("--int8", help="Weights as 8-bit integers: a quarter of the size.")] = False,
+    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a captioner.", metavar="CHECKPOINT")],
+    out: Annotated[Path, typer.Argument(help="Output folder.", metavar="OUT")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Store weights as 8-bit integers (a quarter of the size).")
+    ] = False,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Captioned photos to find the ranges of 8-bit computation with, such as a Flickr8k folder."),
+        typer.Option(help="Captioned photos for static quantization with --int8, such as a Flickr8k folder."),
     ] = None,
-    calibration_split: Annotated[str, typer.Option(help="Split of theirs to take photos from.")] = "train",
-    calibration_number: Annotated[int, typer.Option(help="How many photos.", min=1)] = 200,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    calibration_split: Annotated[str, typer.Option(help="Split to take calibration photos from.")] = "train",
+    calibration_number: Annotated[int, typer.Option(help="Number of calibration photos.", min=1)] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Print facts about the export as JSON.")] = False,
 ) -> None:
-    """Write ONNX files that caption without torch and Transformers, checked against PyTorch.
+    """Export a captioner to ONNX files that run without torch and Transformers, verified against PyTorch.
 
-    The folder gets encoder.onnx, first_step.onnx and decoder_step.onnx (opset 18, any number of photos), and all that
-    is needed to caption: NICOnnxCaptioner.from_pretrained(OUT).caption("photo.jpg").
+    The folder contains encoder.onnx, first_step.onnx and decoder_step.onnx (opset 18, any number of photos), the
+    tokenizer and the configurations. Load it with NICOnnxCaptioner.from_pretrained(OUT).caption("photo.jpg").
 
-    --int8 with --calibration computes in 8 bits with fixed ranges; without it ranges are found in each batch, and
-    convolutions are computed in float32.
+    With --int8 and --calibration, activations have fixed 8-bit ranges. With --int8 alone, ranges are computed for each
+    batch, and convolutions are computed in float32.
 
-    Exit code: 0, 2 where nothing could be exported, 130 after Ctrl-C; an earlier export is then as it was.
+    Exit code: 0 on success, 2 on an error, 130 after Ctrl-C. On failure an earlier export is not changed.
 
     \b
     Examples:
@@ -49,7 +51,7 @@ def onnx(
         from ..export import calibration_photos, export_onnx
 
         if calibration is not None and not int8:
-            raise ValueError("--calibration is for 8-bit graphs: give --int8 too")
+            raise ValueError("--calibration needs --int8")
         photos = None
         if calibration is not None:
             photos = calibration_photos(calibration, calibration_split, calibration_number)

@@ -1,4 +1,4 @@
-"""A captioner as ONNX files, and what runs them without torch and Transformers."""
+"""Export captioners to ONNX, and run them without torch and Transformers."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .exporter import calibration_photos, export_onnx
     from .quantization import quantize_onnx
 
-# What writes ONNX files needs more than what runs them, and is imported when it is first used.
+# Imported on first use: writing ONNX files needs more packages than running them.
 _MODULES = {"calibration_photos": "exporter", "export_onnx": "exporter", "quantize_onnx": "quantization"}
 
 __all__ = [

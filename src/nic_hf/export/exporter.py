@@ -1,4 +1,4 @@
-"""From a PyTorch checkpoint to the folder of an ONNX captioner: traced, checked against PyTorch, then put in place."""
+"""Export a PyTorch checkpoint to the folder of an ONNX captioner, verified against PyTorch."""
 
 import copy
 import json
@@ -36,8 +36,8 @@ from .onnx_folder import (
 from .quantization import quantize_onnx
 from .verification import check_against_pytorch, check_pixels, check_words
 
-# Code and pipelines travel with a PyTorch checkpoint, not with this one.
-_LEFT_OUT = ("auto_map", "custom_pipelines", "_name_or_path")  # code, and where it lay on this machine
+# References to code, and the path that the checkpoint was loaded from, are not exported.
+_LEFT_OUT = ("auto_map", "custom_pipelines", "_name_or_path")
 
 
 def export_onnx(
@@ -49,37 +49,37 @@ def export_onnx(
     calibration_photos: Sequence[Any] | None = None,
     progress: bool = False,
 ) -> NICOnnxCaptioner:
-    """Write a captioner as ONNX files that need neither torch nor Transformers.
+    """Export a captioner to ONNX files that run without torch and Transformers.
 
-    The folder gets three graphs (see [`nic_hf.export.graphs`]), `config.json`, `generation_config.json`, the
-    processor's files, and `nic_onnx.json` with the digests of all. They are checked before they are put in place:
-    features and logits against PyTorch's to 1e-4, pixels against the image processor's to the bit.
+    The folder contains three graphs (see [`nic_hf.export.graphs`]), `config.json`, `generation_config.json`, the files
+    of the processor, and `nic_onnx.json` with digests of all files. Before the folder is put in place, features and
+    logits are compared with PyTorch's (to 1e-4), and pixels with the image processor's (exactly).
 
     Args:
         checkpoint: a folder, a Hub id, or a model.
-        out_dir: the folder to write; what an earlier export left there is replaced.
-        processor: the model's, where `checkpoint` is a model.
-        int8: keep weights as 8-bit integers: about a quarter of the size.
-        calibration_photos: photos of the training split, some hundred, whose activations fix the ranges of 8-bit
-            computation once and for all (static quantisation). Without them, ranges are found anew in each batch
-            (dynamic quantisation): a caption may then depend on the photos beside it.
-        progress: show a bar of the steps, on standard error.
+        out_dir: output folder. An earlier export in it is replaced.
+        processor: the processor, if `checkpoint` is a model.
+        int8: store weights as 8-bit integers, in about a quarter of the size.
+        calibration_photos: some hundred photos of the training split, to determine fixed ranges of activations (static
+            quantization). Without them, ranges are computed for each batch (dynamic quantization), so that a caption
+            may depend on the other photos of its batch.
+        progress: show a progress bar of the steps.
 
     Returns:
-        The captioner of `out_dir`.
+        The exported captioner.
 
     Raises:
-        OSError: where there is no such checkpoint, or `out_dir` is a file or cannot be written.
-        ValueError: where the captioner cannot be exported, or what was exported computes something else.
-        ImportError: where onnx, onnxscript or onnxruntime is not installed.
+        OSError: if the checkpoint does not exist, or `out_dir` is a file or cannot be written.
+        ValueError: if the captioner cannot be exported, or the export computes different values.
+        ImportError: if onnx, onnxscript or onnxruntime is not installed.
     """
     if calibration_photos is not None and not int8:
-        raise ValueError("`calibration_photos` are for 8-bit graphs: give int8=True too")
+        raise ValueError("`calibration_photos` need int8=True")
     if Path(out_dir).is_file():
-        raise NotADirectoryError(f"cannot export to {out_dir}: it is a file; name a folder")
+        raise NotADirectoryError(f"cannot export to {out_dir}: it is a file; give a folder")
     if (Path(out_dir) / "model.safetensors").exists():
         raise ValueError(
-            f"{out_dir} holds a PyTorch checkpoint, whose config.json would be replaced: give another folder"
+            f"{out_dir} contains a PyTorch checkpoint, whose config.json would be replaced: give another folder"
         )
     with progress_bar(total=3 + int8, desc="loading", hidden=not progress, unit="step", leave=False) as bar:
         model, processor = _load(checkpoint, processor)
@@ -90,13 +90,13 @@ def export_onnx(
                 _write_settings(model, processor, folder)
                 export_graphs(model, torch.zeros(2, *facts["image_shape"]), folder)
                 write_manifest(folder, facts)
-                _next(bar, "checking them against PyTorch")
+                _next(bar, "comparing with PyTorch")
                 captioner = NICOnnxCaptioner(folder)
                 check_against_pytorch(captioner, model)
                 check_words(captioner, processor.tokenizer)
             if not int8:
                 return NICOnnxCaptioner(out_dir)
-            _next(bar, "rounding to 8 bits")
+            _next(bar, "quantizing to 8 bits")
             return quantize_onnx(temporary, out_dir, calibration_photos)
 
 
@@ -106,15 +106,15 @@ def _next(bar: Any, step: str) -> None:
 
 
 def calibration_photos(data: Any, split: str = "train", number: int = 200) -> list[Any]:
-    """Photos for static quantisation, taken evenly from a split.
+    """Select photos for static quantization, evenly spaced over a split.
 
     Args:
-        data: what [`nic_hf.data.load_captions`] reads.
-        split: whose photos; not the one that captions are then scored on.
-        number: how many, at most.
+        data: captioned photos in any form of [`nic_hf.data.load_captions`].
+        split: split to take photos from, other than the one to evaluate on.
+        number: maximum number of photos.
 
     Raises:
-        nic_hf.data.CaptionDataError: where the data cannot be read.
+        nic_hf.data.CaptionDataError: if the data cannot be read.
     """
     from ..data import load_captions
 
@@ -141,30 +141,28 @@ def _facts(model: NICForConditionalGeneration, processor: NICProcessor) -> dict[
 def _load(
     checkpoint: str | PathLike | NICForConditionalGeneration, processor: NICProcessor | None
 ) -> tuple[NICForConditionalGeneration, NICProcessor]:
-    """The model in float32 and eval mode, on the CPU; the caller's own stays as it is."""
+    """A copy of the model in float32 and eval mode on the CPU, and the processor."""
     model: Any = checkpoint
     if isinstance(checkpoint, str | PathLike):
         model = NICForConditionalGeneration.from_pretrained(checkpoint)
         processor = NICProcessor.from_pretrained(checkpoint) if processor is None else processor
     elif not isinstance(checkpoint, NICForConditionalGeneration):
         raise ValueError(
-            f"only a NICForConditionalGeneration can be exported, or its checkpoint, got {type(checkpoint).__name__}"
+            f"only a NICForConditionalGeneration or its checkpoint can be exported, got {type(checkpoint).__name__}"
         )
     elif processor is None:
-        raise ValueError("give the model's `processor` too: an ONNX captioner prepares photos and writes words itself")
+        raise ValueError("give the model's `processor` too: an ONNX captioner preprocesses photos and decodes words")
     if model.encoder.optimized:
-        raise ValueError(
-            "a captioner that was optimised for inference cannot be exported: give the one it was loaded as"
-        )
+        raise ValueError("a captioner that was optimized for inference cannot be exported: load it again")
     check_vocabulary(processor.tokenizer, model.config.to_dict(), "the processor")
     resolve_settings(model.generation_config.to_diff_dict())
     return copy.deepcopy(model).to("cpu", torch.float32).eval(), processor
 
 
 def _write_settings(model: NICForConditionalGeneration, processor: NICProcessor, folder: Path) -> None:
-    """All that is JSON: configurations, the image processor's settings, words."""
+    """Write configurations, the settings of the image processor, and the tokenizer."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in _LEFT_OUT}
-    config["backbone_config"].pop("_name_or_path", None)  # where it lay on the machine that trained
+    config["backbone_config"].pop("_name_or_path", None)  # path on the machine that trained it
     _write_json(folder / CONFIG, config)
     _write_json(folder / GENERATION_CONFIG, model.generation_config.to_diff_dict())
     image_processor = processor.image_processor.to_dict()

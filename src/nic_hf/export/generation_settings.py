@@ -1,6 +1,6 @@
-"""What `generate()` takes: the arguments of Transformers' `generate()` that matter to a captioner, checked.
+"""The arguments of Transformers' `generate()` that the ONNX captioner supports, with checks.
 
-A setting that would change captions and is not known is refused; it is never ignored.
+An unknown setting that would change captions is an error; it is never ignored.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 _LENGTHS = ("max_new_tokens", "max_length")
 
-# Settings of speed, of bookkeeping, and of what is returned beside captions: they change no caption.
+# Settings for speed, bookkeeping and additional outputs, which do not change captions.
 _WITHOUT_EFFECT = {
     "_from_model_config",
     "transformers_version",
@@ -29,7 +29,7 @@ _WITHOUT_EFFECT = {
     "assistant_lookbehind",
     "target_lookbehind",
 }
-# What the others are where they have no effect, besides None and False.
+# Values without effect of unsupported settings, besides None and False.
 _NEUTRAL: dict[str, Any] = {
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
@@ -44,18 +44,18 @@ _NEUTRAL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Names, meanings and defaults are those of Transformers' `GenerationConfig`, but for `seed`.
+    """Settings of `generate()`, with the names, meanings and defaults of Transformers' `GenerationConfig`.
 
     Args:
-        seed: of the sampling; `None` draws anew each time. Draws are not those of torch.
-        max_new_tokens, max_length, min_new_tokens, min_length: how long captions get; `max_length` and `min_length`
-            count the prefix. `max_new_tokens` goes before a `max_length` that was given with it.
-        num_beams, length_penalty, early_stopping: of beam search.
-        num_return_sequences: captions a photo.
-        do_sample, temperature, top_k, top_p: of sampling; with beams it is beam sampling.
-        repetition_penalty, no_repeat_ngram_size, bad_words_ids, suppress_tokens, begin_suppress_tokens: what captions
-            must not, or should rather not, say.
-        pad_token_id, eos_token_id, decoder_start_token_id: special words.
+        seed: random seed for sampling; `None` for different samples each time. Samples differ from those of torch.
+        max_new_tokens, max_length, min_new_tokens, min_length: limits on the length; `max_length` and `min_length`
+            include the prefix. `max_new_tokens` takes precedence over a `max_length` given with it.
+        num_beams, length_penalty, early_stopping: for beam search.
+        num_return_sequences: number of captions per photo.
+        do_sample, temperature, top_k, top_p: for sampling, or beam sampling with several beams.
+        repetition_penalty, no_repeat_ngram_size, bad_words_ids, suppress_tokens, begin_suppress_tokens: penalized and
+            forbidden words.
+        pad_token_id, eos_token_id, decoder_start_token_id: special tokens.
     """
 
     max_new_tokens: int | None = None
@@ -94,22 +94,22 @@ class GenerationSettings:
             raise ValueError(f"`early_stopping` must be True, False or 'never', got {self.early_stopping!r}")
         if self.num_return_sequences > self.num_beams and not (self.do_sample and self.num_beams == 1):
             raise ValueError(
-                f"`num_return_sequences` is {self.num_return_sequences} and `num_beams` {self.num_beams}: a search "
-                "returns at most as many captions of a photo as it has beams; sampling (do_sample=True) any number"
+                f"`num_return_sequences` is {self.num_return_sequences} and `num_beams` {self.num_beams}: beam search "
+                "returns at most one caption per beam; sampling (do_sample=True) returns any number"
             )
         if any(not isinstance(words, Sequence) or len(words) == 0 for words in self.bad_words_ids):
             raise ValueError(f"`bad_words_ids` must be a list of lists of word ids, got {self.bad_words_ids!r:.80}")
 
     @property
     def end_ids(self) -> list[int]:
-        """Ids of the words that end a caption."""
+        """Ids of the tokens that end a caption."""
         return [self.eos_token_id] if isinstance(self.eos_token_id, int) else list(self.eos_token_id)
 
     def longest(self, prompt_length: int) -> int:
-        """Number of words, those of the prompt included, at which a caption is cut off.
+        """Maximum number of tokens, including the prompt.
 
         Raises:
-            ValueError: where the prompt leaves no room for a word.
+            ValueError: if the prompt leaves no room for another word.
         """
         if self.max_new_tokens is not None:
             return prompt_length + self.max_new_tokens
@@ -118,48 +118,48 @@ class GenerationSettings:
         if self.max_length <= prompt_length:
             raise ValueError(
                 f"`decoder_input_ids` has {prompt_length} words and `max_length` is {self.max_length}, which leaves "
-                "no room for a caption; give `max_new_tokens`"
+                "no room for a caption; use `max_new_tokens`"
             )
         return self.max_length
 
     def shortest(self, prompt_length: int) -> int:
-        """Number of words, those of the prompt included, before which a caption must not end."""
+        """Minimum number of tokens, including the prompt."""
         return self.min_length if self.min_new_tokens is None else prompt_length + self.min_new_tokens
 
 
 def resolve_settings(
     checkpoint: Mapping[str, Any], generation_config: Any = None, given: Mapping[str, Any] | None = None
 ) -> GenerationSettings:
-    """Settings of a call: what is given goes before the generation config, and that before the checkpoint's own.
+    """Settings of a call, in order of precedence: keyword arguments, generation config, checkpoint.
 
     Args:
-        checkpoint: what `generation_config.json` holds.
-        generation_config: a dict, or a `GenerationConfig` of Transformers; `None` in it is not set.
-        given: keyword arguments of the call; `None` switches a setting off.
+        checkpoint: contents of `generation_config.json`.
+        generation_config: a dict, or a `GenerationConfig` of Transformers; `None` in it means not set.
+        given: keyword arguments of the call; `None` disables a setting.
 
     Raises:
-        ValueError: where a setting has a value it cannot have, or is not known and would change captions.
-        TypeError: where `generation_config` is neither.
+        ValueError: if a setting has an invalid value, or an unknown setting would change captions.
+        TypeError: if `generation_config` has another type.
     """
     given = given or {}
     values: dict[str, Any] = {}
     for source in (checkpoint, _as_mapping(generation_config), given):
-        said = _known(source)
-        if any(name in said for name in _LENGTHS):
-            # The length of the one who was asked last, whichever way it was said.
+        known = _known(source)
+        if any(name in known for name in _LENGTHS):
+            # A length of this source replaces both lengths of earlier ones.
             values = {name: value for name, value in values.items() if name not in _LENGTHS}
-        values |= said
+        values |= known
     for name in (name for name, value in given.items() if value is None):
         values.pop(name, None)
         if name == "top_k":
             values[name] = 0
     if given.get("max_length") is not None and given.get("max_new_tokens") is not None:
-        logger.warning("`max_new_tokens` (%s) goes before `max_length` (%s)", *map(given.get, _LENGTHS))
+        logger.warning("`max_new_tokens` (%s) takes precedence over `max_length` (%s)", *map(given.get, _LENGTHS))
     return GenerationSettings(**values)
 
 
 def _known(source: Mapping[str, Any]) -> dict[str, Any]:
-    """What is set and known; what is neither known nor without effect is refused."""
+    """Supported settings; unknown ones with an effect raise a `ValueError`."""
     known = {field.name for field in dataclasses.fields(GenerationSettings)}
     values = {}
     for name, value in source.items():
@@ -169,7 +169,7 @@ def _known(source: Mapping[str, Any]) -> dict[str, Any]:
             values[name] = value
         elif value is not False and value != _NEUTRAL.get(name, False):
             raise ValueError(
-                f"the ONNX captioner's generate() does not know `{name}` (got {value!r:.80}); it takes "
+                f"the ONNX captioner's generate() does not support `{name}` (got {value!r:.80}); it takes "
                 f"{', '.join(sorted(known))}. Use the PyTorch model for anything else"
             )
     return values
@@ -180,14 +180,14 @@ def _as_mapping(source: Any) -> Mapping[str, Any]:
         return {}
     if isinstance(source, Mapping):
         return source
-    if hasattr(source, "to_diff_dict"):  # what differs from Transformers' defaults
+    if hasattr(source, "to_diff_dict"):  # only what differs from the defaults
         return source.to_diff_dict()
     raise TypeError(f"`generation_config` must be a dict or a GenerationConfig, got {type(source).__name__}")
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise ValueError(f"`{name}` must be an integer from {least}, got {value!r}")
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
 
 
 def _check_number(name: str, value: Any, above: float | None = None, most: float | None = None) -> None:

@@ -1,14 +1,14 @@
-"""The captioner as three ONNX graphs, traced from the PyTorch model.
+"""Trace the PyTorch model to three ONNX graphs.
 
-| file | reads | gives |
+| file | inputs | outputs |
 |---|---|---|
 | `encoder.onnx` | `pixel_values` | `image_features` |
 | `first_step.onnx` | `image_features` | `hidden_state`, `cell_state` after the image |
 | `decoder_step.onnx` | `input_ids`, `hidden_state`, `cell_state` | `logits`, the new state |
 
-The image is the LSTM's input at t = -1 (equation 7 of Show and Tell), so it has a graph of its own; `<bos>` is a word
-like any other. With attention the first step gives the regions too, as `region_features` and `region_keys`, and the
-other reads them. Numbers of photos and of captions a photo are free in all three, height and width of photos are not.
+The image is the LSTM's input at t = -1 (equation 7 of Show and Tell), so it has a separate graph; `<bos>` is an
+ordinary word. With attention, the first step also outputs `region_features` and `region_keys`, which the decoder step
+reads. The numbers of photos and of captions per photo are dynamic, the height and width of photos are fixed.
 """
 
 import logging
@@ -77,11 +77,11 @@ def export_graphs(model: NICForConditionalGeneration, pixel_values: torch.Tensor
 
     Args:
         model: in float32, on the CPU, in eval mode.
-        pixel_values: two photos or more, of the height and width that the graphs will take.
-        folder: where the files go.
+        pixel_values: at least two photos with the height and width of the exported graphs.
+        folder: output folder.
 
     Raises:
-        ValueError: where the backbone cannot be traced, or its weights are too many for a file (2 GB).
+        ValueError: if the backbone cannot be traced, or its weights do not fit into one file (2 GB).
     """
     photos, captions = torch.export.Dim("batch_size"), torch.export.Dim("num_captions")
     has_regions = model.config.attention is not None
@@ -115,7 +115,7 @@ def _write(
     output_names: Sequence[str],
     file: Path,
 ) -> None:
-    # What comes by *regions is one argument, a tuple.
+    # *regions is a single argument, a tuple.
     shapes = tuple(dimensions) if len(inputs) <= 3 else (*dimensions[:3], tuple(dimensions[3:]))
     try:
         # torch logs about its own internals (torchvision operators that no captioner has, pytree leaves).
@@ -131,17 +131,17 @@ def _write(
                 external_data=False,
                 verbose=False,
             )
-            assert program is not None  # it is, with dynamo
+            assert program is not None  # always the case with dynamo
             program.save(file)
-    except (ImportError, OSError):  # what is not installed, and what the disk does, is no fault of the captioner
+    except (ImportError, OSError):  # a missing package or a disk error is not the captioner's fault
         raise
     except Exception as error:
-        raise ValueError(f"this captioner cannot be written as {file.name}: {error}") from error
+        raise ValueError(f"this captioner cannot be exported to {file.name}: {error}") from error
 
 
 @contextmanager
 def errors_only(name: str | None = None) -> Iterator[None]:
-    """Let the logger of this name, or the root logger, log errors only, and hide Python's warnings."""
+    """Make a logger (by default the root logger) log only errors, and hide Python warnings."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""Scores of the next word, changed as the settings ask: Transformers' logits processors in NumPy.
+"""The logits processors of Transformers in NumPy.
 
-Each takes the words so far, of shape `(num_captions, length)`, and scores of shape `(num_captions, vocab_size)`, which
-it may overwrite, and returns scores. Their order is the library's.
+Each takes the token ids so far, of shape `(num_captions, length)`, and scores of shape `(num_captions, vocab_size)`,
+which it may modify in place, and returns scores. They are applied in the order of Transformers.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ Processor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of probabilities, over the last axis."""
+    """Log probabilities over the last axis."""
     scores = logits - logits.max(axis=-1, keepdims=True)
     scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     return scores
 
 
 def top(scores: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `number` highest scores of each row and their places, the highest first; of equals the first."""
+    """The `number` highest scores of each row and their indices, in descending order; ties in order of their index."""
     if number > 16:
         places = np.argpartition(scores, scores.shape[1] - number, axis=-1)[:, -number:]
         places.sort(axis=-1)
         best = np.take_along_axis(scores, places, axis=-1)
         order = np.argsort(-best, axis=-1, kind="stable")
         return np.take_along_axis(best, order, axis=-1), np.take_along_axis(places, order, axis=-1)
-    # A few passes of argmax, which the processor's vector unit does, take less time than a partial sort.
+    # A few passes of argmax, which is vectorized, are faster than a partial sort.
     rows, scores = np.arange(len(scores)), scores.copy()
     best = np.empty((len(scores), number), dtype=scores.dtype)
     places = np.empty((len(scores), number), dtype=np.int64)
@@ -40,10 +40,10 @@ def top(scores: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_processors(settings: GenerationSettings, prompt_length: int, vocab_size: int) -> list[Processor]:
-    """The processors that `settings` ask for.
+    """Build the processors for the settings.
 
     Raises:
-        ValueError: where a setting names a word that the vocabulary does not have.
+        ValueError: if a setting has an id that is not in the vocabulary.
     """
     ends = settings.end_ids
     _check_ids("eos_token_id", ends, vocab_size)
@@ -54,7 +54,7 @@ def build_processors(settings: GenerationSettings, prompt_length: int, vocab_siz
         processors.append(_no_repeated_ngram(settings.no_repeat_ngram_size))
     for words in settings.bad_words_ids:
         _check_ids("bad_words_ids", words, vocab_size)
-        if list(words) not in [[end] for end in ends]:  # a caption must be able to end
+        if list(words) not in [[end] for end in ends]:  # captions must be able to end
             processors.append(_forbid_after(list(words)))
     shortest = settings.shortest(prompt_length)
     if shortest > prompt_length and ends:
@@ -69,7 +69,7 @@ def build_processors(settings: GenerationSettings, prompt_length: int, vocab_siz
 
 
 def _sampling(settings: GenerationSettings) -> list[Processor]:
-    keep = 1 + len(settings.end_ids) if settings.num_beams > 1 else 1  # beams need a word that goes on
+    keep = 1 + len(settings.end_ids) if settings.num_beams > 1 else 1  # beams need a word that continues
     processors: list[Processor] = []
     if settings.temperature != 1.0:
         processors.append(lambda ids, scores: scores / np.float32(settings.temperature))
@@ -81,7 +81,7 @@ def _sampling(settings: GenerationSettings) -> list[Processor]:
 
 
 def _forbid(words: list[int], at: Callable[[int], bool] | None = None) -> Processor:
-    """Never these words; or only where `at(length)` holds."""
+    """Forbid these words, if given only where `at(length)` is True."""
 
     def process(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         if at is None or at(ids.shape[1]):
@@ -92,7 +92,7 @@ def _forbid(words: list[int], at: Callable[[int], bool] | None = None) -> Proces
 
 
 def _forbid_after(words: list[int]) -> Processor:
-    """Not the last of `words` after the others."""
+    """Forbid the last of `words` after the others."""
     *before, last = words
 
     def process(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -105,7 +105,7 @@ def _forbid_after(words: list[int]) -> Processor:
 
 
 def _repetition_penalty(penalty: float) -> Processor:
-    """Words that were said get a worse score, prompt included (Keskar et al. 2019, https://arxiv.org/abs/1909.05858)."""
+    """Penalize repeated words, including the prompt (Keskar et al. 2019, https://arxiv.org/abs/1909.05858)."""
 
     def process(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         said = np.take_along_axis(scores, ids, axis=1)
@@ -117,7 +117,7 @@ def _repetition_penalty(penalty: float) -> Processor:
 
 
 def _no_repeated_ngram(size: int) -> Processor:
-    """No `size` words in a row twice."""
+    """Forbid repeated n-grams of this size."""
 
     def process(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         length = ids.shape[1]
@@ -143,7 +143,7 @@ def _top_k(number: int) -> Processor:
 
 
 def _top_p(mass: float, keep: int) -> Processor:
-    """The fewest words whose probabilities add up to `mass` (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751)."""
+    """Keep the fewest words whose probabilities sum to `mass` (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751)."""
 
     def process(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         order = np.argsort(scores, axis=1, kind="stable")
@@ -161,4 +161,4 @@ def _top_p(mass: float, keep: int) -> Processor:
 def _check_ids(name: str, ids: object, vocab_size: int) -> None:
     wrong = [word for word in ids if not 0 <= word < vocab_size]  # type: ignore[attr-defined]
     if wrong:
-        raise ValueError(f"`{name}` has {wrong[0]!r}, which is no id of the vocabulary, 0 to {vocab_size - 1}")
+        raise ValueError(f"`{name}` has {wrong[0]!r}, which is not an id of the vocabulary (0 to {vocab_size - 1})")

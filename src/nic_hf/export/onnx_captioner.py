@@ -1,4 +1,4 @@
-"""A captioner that runs in ONNX Runtime: no torch, no Transformers."""
+"""A captioner that runs in ONNX Runtime, without torch and Transformers."""
 
 import json
 import shutil
@@ -31,33 +31,33 @@ from .preprocessing import PhotoPreprocessor
 from .search import NO_WORD, NICOnnxOutput, generate, padding
 from .sessions import cores, open_session, run_session
 
-# A batch is shared out among threads where each gets so many photos at least: it takes two thirds of the time that one
-# computation after the other takes, with all threads on each.
+# A batch is split among threads if each gets at least this many photos: this takes two thirds of the time of running
+# the whole batch with all threads.
 _PHOTOS_A_THREAD = 2
 _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 class NICOnnxCaptioner:
-    """Captions photos with what [`export_onnx`] wrote, in ONNX Runtime.
+    """Captions photos with ONNX Runtime and the files that [`export_onnx`] wrote.
 
-    It needs onnxruntime, numpy, tokenizers and Pillow; huggingface_hub too for a captioner of the Hub.
+    It needs onnxruntime, numpy, tokenizers and Pillow, and huggingface_hub to load from the Hub.
 
     Example:
 
     ```python
     captioner = NICOnnxCaptioner.from_pretrained("captioner-onnx")
     captioner.caption("photo.jpg")                        # "a dog runs through the grass"
-    captioner.caption(["a.jpg", "b.jpg"], num_beams=5)    # a caption of each
+    captioner.caption(["a.jpg", "b.jpg"], num_beams=5)    # one caption each
     ids = captioner.generate(pixel_values=captioner.preprocess(["a.jpg"]), do_sample=True, seed=0)
     captioner.decode(ids)
     ```
 
     Attributes:
-        config (`dict`), generation_config (`dict`): what the checkpoint's files of these names hold.
-        manifest (`dict`): what `nic_onnx.json` says of the export: precision, opset, size of photos, versions.
-        preprocess (`PhotoPreprocessor`): photos to `pixel_values`.
-        tokenizer (`tokenizers.Tokenizer`): words and their ids.
-        device: "cpu", for Transformers' pipelines; where it computes is a matter of `providers`.
+        config (`dict`), generation_config (`dict`): contents of the files with these names.
+        manifest (`dict`): contents of `nic_onnx.json`: precision, opset, shape of photos, versions.
+        preprocess (`PhotoPreprocessor`): converts photos to `pixel_values`.
+        tokenizer (`tokenizers.Tokenizer`): the tokenizer.
+        device: "cpu", for the pipelines of Transformers; `providers` decide where it runs.
     """
 
     main_input_name = "pixel_values"
@@ -73,7 +73,7 @@ class NICOnnxCaptioner:
         self._own_settings = {name: self.config.get(name) for name in _SPECIAL_IDS} | self.generation_config
         resolve_settings(self._own_settings)
         self.preprocess = PhotoPreprocessor(read_json(self.folder / PROCESSOR)["image_processor"])
-        # Here, because tests and messages about files should not wait for these.
+        # Imported here so that errors in the files are reported without waiting for it.
         from tokenizers import Tokenizer
 
         self.tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
@@ -93,17 +93,18 @@ class NICOnnxCaptioner:
         """Load a captioner.
 
         Args:
-            name_or_path: the folder that `nic export onnx` wrote, or a Hub id.
-            subfolder: folder within it.
-            providers: ONNX Runtime's execution providers, the first choice first, such as
-                `["CUDAExecutionProvider"]`. The CPU by default.
-            num_threads: threads of a computation; 0 for as many as there are cores.
+            name_or_path: a folder that `nic export onnx` wrote, or a Hub id.
+            subfolder: subfolder of it.
+            providers: ONNX Runtime's execution providers in order of preference, such as
+                `["CUDAExecutionProvider"]`. Defaults to the CPU.
+            num_threads: number of threads; 0 for the number of cores.
             **hub: passed to `huggingface_hub.snapshot_download` (`revision`, `token`, `cache_dir`, ...).
 
         Raises:
-            FileNotFoundError: where there is no such folder, or it lacks files.
-            ValueError: where files are damaged or of different exports, or a provider is not there or does not work.
-            ImportError: where onnxruntime is not installed.
+            FileNotFoundError: if the folder does not exist or files are missing.
+            ValueError: if files are damaged or from different exports, or a provider is not available or does not
+                work.
+            ImportError: if onnxruntime is not installed.
         """
         return cls(find_folder(name_or_path, subfolder, **hub), providers=providers, num_threads=num_threads)
 
@@ -118,26 +119,27 @@ class NICOnnxCaptioner:
         return_dict_in_generate: bool = False,
         **settings: Any,
     ) -> Any:
-        """Caption photos: greedy, by beam search or by sampling, as `NICForConditionalGeneration.generate` does.
+        """Generate captions by greedy decoding, beam search or sampling, like `NICForConditionalGeneration.generate`.
 
         Args:
             pixel_values (`np.ndarray` of shape `(batch_size, 3, height, width)`): the photos.
             encoder_outputs (`np.ndarray` of shape `(batch_size, feature_size)`): features of
-                [`~NICOnnxCaptioner.get_image_features`] in place of `pixel_values`; with attention
+                [`~NICOnnxCaptioner.get_image_features`] instead of `pixel_values`, with attention of shape
                 `(batch_size, num_regions, feature_size)`.
-            decoder_input_ids (`np.ndarray` of shape `(batch_size, prompt_length)`): words that captions start with,
-                `<bos>` first.
-            decoder_attention_mask (`np.ndarray` of the shape of `decoder_input_ids`): 0 where these are padding.
+            decoder_input_ids (`np.ndarray` of shape `(batch_size, prompt_length)`): first words of the captions,
+                starting with `<bos>`.
+            decoder_attention_mask (`np.ndarray` with the shape of `decoder_input_ids`): 0 for padding.
             generation_config: a dict, or a `GenerationConfig` of Transformers.
             return_dict_in_generate: return a [`NICOnnxOutput`] with the scores of captions.
-            **settings: fields of [`nic_hf.export.GenerationSettings`]. What is not given is as the checkpoint's
-                generation config says.
+            **settings: fields of [`nic_hf.export.GenerationSettings`]. They default to the checkpoint's generation
+                config.
 
         Returns:
-            `np.ndarray` of shape `(batch_size * num_return_sequences, length)`: ids of words, `<bos>` first, padded.
+            `np.ndarray` of shape `(batch_size * num_return_sequences, length)`: padded token ids, starting with
+            `<bos>`.
 
         Raises:
-            ValueError: where an argument has a value it cannot have, or one that changes captions is not known.
+            ValueError: if an argument has an invalid value, or an unknown argument would change captions.
         """
         resolved = resolve_settings(self._own_settings, generation_config, settings)
         if encoder_outputs is not None:
@@ -159,10 +161,10 @@ class NICOnnxCaptioner:
         return output if return_dict_in_generate else output.sequences
 
     def get_image_features(self, pixel_values: Any) -> np.ndarray:
-        """Backbone features of photos: what `encoder_outputs` takes.
+        """Backbone features of photos, for `encoder_outputs`.
 
         Raises:
-            ValueError: where photos have another shape than the one that was exported.
+            ValueError: if photos do not have the exported shape.
         """
         pixels = self._check_pixels(pixel_values)
         if len(pixels) == 0:
@@ -173,16 +175,16 @@ class NICOnnxCaptioner:
         """Caption photos.
 
         Args:
-            images: a photo (path, bytes, PIL image, array; see [`nic_hf.images_nic.load_photo`]), or a list of them.
-            batch_size: photos a step.
+            images: a photo (path, bytes, PIL image, array; see [`nic_hf.images_nic.load_photo`]), or a list of photos.
+            batch_size: number of photos per batch.
             **settings: as for [`~NICOnnxCaptioner.generate`].
 
         Returns:
-            A text for a photo, a list of texts for a list; with `num_return_sequences` above 1 a list of texts in
-            place of each.
+            One caption for a photo, or a list of captions for a list. With `num_return_sequences` above 1, each
+            caption is a list of captions.
 
         Raises:
-            OSError: naming the file of a photo that cannot be read.
+            OSError: if a photo cannot be read; the message names the file.
         """
         if not isinstance(images, list | tuple):
             return self.caption([images], **settings)[0]
@@ -197,29 +199,29 @@ class NICOnnxCaptioner:
         return captions
 
     def reader(self, features: np.ndarray) -> "LSTMReader":
-        """The LSTM after it has seen these features, for a search of your own (see [`nic_hf.export.search`])."""
+        """The LSTM after reading the features, for custom search algorithms (see [`nic_hf.export.search`])."""
         return LSTMReader(self._first_step, self._decoder_step, features)
 
     def decode(self, ids: Any) -> list[str]:
-        """Ids of words, of shape `(number, length)`, to texts without `<bos>`, `<eos>` and padding."""
+        """Decode token ids of shape `(num_captions, length)` to texts without special tokens."""
         return self.tokenizer.decode_batch(_to_array(ids, np.int64).tolist(), skip_special_tokens=True)
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
-        """Copy the captioner's folder, whole or not at all.
+        """Copy the captioner to another folder, which is written completely or not at all.
 
         Raises:
-            OSError: naming `save_directory`, where it cannot be written.
+            OSError: if `save_directory` cannot be written.
         """
         with staged_save(save_directory) as folder:
             for name in (*FILES, MANIFEST):
                 shutil.copyfile(self.folder / name, folder / name)
 
     def to(self, *args: Any, **kwargs: Any) -> "NICOnnxCaptioner":
-        """Nothing: `providers` say where it computes. Transformers' pipelines ask their model to move."""
+        """Do nothing: `providers` decide where it runs. The pipelines of Transformers call this."""
         return self
 
     def can_generate(self) -> bool:
-        """Yes; Transformers' pipelines ask."""
+        """Return True. The pipelines of Transformers call this."""
         return True
 
     def __repr__(self) -> str:
@@ -228,7 +230,7 @@ class NICOnnxCaptioner:
 
     def _open(self, num_threads: int) -> list[Any]:
         is_static = self.manifest["precision"] == INT8_STATIC
-        # A word's sums are too few to share out: several threads take as long, and wait in the way of the encoder's.
+        # One step of the decoder is too small for several threads, which would also wait in the way of the encoder's.
         threads = {ENCODER: num_threads} if self._providers is None else {}
         default = 1 if self._providers is None else num_threads
         return [
@@ -238,7 +240,7 @@ class NICOnnxCaptioner:
 
     @cached_property
     def _one_thread(self) -> "NICOnnxCaptioner":
-        """The same captioner, computing in the thread that calls it."""
+        """The same captioner, which runs in the calling thread only."""
         return type(self)(self.folder, providers=self._providers, num_threads=1)
 
     @cached_property
@@ -246,13 +248,13 @@ class NICOnnxCaptioner:
         return ThreadPoolExecutor(self._num_threads or cores(), thread_name_prefix="nic-onnx")
 
     def _number_of_parts(self, num_photos: int, settings: GenerationSettings) -> int:
-        """In how many parts threads caption a batch; draws at random are made for all of it at once."""
+        """Number of parts to split a batch into; sampling draws for the whole batch at once."""
         if self._providers is not None or settings.do_sample:
             return 1
         return min(self._num_threads or cores(), num_photos // _PHOTOS_A_THREAD)
 
     def _generate(self, images: np.ndarray, prompt: np.ndarray, settings: GenerationSettings) -> NICOnnxOutput:
-        """Captions of photos, which have four dimensions, or of features, which have fewer, in this thread."""
+        """Caption photos (four dimensions) or features (fewer) in this thread."""
         if len(images) == 0:
             return NICOnnxOutput(prompt)
         features = self.get_image_features(images) if images.ndim == 4 else images
@@ -272,7 +274,7 @@ class NICOnnxCaptioner:
         return tuple(self._first_step.get_inputs()[0].shape[1:])
 
     def _check_features(self, encoder_outputs: Any) -> np.ndarray:
-        """Features from every form that the PyTorch model takes: an array, a tensor, what an encoder returned."""
+        """Features in any form that the PyTorch model takes: an array, a tensor or the output of an encoder."""
         if isinstance(encoder_outputs, Mapping):
             encoder_outputs = encoder_outputs.get("last_hidden_state")
         elif isinstance(encoder_outputs, tuple | list) and encoder_outputs:
@@ -299,7 +301,7 @@ class NICOnnxCaptioner:
             )
         if prompt.size and not (prompt.min() >= 0 and prompt.max() < self.config["vocab_size"]):
             raise ValueError(
-                f"`decoder_input_ids` has ids outside the vocabulary, 0 to {self.config['vocab_size'] - 1}"
+                f"`decoder_input_ids` has ids outside the vocabulary of 0 to {self.config['vocab_size'] - 1}"
             )
         return prompt
 
@@ -313,12 +315,12 @@ class LSTMReader:
         names = [node.name for node in first_step.get_outputs()]
         state = dict(zip(names, state, strict=True))
         self.state = {name: state.pop(name)[:, :, None] for name in ("hidden_state", "cell_state")}
-        self.regions = state  # what attention looks at: one row a photo, whatever the number of captions
+        self.regions = state  # for attention: one row per photo, whatever the number of captions
 
     def read(self, input_ids: np.ndarray) -> np.ndarray:
-        """Read a word of each caption, of shape `(num_photos, num_captions)`; give logits, one dimension more.
+        """Read one word of each caption (`(num_photos, num_captions)`), and return logits with one more dimension.
 
-        At `NO_WORD` the state stays as it is.
+        `NO_WORD` leaves the state unchanged.
         """
         inputs = {"input_ids": np.ascontiguousarray(np.maximum(input_ids, 0)), **self.state, **self.regions}
         logits, *state = run_session(self.session, ["logits", "new_hidden_state", "new_cell_state"], inputs)
@@ -329,11 +331,11 @@ class LSTMReader:
         return logits
 
     def spread(self, num_captions: int) -> None:
-        """Let `num_captions` captions of each photo go on from the one that was read."""
+        """Repeat the state of each photo for `num_captions` captions."""
         self.state = {name: np.repeat(part, num_captions, axis=2) for name, part in self.state.items()}
 
     def reorder(self, captions: np.ndarray) -> None:
-        """Let caption `i` of a photo go on from its caption `captions[photo, i]`."""
+        """Let caption `i` of a photo continue its caption `captions[photo, i]`."""
         num_photos, num_captions = captions.shape
         rows = (np.arange(num_photos)[:, None] * num_captions + captions).ravel()
         for name, part in self.state.items():
@@ -341,13 +343,13 @@ class LSTMReader:
             self.state[name] = flat[:, rows].reshape(part.shape)
 
     def keep(self, photos: np.ndarray) -> None:
-        """Go on with these photos only; `photos` is boolean."""
+        """Keep only the photos where the boolean array `photos` is True."""
         self.state = {name: part[:, photos] for name, part in self.state.items()}
         self.regions = {name: part[photos] for name, part in self.regions.items()}
 
 
 def _joined(parts: list[NICOnnxOutput], fill: int) -> NICOnnxOutput:
-    """Captions of the parts of a batch, as long as the longest of them all."""
+    """Concatenate the captions of the parts of a batch, padded to the longest one."""
     length = max(part.sequences.shape[1] for part in parts)
     padded = [
         np.pad(part.sequences, ((0, 0), (0, length - part.sequences.shape[1])), constant_values=fill) for part in parts
@@ -357,11 +359,11 @@ def _joined(parts: list[NICOnnxOutput], fill: int) -> NICOnnxOutput:
 
 
 def _to_array(value: Any, dtype: Any) -> np.ndarray:
-    """An array of a NumPy array, a list or a tensor, wherever that lies."""
+    """Convert an array, a list or a tensor on any device to an array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if dtype == np.float32 else value  # NumPy has no bfloat16
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"numbers are needed, got {value!r:.80}")
+        raise ValueError(f"expected numbers, got {value!r:.80}")
     return np.ascontiguousarray(array, dtype=dtype)

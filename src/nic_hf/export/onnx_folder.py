@@ -1,4 +1,4 @@
-"""The folder of an ONNX captioner: which files it holds, and whether they belong together."""
+"""The folder of an ONNX captioner: its files, and the manifest that tells whether they belong together."""
 
 import json
 from collections.abc import Mapping
@@ -17,43 +17,43 @@ FILES = (*GRAPHS, CONFIG, GENERATION_CONFIG, PROCESSOR, TOKENIZER, TOKENIZER_CON
 MANIFEST = "nic_onnx.json"
 FORMAT = 1
 FLOAT32, INT8_STATIC, INT8_DYNAMIC = "float32", "int8, static", "int8, dynamic"
-# What users may edit, as in any checkpoint: beams, lengths and penalties hold no knowledge of the weights.
+# Users may edit this as in any checkpoint: beam sizes, lengths and penalties do not depend on the weights.
 _MAY_CHANGE = (GENERATION_CONFIG,)
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `nic_onnx.json`: `facts` of the export, and the SHA-256 of each file that must not change."""
+    """Write `nic_onnx.json` with `facts` about the export and the SHA-256 of each file that must not change."""
     digests = {name: file_digest(folder / name) for name in FILES if name not in _MAY_CHANGE}
     text = json.dumps({"format": FORMAT, **facts, "files": digests}, indent=2) + "\n"
     write_text(folder / MANIFEST, text)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read `nic_onnx.json`, and check that every file is there and the one that was exported with the others.
+    """Read `nic_onnx.json`, and check that all files exist and belong to this export.
 
     Raises:
-        FileNotFoundError: where a file is missing.
-        ValueError: where a file was changed, cut off in a copy, or is of another export.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file was changed, truncated, or is from another export.
     """
     if not (folder / MANIFEST).is_file():
         hint = ""
         if (folder / "model.safetensors").is_file():
-            hint = f"; it is a PyTorch checkpoint, which `nic export onnx {folder} OUT` turns into one"
-        raise FileNotFoundError(f"{folder}: not the folder of an ONNX captioner, it has no {MANIFEST}{hint}")
+            hint = f"; it is a PyTorch checkpoint, which `nic export onnx {folder} OUT` converts"
+        raise FileNotFoundError(f"{folder}: not the folder of an ONNX captioner: it has no {MANIFEST}{hint}")
     manifest = read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise ValueError(
-            f"{folder / MANIFEST}: format {manifest.get('format')!r} is not known to this version of nic_hf, which "
-            f"reads {FORMAT}; export the checkpoint again, or install the version that wrote it"
+            f"{folder / MANIFEST}: this version of nic_hf reads format {FORMAT}, not {manifest.get('format')!r}; "
+            "export the checkpoint again, or install the version that wrote it"
         )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder}: {', '.join(missing)} missing; copy the whole folder, or export it again")
+        raise FileNotFoundError(f"{folder}: missing {', '.join(missing)}; copy the whole folder, or export it again")
     for name in FILES:
         if name not in _MAY_CHANGE and file_digest(folder / name) != manifest["files"].get(name):
             raise ValueError(
-                f"{folder / name}: not the file that {MANIFEST} lists. It was changed, cut off in a copy, or comes "
-                "from another checkpoint; export the checkpoint again"
+                f"{folder / name}: not the file that {MANIFEST} lists. It was changed, truncated, or is from another "
+                "export; export the checkpoint again"
             )
     return manifest
 
@@ -62,34 +62,34 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: naming the file, where it holds anything else.
+        ValueError: if the file contains anything else; the message names the file.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file}: not a JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds no JSON object")
+        raise ValueError(f"{file}: not a JSON object")
     return content
 
 
 def find_folder(name_or_path: Any, subfolder: str = "", **hub: Any) -> Path:
-    """The folder of a captioner: a path, or a repository of the Hub, which is downloaded.
+    """Return the folder of a captioner, downloading it if it is a repository of the Hub.
 
     Raises:
-        FileNotFoundError: where there is no such folder.
-        OSError: where there is no such repository, or no way to it.
+        FileNotFoundError: if the folder does not exist.
+        OSError: if the repository does not exist or cannot be downloaded.
     """
     check_path(name_or_path)
     folder = Path(name_or_path)
     if not folder.is_dir():
         if folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file; give the folder that holds {MANIFEST}")
+            raise NotADirectoryError(f"{folder} is a file; give the folder that contains {MANIFEST}")
         from huggingface_hub import snapshot_download
 
         wanted = [f"{subfolder}/{name}" if subfolder else name for name in (*FILES, MANIFEST)]
         try:
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=wanted, **hub))
-        except ValueError as error:  # not a repository's name
-            raise FileNotFoundError(f"{name_or_path}: no such folder, nor the name of a Hub repository") from error
+        except ValueError as error:  # not the name of a repository
+            raise FileNotFoundError(f"{name_or_path}: neither a folder nor the name of a Hub repository") from error
     return folder / subfolder

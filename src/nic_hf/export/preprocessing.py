@@ -1,8 +1,8 @@
-"""Photos to `pixel_values` with Pillow and NumPy: the same pixels as the checkpoint's image processor, to the bit.
+"""Preprocess photos to `pixel_values` with Pillow and NumPy, bit by bit like the checkpoint's image processor.
 
-It does what Transformers' image processors on Pillow do in their common form (resize, centre crop, rescale,
-normalise), and what those of MobileViT and ConvNeXt do besides. What another one does otherwise is found when a
-checkpoint is exported, by comparing pixels.
+It supports the common steps of Transformers' Pillow image processors (resize, center crop, rescale, normalize), and
+the additional ones of MobileViT and ConvNeXt. Differences from other image processors are detected when a checkpoint
+is exported, by comparing pixels.
 """
 
 import math
@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..images_nic import load_photo
 
-# Fields that have no part in what a photo turns into.
+# Settings without effect on the pixels.
 _WITHOUT_EFFECT = {
     "auto_map",
     "crop_pct",
@@ -46,13 +46,13 @@ _KNOWN = {
 
 
 class PhotoPreprocessor:
-    """What `processor_config.json` says of photos, done without torch and Transformers.
+    """Preprocesses photos by the settings of an image processor, without torch and Transformers.
 
     Args:
-        settings: the fields of an image processor.
+        settings: the settings of an image processor, from `processor_config.json`.
 
     Raises:
-        ValueError: where they ask for something else than what is known here.
+        ValueError: if a setting is not supported.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -60,8 +60,8 @@ class PhotoPreprocessor:
         unknown = sorted(asked.keys() - _KNOWN - _WITHOUT_EFFECT)
         if unknown:
             raise ValueError(
-                f"the ONNX captioner cannot prepare photos as {settings.get('image_processor_type')} does with "
-                f"{', '.join(f'{name}={asked[name]!r}' for name in unknown)}; give `pixel_values` of your own"
+                f"the ONNX captioner cannot preprocess photos like {settings.get('image_processor_type')} with "
+                f"{', '.join(f'{name}={asked[name]!r}' for name in unknown)}; compute `pixel_values` yourself"
             )
         self.size = _sizes("size", asked) if asked.get("do_resize") else None
         self.crop = _sizes("crop_size", asked) if asked.get("do_center_crop") else None
@@ -74,7 +74,7 @@ class PhotoPreprocessor:
         self.levels = _levels(asked)
 
     def _resize_as_convnext(self, share: float) -> None:
-        """Its processor cuts out the middle `share` of a photo, and from 384 pixels on nothing."""
+        """ConvNeXt's processor crops the central `share` of a photo, but nothing from 384 pixels on."""
         short = (self.size or {}).get("shortest_edge")
         if short is None:
             raise ValueError("ConvNeXt's image processor needs a `size` with shortest_edge")
@@ -82,15 +82,17 @@ class PhotoPreprocessor:
         self.size, self.crop = ({"shortest_edge": int(short / share)}, square) if short < 384 else (square, self.crop)
 
     def __call__(self, images: Sequence[Any]) -> np.ndarray:
-        """Photos (see [`nic_hf.images_nic.load_photo`]) to `pixel_values` of shape `(len(images), 3, height, width)`.
+        """Preprocess photos (see [`nic_hf.images_nic.load_photo`]) to shape `(len(images), 3, height, width)`.
 
         Raises:
-            OSError: naming the file of a photo that cannot be read.
-            ValueError: where photos come out in different sizes.
+            OSError: if a photo cannot be read; the message names the file.
+            ValueError: if the outputs have different sizes.
         """
         photos = [self._prepare(load_photo(image)) for image in images]
         if len({photo.shape for photo in photos}) > 1:
-            raise ValueError("photos come out in different sizes: the image processor neither squeezes nor crops them")
+            raise ValueError(
+                "photos have different sizes after preprocessing: the image processor neither squeezes nor crops"
+            )
         return np.stack(photos)
 
     def _prepare(self, photo: Image.Image) -> np.ndarray:
@@ -123,7 +125,7 @@ def _target(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]
 
 
 def _center_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cut the middle out; black is put around what is too small. Odd differences are split as the library does."""
+    """Crop the center, padding small photos with black. Odd differences are split like in Transformers."""
     pads = [max(wanted - length, 0) for wanted, length in ((height, pixels.shape[0]), (width, pixels.shape[1]))]
     starts = [(length - wanted) // 2 for wanted, length in ((height, pixels.shape[0]), (width, pixels.shape[1]))]
     before = [math.ceil(pad / 2) for pad in pads]
@@ -134,7 +136,7 @@ def _center_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _levels(settings: Mapping[str, Any]) -> np.ndarray:
-    """What each of the 256 levels of each channel turns into, of shape `(3, 256)`: all arithmetic in one table."""
+    """Lookup table of the rescaled and normalized value of each of 256 levels per channel, of shape `(3, 256)`."""
     levels: Any = np.repeat(np.arange(256)[None], 3, axis=0)
     if settings.get("do_rescale"):
         levels = (levels.astype(np.float64) * settings.get("rescale_factor", 1 / 255)).astype(np.float32)

@@ -1,11 +1,11 @@
-"""Graphs in 8 bits: weights as integers with a scale for each output channel, words' vectors too.
+"""Quantize graphs to 8 bits: weights and word embeddings are integers with one scale per output channel.
 
-Two ways, by where the ranges of what flows between the weights come from:
+There are two ways to find the ranges of activations:
 
-- *static*: from photos seen beforehand. Convolutions and matrix products are computed in integers, the first ones not.
-- *dynamic*: from each batch as it comes. That does for matrix products, and the LSTM; convolutions computed so have
-  one scale for all channels of their weights, with which MobileNetV2's features are lost (CIDEr-D on Flickr8k's dev
-  split falls from 43 to 6). Their weights are kept in 8 bits and computed with in float32.
+- *static*: from calibration photos. Convolutions (except the first ones) and matrix products are computed in integers.
+- *dynamic*: from each batch. Matrix products and the LSTM are computed in integers. Dynamic convolutions would have a
+  single scale for all output channels, which ruins MobileNetV2's features (CIDEr-D on Flickr8k's dev split drops from
+  43 to 6), so their weights are stored in 8 bits and computed in float32.
 """
 
 import shutil
@@ -39,36 +39,36 @@ from .onnx_folder import (
 )
 from .verification import trial_photos, word_agreement
 
-# Signed weights and unsigned activations are what processors with 8-bit dot products (VNNI) multiply.
+# CPUs with 8-bit dot products (VNNI) multiply signed weights by unsigned activations.
 _TYPES = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
 _WEIGHTED = ["MatMul", "Gemm", "Gather"]
-# What makes one feature of the last layers' outputs, or of all layers'.
+# Operators that pool the outputs of the last layer, or of all layers, to one feature.
 _POOLING = {"Concat", "Flatten", "GlobalAveragePool", "ReduceMean", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def quantize_onnx(
     source: str | PathLike, out_dir: str | PathLike, calibration_photos: Sequence[Any] | None = None
 ) -> NICOnnxCaptioner:
-    """Write a captioner in 8 bits.
+    """Quantize a captioner to 8 bits.
 
     Args:
-        source: the folder of one in float32.
-        out_dir: the folder to write; what an earlier export left there is replaced.
-        calibration_photos: for static quantisation; without them it is dynamic.
+        source: folder of a float32 captioner.
+        out_dir: output folder. An earlier export in it is replaced.
+        calibration_photos: photos for static quantization; without them it is dynamic.
 
     Returns:
-        The captioner of `out_dir`. Its manifest's `next_words_as_float32` is the share of next words that are the same
-        as in float32, on the calibration photos; without those, on made-up ones.
+        The quantized captioner. `next_words_as_float32` in its manifest is the share of next words that are the same
+        as in float32, on the calibration photos or, without them, on random images.
 
     Raises:
-        OSError: where there is no such captioner, or `out_dir` cannot be written.
-        ValueError: where `source` is in 8 bits already, there are no photos in `calibration_photos`, or the result
-            disagrees with `source` on most words.
+        OSError: if the captioner does not exist, or `out_dir` cannot be written.
+        ValueError: if `source` is not in float32, `calibration_photos` is empty, or the result disagrees with `source`
+            on most words.
     """
     captioner = NICOnnxCaptioner(source)
     facts = {name: value for name, value in captioner.manifest.items() if name not in ("format", "files")}
     if facts["precision"] != FLOAT32:
-        raise ValueError(f"{source}: in {facts['precision']} already; 8-bit graphs are made of float32 ones")
+        raise ValueError(f"{source} is in {facts['precision']}; only float32 captioners can be quantized")
     with staged_save(out_dir) as folder:
         for name in FILES:
             shutil.copyfile(captioner.folder / name, folder / name)
@@ -87,7 +87,7 @@ def quantize_onnx(
 
 
 def _quantize_dynamic(source: Path, folder: Path) -> None:
-    with errors_only():  # the library asks for preparations that these graphs do not need
+    with errors_only():  # the library recommends preprocessing that these graphs do not need
         for name in GRAPHS:
             quantization.quantize_dynamic(
                 source / name,
@@ -103,7 +103,7 @@ def _quantize_dynamic(source: Path, folder: Path) -> None:
 
 def _quantize_static(captioner: NICOnnxCaptioner, photos: Sequence[Image.Image], folder: Path) -> None:
     if len(photos) == 0:
-        raise ValueError("static quantisation needs photos: `calibration_photos` is empty")
+        raise ValueError("static quantization needs photos: `calibration_photos` is empty")
     first_inputs, word_inputs = _lstm_inputs(captioner, photos)
     with errors_only(), tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / ENCODER
@@ -116,7 +116,7 @@ def _quantize_static(captioner: NICOnnxCaptioner, photos: Sequence[Image.Image],
             _Reader(pixels),
             nodes_to_exclude=_first_convolutions(graph) + _pooling_nodes(graph),
             per_channel=True,
-            # A mean of the photos' extremes; the most extreme value of all would leave few levels for the others.
+            # Average the extremes of the photos: the overall extremes would leave few levels for other values.
             extra_options={"CalibMovingAverage": True},
             **_TYPES,
         )
@@ -127,7 +127,7 @@ def _quantize_static(captioner: NICOnnxCaptioner, photos: Sequence[Image.Image],
                 _Reader(inputs),
                 op_types_to_quantize=_WEIGHTED,
                 per_channel=True,
-                # Logits in 8 bits would be 256 levels for all words; gates are worth their bits too.
+                # 8-bit logits would have 256 levels for all words; gates need their precision too.
                 extra_options={"OpTypesToExcludeOutputQuantization": _WEIGHTED},
                 **_TYPES,
             )
@@ -136,17 +136,17 @@ def _quantize_static(captioner: NICOnnxCaptioner, photos: Sequence[Image.Image],
 def _first_convolutions(model: onnx.ModelProto) -> list[str]:
     """Names of the first eighth of the convolutions, which stay in float32.
 
-    They have few weights and take as long in float32, and all layers after them read what they round off: with them in
-    8 bits MobileNetV2's features are off by 8 % of their standard deviation, without by 6 %.
+    They have few weights, are as fast in float32, and their rounding errors affect all later layers: quantizing them
+    raises the error of MobileNetV2's features from 6 % to 8 % of their standard deviation.
     """
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
     return names[: len(names) // 8]
 
 
 def _pooling_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes between the backbone's layers and the features.
+    """Names of the nodes between the layers of the backbone and the features, which stay in float32.
 
-    In 8 bits the means of all layers would share one scale, whatever their sizes.
+    In 8 bits, the means of all layers would share one scale.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
     found: set[str] = set()
@@ -170,7 +170,7 @@ class _Reader(quantization.CalibrationDataReader):
 def _lstm_inputs(
     captioner: NICOnnxCaptioner, photos: Sequence[Image.Image]
 ) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
-    """What the LSTM's two graphs are given while photos are captioned: at the first step, and at each word."""
+    """Inputs of the LSTM's two graphs while captioning the photos: at the first step, and at each word."""
     first, words = [], []
     for start in range(0, len(photos), 32):
         features = captioner.get_image_features(captioner.preprocess(photos[start : start + 32]))
@@ -185,7 +185,7 @@ def _lstm_inputs(
 
 
 def _store_convolutions(model: onnx.ModelProto) -> None:
-    """Keep weights of convolutions as integers, one scale an output channel; unpacked when they are loaded."""
+    """Store the weights of convolutions as integers with one scale per output channel, converted when loaded."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     names = {node.input[1] for node in graph.node if node.op_type == "Conv" and node.input[1] in weights}

@@ -1,7 +1,7 @@
-"""Captions word by word: greedy, sampling, beam search and beam sampling, of all photos of a batch at once.
+"""Greedy decoding, sampling, beam search and beam sampling for all photos of a batch at once.
 
-They follow Transformers' `generate()` step by step, so that the same weights give the same captions. One thing is done
-otherwise: a photo whose captions are finished leaves the batch, and costs nothing more.
+They follow Transformers' `generate()` step by step, so that the same weights give the same captions. The only
+difference is that a photo whose captions are finished leaves the batch.
 """
 
 from dataclasses import dataclass
@@ -12,37 +12,37 @@ import numpy as np
 from .generation_settings import GenerationSettings
 from .logits_processors import build_processors, log_softmax, top
 
-NO_WORD = -1  # in a prompt: padding, which the LSTM does not read
-_NEVER = np.float32(-1e9)  # the library's score of what must not be chosen
+NO_WORD = -1  # padding of a prompt, which the LSTM does not read
+_NEVER = np.float32(-1e9)  # score that Transformers gives to candidates that must not be chosen
 
 
 class Reader(Protocol):
-    """The LSTM, with its state of `num_captions` captions of each photo."""
+    """The LSTM and its state for `num_captions` captions of each photo."""
 
     def read(self, input_ids: np.ndarray) -> np.ndarray:
-        """Read a word of each caption, `(batch_size, num_captions)`; give logits, with `vocab_size` beside that.
+        """Read one word of each caption (`(batch_size, num_captions)`), and return logits with one more dimension.
 
-        At `NO_WORD` it reads nothing, and its logits say nothing.
+        `NO_WORD` is not read, and its logits are meaningless.
         """
 
     def spread(self, num_captions: int) -> None:
-        """Let `num_captions` captions of each photo go on from the one that was read."""
+        """Repeat the state of each photo for `num_captions` captions."""
 
     def reorder(self, captions: np.ndarray) -> None:
-        """Let caption `i` of a photo go on from its caption `captions[photo, i]`."""
+        """Let caption `i` of a photo continue its caption `captions[photo, i]`."""
 
     def keep(self, photos: np.ndarray) -> None:
-        """Go on with these photos only; `photos` is boolean."""
+        """Keep only the photos where the boolean array `photos` is True."""
 
 
 @dataclass
 class NICOnnxOutput:
-    """What `generate(return_dict_in_generate=True)` returns.
+    """Output of `generate(return_dict_in_generate=True)`.
 
     Attributes:
-        sequences (`np.ndarray` of shape `(batch_size * num_return_sequences, length)`): ids of words.
-        sequences_scores (`np.ndarray` of shape `(batch_size * num_return_sequences,)`): the sum of the words' log
-            probabilities over their number to the power of `length_penalty`; `None` without beams.
+        sequences (`np.ndarray` of shape `(batch_size * num_return_sequences, length)`): token ids.
+        sequences_scores (`np.ndarray` of shape `(batch_size * num_return_sequences,)`): the sum of log probabilities
+            divided by the number of words to the power of `length_penalty`; `None` without beam search.
     """
 
     sequences: np.ndarray
@@ -50,7 +50,7 @@ class NICOnnxOutput:
 
 
 def generate(reader: Reader, prompt: np.ndarray, vocab_size: int, settings: GenerationSettings) -> NICOnnxOutput:
-    """Captions that go on from `prompt`, of shape `(batch_size, prompt_length)`: `<bos>`, then words and `NO_WORD`."""
+    """Generate captions from prompts of shape `(batch_size, prompt_length)`: `<bos>`, then words and `NO_WORD`."""
     method = _beams if settings.num_beams > 1 else _words
     logits = reader.read(prompt[:, :1])
     for position in range(1, prompt.shape[1]):
@@ -61,7 +61,7 @@ def generate(reader: Reader, prompt: np.ndarray, vocab_size: int, settings: Gene
 
 
 def padding(settings: GenerationSettings) -> int:
-    """What follows the end of a caption; a beam search of Transformers takes `<eos>` where `<pad>` is 0."""
+    """The padding token; like Transformers, beam search pads with `<eos>` if the id of `<pad>` is 0."""
     if settings.num_beams > 1 and not settings.pad_token_id and settings.end_ids:
         return settings.end_ids[0]
     return settings.pad_token_id
@@ -70,7 +70,7 @@ def padding(settings: GenerationSettings) -> int:
 def _words(
     reader: Reader, logits: np.ndarray, prompt: np.ndarray, vocab_size: int, settings: GenerationSettings
 ) -> NICOnnxOutput:
-    """Greedy decoding and sampling: the best next word, or one drawn by its probability."""
+    """Greedy decoding and sampling."""
     each, longest = settings.num_return_sequences, settings.longest(prompt.shape[1])
     processors = build_processors(settings, prompt.shape[1], vocab_size)
     random = np.random.default_rng(settings.seed)
@@ -85,33 +85,33 @@ def _words(
         for process in processors:
             scores = process(ids, scores)
         if settings.do_sample:
-            scores = scores + random.gumbel(size=scores.shape)  # the highest is then a draw (Gumbel 1954)
+            scores = scores + random.gumbel(size=scores.shape)  # Gumbel-max: the highest is a sample
         words = np.where(running, scores.argmax(axis=-1).reshape(running.shape), settings.pad_token_id)
         sequences[active, :, length] = words
         length += 1
         running &= ~np.isin(words, settings.end_ids)
         if length == longest or not running.any():
             return NICOnnxOutput(sequences[:, :, :length].reshape(-1, length))
-        going_on = np.any(running, axis=1)
-        if not going_on.all():
-            reader.keep(going_on)
-            active, running, words = active[going_on], running[going_on], words[going_on]
+        unfinished = np.any(running, axis=1)
+        if not unfinished.all():
+            reader.keep(unfinished)
+            active, running, words = active[unfinished], running[unfinished], words[unfinished]
         logits = reader.read(words)
 
 
 def _beams(
     reader: Reader, logits: np.ndarray, prompt: np.ndarray, vocab_size: int, settings: GenerationSettings
 ) -> NICOnnxOutput:
-    """Beam search and beam sampling, as `GenerationMixin._beam_search` does it.
+    """Beam search and beam sampling, as in `GenerationMixin._beam_search`.
 
-    All that is kept of a photo has one row in each array; `running` are captions that go on, `finished` the best that
-    have ended, whose places are filled as they are found.
+    Each array has one row per photo. `running` are the captions that continue, `finished` the best ones that have
+    ended.
     """
     beams, longest = settings.num_beams, settings.longest(prompt.shape[1])
     processors = build_processors(settings, prompt.shape[1], vocab_size)
     random = np.random.default_rng(settings.seed)
     num_photos, prompt_length = prompt.shape
-    # Twice as many candidates as beams: should all of the first ones end, there are others to go on with.
+    # Twice as many candidates as beams, so that enough of them continue even if the best ones end.
     num_candidates = min(max(2, 1 + len(settings.end_ids)) * beams, beams * vocab_size)
     is_early, penalty = settings.early_stopping is True, settings.length_penalty
     is_end = np.zeros(vocab_size, dtype=bool)
@@ -119,7 +119,7 @@ def _beams(
 
     running = np.full((num_photos, beams, longest), padding(settings), dtype=np.int64)
     running[:, :, :prompt_length] = prompt[:, None]
-    # One beam at first: equal beams would find the same words.
+    # Start with one beam: equal beams would find the same words.
     running_scores = np.full((num_photos, beams), _NEVER)
     running_scores[:, 0] = 0
     finished, finished_scores = running.copy(), np.full((num_photos, beams), _NEVER)
@@ -136,7 +136,7 @@ def _beams(
         for process in processors:
             scores = process(ids, scores)
         total = (scores.reshape(len(active), beams, vocab_size) + running_scores[:, :, None]).reshape(len(active), -1)
-        if settings.do_sample:  # without replacement: the highest of perturbed scores (Kool et al. 2019)
+        if settings.do_sample:  # without replacement, by the Gumbel-top-k trick (Kool et al. 2019)
             _, places = top(total + random.gumbel(size=total.shape), num_candidates)
             best = _pick(total, places)
         else:
@@ -147,11 +147,11 @@ def _beams(
         length += 1
         ends = is_end[words] | (length == longest)
 
-        # The best that go on.
-        going_on, chosen = top(best + ends * _NEVER, beams)
-        running, running_scores, chosen_parents = _pick(candidates, chosen), going_on, _pick(parents, chosen)
+        # The best candidates that continue.
+        next_scores, chosen = top(best + ends * _NEVER, beams)
+        running, running_scores, chosen_parents = _pick(candidates, chosen), next_scores, _pick(parents, chosen)
 
-        # The best that have ended, of those found now among the first `beams` candidates and of those found before.
+        # The best finished captions: earlier ones, and those that end among the first `beams` candidates.
         ends_well = ends & (np.arange(num_candidates) < beams)
         final = best / np.float32((length - prompt_length) ** penalty)
         final = final + (is_finished.all(axis=1, keepdims=True) & is_early) * _NEVER
@@ -162,7 +162,7 @@ def _beams(
         lengths = _pick(np.concatenate([lengths, new_lengths], axis=1), order)
         is_finished = _pick(np.concatenate([is_finished, ends_well], axis=1), order)
 
-        # Can a beam that goes on still get better than the worst that has ended?
+        # Whether a running beam can still become better than the worst finished caption.
         counted = longest if settings.early_stopping == "never" and penalty > 0 else length
         possible = running_scores[:, :1] / np.float32((counted - prompt_length) ** penalty)
         worst = np.where(is_finished, finished_scores.min(axis=1, keepdims=True), _NEVER)
@@ -190,5 +190,5 @@ def _beams(
 
 
 def _pick(parts: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Of each photo the parts at `places`, of shape `(num_photos, number)`; a tenth of `np.take_along_axis`'s time."""
+    """Select `places` of shape `(num_photos, number)` of each photo, ten times as fast as `np.take_along_axis`."""
     return parts[np.arange(len(parts))[:, None], places]

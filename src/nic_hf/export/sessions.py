@@ -1,4 +1,4 @@
-"""ONNX Runtime's sessions: how a graph is opened and run."""
+"""Open and run ONNX Runtime sessions."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 _CPU = "CPUExecutionProvider"
-# A graph that multiplies `x`, of shape (2, 8) and without sign, by eight signed numbers, each 127 (MatMulInteger).
+# A graph that multiplies `x` (unsigned, of shape (2, 8)) by eight signed numbers, each 127, with MatMulInteger.
 _PROBE = (
     b'\x08\x08:\\\n\x18\n\x01x\n\x01w\x12\x01y"\rMatMulInteger\x12\x01g*\x13\x08\x08\x08\x01\x10\x03B\x01wJ\x08'
     b"\x7f\x7f\x7f\x7f\x7f\x7f\x7f\x7fZ\x13\n\x01x\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02\x08\x02\n\x02\x08\x08b\x13"
@@ -18,17 +18,17 @@ _PROBE = (
 
 
 def open_session(file: Path, providers: Sequence[Any] | None, num_threads: int, unpack: bool) -> Any:
-    """A graph, ready to run.
+    """Open a graph.
 
     Args:
         file: the graph.
-        providers: ONNX Runtime's execution providers, the first choice first; the CPU where not given.
-        num_threads: threads of a computation; 0 for as many as there are cores.
-        unpack: unpack weights that are kept in 8 bits for their size, once and for all.
+        providers: ONNX Runtime's execution providers in order of preference. Defaults to the CPU.
+        num_threads: number of threads; 0 for the number of cores.
+        unpack: convert 8-bit weights to float32 once, when the graph is loaded.
 
     Raises:
-        ValueError: a provider is not there or does not work, or ONNX Runtime cannot run the graph.
-        ImportError: onnxruntime is not installed.
+        ValueError: if a provider is not available or does not work, or ONNX Runtime cannot run the graph.
+        ImportError: if onnxruntime is not installed.
     """
     try:
         import onnxruntime
@@ -40,16 +40,16 @@ def open_session(file: Path, providers: Sequence[Any] | None, num_threads: int, 
     absent = [name for name in names if name not in there]
     if absent or not names:
         raise ValueError(
-            f"this onnxruntime has no {', '.join(absent) or 'provider asked for'}; it has {', '.join(there)}. Leave "
-            "`providers` out to run on the CPU, or install another build (onnxruntime-gpu for CUDA)"
+            f"this onnxruntime has no {', '.join(absent) or 'requested provider'}; it has {', '.join(there)}. Leave "
+            "out `providers` to run on the CPU, or install another build (onnxruntime-gpu for CUDA)"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
-    # Threads that wait for work in a busy loop after a run would take the cores from what comes next.
+    # Otherwise threads keep the cores busy after a run while they wait for work.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if overflows_in_8_bits():
-        # Products without overflow take twice the time.
+        # Kernels without overflow take twice the time.
         options.add_session_config_entry("session.x64quantprecision", "1")
     if unpack:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -57,35 +57,35 @@ def open_session(file: Path, providers: Sequence[Any] | None, num_threads: int, 
         session = onnxruntime.InferenceSession(str(file), options, providers=wanted)
     except Exception as error:
         raise ValueError(f"{file}: ONNX Runtime {onnxruntime.__version__} cannot run it: {error}") from error
-    if names[0] not in session.get_providers():  # it falls back to the CPU and only logs that
+    if names[0] not in session.get_providers():  # it only logs that it falls back to the CPU
         raise ValueError(
-            f"{names[0]} is in this onnxruntime but does not work here; it would run on "
-            f"{', '.join(session.get_providers())}. Leave `providers` out for the CPU"
+            f"{names[0]} is available in this onnxruntime but does not work here; it would run on "
+            f"{', '.join(session.get_providers())}. Leave out `providers` to run on the CPU"
         )
     return session
 
 
 def run_session(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray]) -> Any:
-    """The session's `run`: a list of arrays.
+    """Run a session, and return a list of arrays.
 
     Raises:
-        RuntimeError: a graph failed as it ran. Where memory does not suffice ONNX Runtime raises nothing else, so a
-            smaller batch may do.
+        RuntimeError: if the graph fails. ONNX Runtime has no separate exception for a lack of memory, so a smaller
+            batch may work.
     """
     from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
     try:
         return session.run(outputs, inputs)
-    except RuntimeException as error:  # which is no RuntimeError
+    except RuntimeException as error:  # not a RuntimeError
         shapes = ", ".join(f"{name} of shape {value.shape}" for name, value in inputs.items())
         raise RuntimeError(f"cannot compute with {shapes}: {str(error).strip()[:200]}") from error
 
 
 @functools.cache
 def overflows_in_8_bits() -> bool:
-    """Whether sums of 8-bit products come out wrong here, as they do on x86 processors without VNNI.
+    """Whether sums of 8-bit products overflow, as they do on x86 processors without VNNI.
 
-    These add two products of 8 bits up in 16, which is too little for 255 x 127 + 255 x 127.
+    These add two 8-bit products in 16 bits, which is too little for 255 x 127 + 255 x 127.
     """
     import onnxruntime
 
@@ -97,5 +97,5 @@ def overflows_in_8_bits() -> bool:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Whether an exported captioner computes what it should: PyTorch's values, and in 8 bits mostly the same words."""
+"""Verify exported captioners: float32 graphs against PyTorch, 8-bit graphs against float32 ones."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _SIZES = ((500, 375), (333, 500), (97, 61), (224, 224), (30, 41), (640, 213))
 
 
 def trial_photos() -> list[Image.Image]:
-    """Photos of coarse random colours, wide, tall and small ones; the same each time."""
+    """Photos of coarse random colours in wide, tall and small sizes; always the same."""
     random = np.random.default_rng(0)
     return [
         Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
@@ -25,7 +25,7 @@ def trial_photos() -> list[Image.Image]:
 
 
 def next_word_logits(captioner: NICOnnxCaptioner, features: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Logits after each of `words`, of shape `(num_photos, num_captions, length)`: one dimension more."""
+    """Logits after each of `words` (shape `(num_photos, num_captions, length)`), with one more dimension."""
     reader = captioner.reader(features)
     reader.spread(words.shape[1])
     return np.stack([reader.read(words[:, :, position]) for position in range(words.shape[2])], axis=2)
@@ -35,8 +35,8 @@ def check_pixels(image_processor: Any) -> tuple[int, int, int]:
     """Check that photos can be preprocessed without Transformers, to the same pixels, and return their shape.
 
     Raises:
-        ValueError: where the image processor does something that [`PhotoPreprocessor`] does not, or photos come out
-            in different sizes.
+        ValueError: if the image processor does something that [`PhotoPreprocessor`] does not support, or its outputs
+            have different sizes.
     """
     photos = trial_photos()
     pixels = PhotoPreprocessor(image_processor.to_dict())(photos)
@@ -46,18 +46,18 @@ def check_pixels(image_processor: Any) -> tuple[int, int, int]:
             same_shape = ours.shape == expected.shape
             difference = f"{np.abs(ours - expected).max():.2g}" if same_shape else f"{expected.shape}"
             raise ValueError(
-                f"the ONNX captioner cannot prepare photos as {type(image_processor).__name__} does: a photo of "
-                f"{photo.width} x {photo.height} comes out otherwise ({difference})"
+                f"the ONNX captioner cannot preprocess photos like {type(image_processor).__name__}: a photo of "
+                f"{photo.width} x {photo.height} comes out different ({difference})"
             )
     return pixels.shape[1:]
 
 
 @torch.no_grad()
 def check_against_pytorch(captioner: NICOnnxCaptioner, model: NICForConditionalGeneration) -> None:
-    """Compare features, and logits of random captions word by word, for several batch sizes.
+    """Compare features, and logits of random captions, for several batch sizes.
 
     Raises:
-        ValueError: where one differs by more than 1e-4 (of the largest, where that is above 1).
+        ValueError: if a value differs by more than 1e-4 (relative to the largest value, if that is above 1).
     """
     pixels = captioner.preprocess(trial_photos())
     random = np.random.default_rng(0)
@@ -74,26 +74,24 @@ def check_against_pytorch(captioner: NICOnnxCaptioner, model: NICForConditionalG
 
 
 def check_words(captioner: NICOnnxCaptioner, tokenizer: Any) -> None:
-    """Compare the text of all words.
+    """Compare the decoded text of all words.
 
     Raises:
-        ValueError: where the tokenizer does something that `tokenizer.json` does not say.
+        ValueError: if `tokenizer.json` alone decodes differently from the tokenizer.
     """
     ids = np.arange(captioner.config["vocab_size"]).reshape(-1, 1)
     ids = np.concatenate([ids, np.roll(ids, 1, axis=0)], axis=1)
     expected = tokenizer.batch_decode(ids, skip_special_tokens=True)
     for pair, text, wanted in zip(ids.tolist(), captioner.decode(ids), expected, strict=True):
         if text != wanted:
-            raise ValueError(
-                f"the tokenizer's words come out otherwise without Transformers: {pair} {text!r} {wanted!r}"
-            )
+            raise ValueError(f"without Transformers, the tokenizer decodes {pair} to {text!r} instead of {wanted!r}")
 
 
 def word_agreement(captioner: NICOnnxCaptioner, rounded: NICOnnxCaptioner, photos: list[Image.Image]) -> float:
-    """Share of words after which 8-bit graphs find the same next word likeliest as float32 ones.
+    """Share of words after which 8-bit and float32 graphs have the same most likely next word.
 
     Raises:
-        ValueError: where that is less than half, or a logit is no number.
+        ValueError: if it is less than half, or a logit is NaN or Inf.
     """
     same, total = 0, 0
     for start in range(0, len(photos), 32):
@@ -104,15 +102,15 @@ def word_agreement(captioner: NICOnnxCaptioner, rounded: NICOnnxCaptioner, photo
         expected = next_word_logits(captioner, features, words)
         found = next_word_logits(rounded, rounded.get_image_features(pixels), words)
         if not np.isfinite(found).all():
-            raise ValueError("the 8-bit captioner gives logits that are no numbers")
+            raise ValueError("the 8-bit captioner's logits contain NaN or Inf")
         is_word = words != captioner.config["pad_token_id"]
         same += int(((expected.argmax(axis=-1) == found.argmax(axis=-1)) & is_word).sum())
         total += int(is_word.sum())
     agreement = same / total
     if agreement < LEAST_AGREEMENT:
         raise ValueError(
-            f"8 bits are too few for this captioner: it chooses another next word in {1 - agreement:.0%} of places. "
-            "Use float32, or other calibration photos"
+            f"8 bits are too few for this captioner: its next word differs in {1 - agreement:.0%} of the cases. Use "
+            "float32, or other calibration photos"
         )
     return agreement
 
@@ -122,7 +120,7 @@ def _compare(what: str, found: np.ndarray, expected: torch.Tensor) -> None:
     if found.shape != wanted.shape:
         raise ValueError(f"{what} of the ONNX captioner have the shape {found.shape}, those of PyTorch {wanted.shape}")
     difference = np.abs(found - wanted).max()
-    if not difference <= TOLERANCE * max(1.0, np.abs(wanted).max()):  # also where it is no number
+    if not difference <= TOLERANCE * max(1.0, np.abs(wanted).max()):  # also false for NaN
         raise ValueError(
             f"{what} of the ONNX captioner differ from PyTorch's by {difference:.2g}, more than {TOLERANCE}"
         )
