@@ -306,19 +306,19 @@ def test_checkpoints_that_do_not_fit_are_refused_by_name(folders: list[Path], tm
 
     save_tiny_checkpoint(tmp_path)
     save_processor(tmp_path, image_mean=[0.1, 0.1, 0.1])
-    refused(f"{tmp_path}: its preprocessing is not that of {folders[0]}: pixel values .* differ by up to")
+    refused(f"{tmp_path}: the preprocessing differs from {folders[0]}: pixel values .* differ by up to")
     save_processor(tmp_path, size={"height": 64, "width": 32})
-    refused(r"makes photos of shape \(3, 64, 32\), and that of .* of \(3, 32, 32\)")
+    refused(r"photos have shape \(3, 64, 32\), but \(3, 32, 32\) in ")
     words = tiny_processor().tokenizer.get_vocab()
     captions = [word for word in words if not word.startswith("<") and word != "snow"]
     train_tokenizer([" ".join(captions), "fog"], min_frequency=1).save_pretrained(tmp_path)
-    refused(f"{tmp_path}: another vocabulary than in {folders[0]}: word .* is '.*', and '.*' there")
+    refused(f"{tmp_path}: the vocabulary differs from {folders[0]}: word .* is '.*' instead of '.*'")
     (tmp_path / "tokenizer.json").unlink()
     save_processor(tmp_path)
     save_tiny_checkpoint(tmp_path, vocab_size=30)
-    refused(f"{tmp_path}: `vocab_size` is 30, and 27 in {folders[0]}")
+    refused(f"{tmp_path}: `vocab_size` is 30, but 27 in {folders[0]}")
     tiny_model(pad_token_id=3, unk_token_id=0).save_pretrained(tmp_path)
-    refused(f"{tmp_path}: `pad_token_id` is 3, and 0 in")
+    refused(f"{tmp_path}: `pad_token_id` is 3, but 0 in")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         NICEnsemble.from_pretrained([folders[0], tmp_path / "nowhere"])
 
@@ -333,7 +333,7 @@ def test_errors_say_what_is_wrong(ensemble: NICEnsemble, tmp_path: Path) -> None
         NICEnsemble([])
     with pytest.raises(ValueError, match="give a list"):
         NICEnsemble.from_pretrained("folder")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="model 2: `eos_token_id` is 3, and 2 in model 1"):
+    with pytest.raises(ValueError, match="model 2: `eos_token_id` is 3, but 2 in model 1"):
         NICEnsemble([tiny_model(), tiny_model(eos_token_id=3, unk_token_id=2)])
     with pytest.raises(ValueError, match="one device, got cpu, meta"):
         NICEnsemble([tiny_model(), tiny_model().to("meta")])

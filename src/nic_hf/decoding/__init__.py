@@ -1,4 +1,4 @@
-"""More from the captioners there are: ensembles, averaged weights, captions that differ, and captions that agree."""
+"""Ensembles, averaged checkpoints, diverse beam search and consensus decoding."""
 
 from .checkpoint_averaging import average_checkpoints
 from .consensus import CaptionSimilarity, ConsensusDecoding

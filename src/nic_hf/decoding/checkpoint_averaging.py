@@ -1,7 +1,7 @@
-"""Model soup: one captioner whose weights are the mean of those of several (Wortsman et al. 2022).
+"""Average the weights of captioners ("model soup", Wortsman et al. 2022, https://arxiv.org/abs/2203.05482).
 
-https://arxiv.org/abs/2203.05482. Unlike an ensemble it costs no more than one captioner; it helps where the averaged
-ones started from the same weights, as checkpoints of one run or fine-tuned copies of one model do.
+Unlike an ensemble, the result is as fast as a single captioner. Averaging works for captioners that started from the
+same weights, such as checkpoints of one run or fine-tuned copies of one model.
 """
 
 import copy
@@ -21,26 +21,25 @@ COUNTER = "num_batches_tracked"
 def average_checkpoints(
     paths_or_models: Sequence[Member], weights: Sequence[float] | None = None, **kwargs: Any
 ) -> NICForConditionalGeneration:
-    """Average captioners weight by weight.
+    """Average the parameters of several captioners.
 
-    Sums are in float64; the result has the first one's number formats, configuration and settings of generation.
-    Floating-point buffers (BatchNorm's statistics, the features' mean and standard deviation) are averaged too: this
-    is exact where a frozen backbone has left them alone, and for backbones that were trained it is an approximation.
-    Integer buffers must agree, except for BatchNorm's count of batches, which plays no part in captioning: the largest
-    is kept.
+    Sums are in float64. The result has the dtypes, configuration and generation config of the first captioner.
+    Floating-point buffers (BatchNorm statistics, mean and standard deviation of features) are averaged too, which is
+    exact for frozen backbones and an approximation for trained ones. Integer buffers must be equal, except for
+    BatchNorm's number of batches, of which the largest is kept; it does not affect captions.
 
     Args:
-        paths_or_models: checkpoints or models; models stay as they are.
-        weights: how much each counts, at least 0; they are divided by their sum. Defaults to all the same.
+        paths_or_models: checkpoints or models. Models are not modified.
+        weights: weight of each captioner, at least 0; they are normalized to a sum of 1. Defaults to equal weights.
         **kwargs: passed to `NICForConditionalGeneration.from_pretrained` for each checkpoint.
 
     Returns:
         A captioner in eval mode.
 
     Raises:
-        ValueError: naming the tensor that one lacks, whose shape differs or whose integers disagree; where the
-            vocabularies differ; or where `weights` are not as many numbers as captioners.
-        OSError: where a checkpoint is not there, or is damaged.
+        ValueError: if a tensor is missing, or its shape or integers differ (the message names it), if vocabularies
+            differ, or if the number of `weights` is not the number of captioners.
+        OSError: if a checkpoint does not exist or is damaged.
     """
     models = load_members(paths_or_models, **kwargs)
     shares = _shares(weights, len(paths_or_models))
@@ -48,7 +47,7 @@ def average_checkpoints(
     sums: dict[str, torch.Tensor] = {}
     for number, (share, model) in enumerate(zip(shares, models, strict=True)):
         name = f"model {number + 1}" if model is paths_or_models[number] else str(paths_or_models[number])
-        # float64 exists on the CPU whatever the accelerator
+        # Some accelerators have no float64.
         tensors = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
         if averaged is None:
             averaged = copy.deepcopy(model) if model is paths_or_models[0] else model
@@ -61,7 +60,7 @@ def average_checkpoints(
             elif key.endswith(COUNTER):
                 sums[key] = torch.maximum(sums[key], tensor)
             elif not torch.equal(sums[key], tensor):
-                raise ValueError(f"{name}: the integers of `{key}` differ from those of the first, and have no mean")
+                raise ValueError(f"{name}: the integers of `{key}` differ from the first, and cannot be averaged")
     for key, tensor in averaged.state_dict().items():
         tensor.copy_(sums[key])
     return averaged.eval()
@@ -75,7 +74,7 @@ def _shares(weights: Sequence[float] | None, number: int) -> list[float]:
     if weights is None:
         weights = [1.0] * number
     if len(weights) != number:
-        raise ValueError(f"{len(weights)} weights do not fit {number} captioners")
+        raise ValueError(f"got {len(weights)} weights for {number} captioners")
     if any(not math.isfinite(weight) or weight < 0 for weight in weights) or sum(weights) <= 0:
         raise ValueError(f"`weights` must be numbers of at least 0, and not all 0, got {list(weights)}")
     return [weight / sum(weights) for weight in weights]
@@ -84,9 +83,9 @@ def _shares(weights: Sequence[float] | None, number: int) -> list[float]:
 def _check_tensors(name: str, tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     for key in sorted(tensors.keys() ^ expected.keys()):
         lacking = "it" if key in expected else "the first"
-        raise ValueError(f"{name}: not the same network as the first: {lacking} has no tensor `{key}`")
+        raise ValueError(f"{name}: another architecture than the first: {lacking} has no tensor `{key}`")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:
             raise ValueError(
-                f"{name}: `{key}` has shape {tuple(tensor.shape)}, and {tuple(expected[key].shape)} in the first"
+                f"{name}: `{key}` has shape {tuple(tensor.shape)}, but {tuple(expected[key].shape)} in the first"
             )

@@ -1,4 +1,4 @@
-"""Captioners that are to work together: loaded one after another, and refused where they do not speak of the same."""
+"""Load captioners that are to be combined, and check that their vocabularies and preprocessing agree."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ HUB_ARGUMENTS = ("revision", "token", "subfolder", "cache_dir", "local_files_onl
 
 
 @dataclass
-class _Habits:
-    """What the words and the pixels of a captioner mean; `None` where its checkpoint does not say."""
+class _Traits:
+    """What must agree between captioners; `None` if the checkpoint does not contain it."""
 
     name: str
     config: NICConfig
@@ -30,20 +30,20 @@ class _Habits:
 
 
 def load_members(members: Sequence[Member], **kwargs: Any) -> Iterator[NICForConditionalGeneration]:
-    """Give the captioners one by one, so that no more than the caller keeps are in memory.
+    """Yield the captioners one by one, so that only those that the caller keeps are in memory.
 
     Args:
-        members: checkpoints (paths or Hub ids) or loaded models. Of checkpoints the tokenizers and the preprocessing
-            are compared as well, where they hold them.
-        **kwargs: passed to `from_pretrained` of each checkpoint.
+        members: checkpoints (paths or Hub ids) or loaded models. Tokenizers and preprocessing are compared too if the
+            checkpoints contain them.
+        **kwargs: passed to `from_pretrained` for each checkpoint.
 
     Raises:
-        ValueError: where there is no member, or one has other words, other ids or another preprocessing than the
-            first; naming the member and the difference.
-        OSError: where a checkpoint is not there, or is damaged.
+        ValueError: if there is no member, or one differs from the first in its words, token ids or preprocessing; the
+            message names the member and the difference.
+        OSError: if a checkpoint does not exist or is damaged.
     """
     if isinstance(members, str | PathLike | NICForConditionalGeneration):
-        raise ValueError(f"give a list of checkpoints or models, not one alone: {members!r:.80}")
+        raise ValueError(f"give a list of checkpoints or models, not a single one: {members!r:.80}")
     if not len(members):
         raise ValueError("give at least one checkpoint or model")
     return _load(members, kwargs)
@@ -54,14 +54,14 @@ def _load(members: Sequence[Member], kwargs: dict[str, Any]) -> Iterator[NICForC
     for number, member in enumerate(members, start=1):
         if isinstance(member, NICForConditionalGeneration):
             model = member
-            habits = _Habits(f"model {number}", model.config, None, None)
+            traits = _Traits(f"model {number}", model.config, None, None)
         else:
             model = NICForConditionalGeneration.from_pretrained(member, **kwargs)
             hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
-            habits = _Habits(str(member), model.config, _vocabulary(member, hub), _pixels_of_a_photo(member, hub))
+            traits = _Traits(str(member), model.config, _vocabulary(member, hub), _pixels_of_a_photo(member, hub))
         if first is None:
-            first = habits
-        _check_same_habits(habits, first)
+            first = traits
+        _check_same_traits(traits, first)
         yield model
 
 
@@ -76,7 +76,7 @@ def _vocabulary(name: str | PathLike, hub: dict[str, Any]) -> dict[str, int] | N
 
 
 def _pixels_of_a_photo(name: str | PathLike, hub: dict[str, Any]) -> torch.Tensor | None:
-    """What the checkpoint's preprocessing makes of a photo: settings by other names may mean the same."""
+    """The preprocessed pixels of a test photo, since different settings may have the same effect."""
     try:
         processor = load_image_processor(name, **hub)
     except OSError:
@@ -85,30 +85,29 @@ def _pixels_of_a_photo(name: str | PathLike, hub: dict[str, Any]) -> torch.Tenso
     return processor(photo.numpy(), return_tensors="pt")["pixel_values"]
 
 
-def _check_same_habits(member: _Habits, first: _Habits) -> None:
+def _check_same_traits(member: _Traits, first: _Traits) -> None:
     for name in ("vocab_size", *TOKEN_IDS):
         value, expected = getattr(member.config, name), getattr(first.config, name)
         if value != expected:
-            raise ValueError(f"{member.name}: `{name}` is {value}, and {expected} in {first.name}")
+            raise ValueError(f"{member.name}: `{name}` is {value}, but {expected} in {first.name}")
     if member.vocabulary is not None and first.vocabulary is not None and member.vocabulary != first.vocabulary:
         words, expected_words = _by_id(member.vocabulary), _by_id(first.vocabulary)
         ids = sorted(words.keys() | expected_words.keys())
         index = next(index for index in ids if words.get(index) != expected_words.get(index))
         raise ValueError(
-            f"{member.name}: another vocabulary than in {first.name}: word {index} is {words.get(index)!r}, "
-            f"and {expected_words.get(index)!r} there"
+            f"{member.name}: the vocabulary differs from {first.name}: word {index} is {words.get(index)!r} instead "
+            f"of {expected_words.get(index)!r}"
         )
     if member.pixel_values is not None and first.pixel_values is not None:
         shape, expected_shape = tuple(member.pixel_values.shape[1:]), tuple(first.pixel_values.shape[1:])
         if shape != expected_shape:
             raise ValueError(
-                f"{member.name}: its preprocessing makes photos of shape {shape}, and that of {first.name} of "
-                f"{expected_shape}"
+                f"{member.name}: preprocessed photos have shape {shape}, but {expected_shape} in {first.name}"
             )
         difference = (member.pixel_values - first.pixel_values).abs().max().item()
         if difference > 1e-4:
             raise ValueError(
-                f"{member.name}: its preprocessing is not that of {first.name}: pixel values of the same photo differ "
+                f"{member.name}: the preprocessing differs from {first.name}: pixel values of the same photo differ "
                 f"by up to {difference:.3g} (resizing, mean or standard deviation)"
             )
 

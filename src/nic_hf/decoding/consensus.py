@@ -1,4 +1,4 @@
-"""Consensus decoding, for `generate(custom_generate=...)`: of many good captions the one most like the others.
+"""Consensus decoding for `generate(custom_generate=...)`: of many captions, choose the one most similar to the others.
 
 This is minimum Bayes risk decoding (Kumar and Byrne 2004, https://aclanthology.org/N04-1022) with CIDEr-D as the gain.
 """
@@ -19,23 +19,23 @@ from .diverse_beam import NEVER
 
 
 class CaptionSimilarity:
-    """CIDEr-D between captions that are lists of token ids, without its factor 10: 0 to 1.
+    """CIDEr-D between captions given as token ids, without its factor of 10: 0 to 1.
 
     Args:
-        photos: the reference captions of each photo, which give the document frequencies; None to weigh all n-grams
-            alike.
+        photos: the reference captions of each photo, to compute document frequencies from. Without them all n-grams
+            have the same weight.
 
     Raises:
-        ValueError: where there are no photos.
+        ValueError: if `photos` is empty.
     """
 
     def __init__(self, photos: Iterable[Sequence[Caption]] | None = None) -> None:
         self.frequencies = None if photos is None else DocumentFrequencies(photos, tokenize=list)
 
     def __call__(self, predictions: Sequence[Caption], references: Sequence[Caption]) -> np.ndarray:
-        """Of each prediction with each reference, shape `(num_predictions, num_references)`.
+        """Compare each prediction with each reference, in an array of shape `(num_predictions, num_references)`.
 
-        Not symmetric: what a prediction repeats earns nothing.
+        It is not symmetric: words that a prediction repeats do not count.
         """
         table = CaptionTable(predictions, [references], np.zeros(len(predictions), np.int64))
         if self.frequencies is None:
@@ -46,25 +46,24 @@ class CaptionSimilarity:
 
 
 class ConsensusDecoding:
-    """Search `num_beams` captions of a photo, and choose the one with the highest expected CIDEr-D.
+    """Find `num_beams` captions of each photo, and choose the one with the highest expected CIDEr-D.
 
     ```python
     consensus = ConsensusDecoding.from_captions(load_captions("flickr8k", "train")["captions"], processor.tokenizer)
     model.generate(pixel_values=pixel_values, custom_generate=consensus, num_beams=20, length_penalty=0.0)
     ```
 
-    The caption of the highest probability is often a short and unusual one. Here every caption found is compared with
-    all others, as if these were what people said of the photo. The probability p of a caption counts as p to the power
-    of `sharpness`: 0 counts all alike, 1 believes the captioner. `length_penalty=0.0` lets the search keep captions of
-    all lengths.
+    The most probable caption is often short and unusual. Here every caption found is compared with all others, as if
+    these were references. A caption of probability p has the weight p to the power of `sharpness`: with 0 all captions
+    have the same weight. `length_penalty=0.0` lets the beam search keep captions of all lengths.
 
     Args:
-        similarity: of two captions. Defaults to one that weighs all words alike; [`~ConsensusDecoding.from_captions`]
-            makes one by which rare words count more, as they do in CIDEr-D.
-        sharpness: see above.
+        similarity: similarity of captions. By default all words have the same weight;
+            [`~ConsensusDecoding.from_captions`] gives rare words more weight, as in CIDEr-D.
+        sharpness: exponent of the probabilities.
 
     Raises:
-        ValueError: where `sharpness` is negative.
+        ValueError: if `sharpness` is negative.
     """
 
     def __init__(self, similarity: CaptionSimilarity | None = None, sharpness: float = 0.1) -> None:
@@ -77,7 +76,7 @@ class ConsensusDecoding:
     def from_captions(
         cls, captions: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase, sharpness: float = 0.1
     ) -> "ConsensusDecoding":
-        """With document frequencies of the captions of each photo, those of the training split."""
+        """Use the document frequencies of captions: a list for each photo of the training split."""
         photos = (tokenizer(list(own)).input_ids for own in captions)
         return cls(CaptionSimilarity(photos), sharpness)
 
@@ -95,27 +94,29 @@ class ConsensusDecoding:
 
         Args:
             model: a captioner or an ensemble.
-            input_ids (`torch.LongTensor` of shape `(batch_size * num_beams, prompt_length)`): given by `generate()`,
-                as are the logits processor, the stopping criteria, the generation config and `model_kwargs`.
-            logits_processor: changes log-probabilities.
-            stopping_criteria: say which captions have ended.
-            generation_config: for the beam search. `num_return_sequences` captions come back, best consensus first.
-            **model_kwargs: what the model takes.
+            input_ids (`torch.LongTensor` of shape `(batch_size * num_beams, prompt_length)`): the prompts, passed by
+                `generate()` like all other arguments.
+            logits_processor: modifies log probabilities.
+            stopping_criteria: decide which captions have ended.
+            generation_config: settings of the beam search. The `num_return_sequences` captions with the highest
+                expected CIDEr-D are returned.
+            **model_kwargs: inputs of the model.
 
         Returns:
-            Captions of shape `(batch_size * num_return_sequences, sequence_length)`, `<bos>` first, or with
-            `return_dict_in_generate` what the library's beam search returns; `sequences_scores` are that search's.
+            Captions of shape `(batch_size * num_return_sequences, sequence_length)`, starting with `<bos>`, or with
+            `return_dict_in_generate` the output of beam search. `sequences_scores` are those of the beam search.
 
         Raises:
-            ValueError: for sampling, or fewer than 2 beams.
+            ValueError: if `do_sample` is True, or there are fewer than 2 beams.
         """
         config = copy.deepcopy(generation_config)
         if config.do_sample or config.num_beams < 2:
             raise ValueError(
-                "consensus decoding chooses among the captions of a beam search: give `num_beams`, 20 say"
+                "consensus decoding chooses among the captions of a beam search: give `num_beams`, for example 20"
             )
         config.num_return_sequences = config.num_beams
         config.return_dict_in_generate = config.output_scores = True
+        # The arguments are prepared already; calling generate() would prepare them twice.
         found = model._beam_search(input_ids, logits_processor, stopping_criteria, config, **model_kwargs)
         number, prompt_length = config.num_beams, input_ids.shape[1]
         ends = () if config._eos_token_tensor is None else config._eos_token_tensor.tolist()
@@ -142,11 +143,11 @@ class ConsensusDecoding:
         )
 
     def rank(self, captions: Sequence[Caption], log_probs: np.ndarray) -> list[int]:
-        """Places of the captions of one photo, the highest expected similarity first.
+        """Rank the captions of one photo by expected similarity, and return their indices.
 
         Args:
-            captions: token ids; those given twice count once, and the search's stand-ins for a caption never.
-            log_probs: of shape `(num_captions,)`, in nats.
+            captions: token ids. Duplicates count once; placeholders of the beam search do not count.
+            log_probs: log probabilities in nats, of shape `(num_captions,)`.
         """
         found = [place for place in range(len(captions)) if log_probs[place] > NEVER / 2] or [0]
         places = sorted({tuple(captions[place]): place for place in reversed(found)}.values())
@@ -160,13 +161,13 @@ class ConsensusDecoding:
 def searched_captions(
     found: Any, ends: Sequence[int], length_penalty: float, prompt_length: int = 1
 ) -> tuple[list[Caption], np.ndarray]:
-    """The captions of a beam search, their ends included and no padding, and their log-probabilities in nats.
+    """The captions of a beam search without padding, and their log probabilities in nats.
 
     Args:
-        found: what the search returned, with `sequences_scores`.
-        ends: ids of the words that end a caption.
-        length_penalty: of the search; its scores are divided by the length to this power.
-        prompt_length: number of words that were given, `<bos>` included.
+        found: output of the beam search, with `sequences_scores`.
+        ends: ids of the tokens that end a caption.
+        length_penalty: length penalty of the search.
+        prompt_length: number of tokens of the prompt, including `<bos>`.
     """
     captions = [_words(row, ends) for row in found.sequences[:, prompt_length:].tolist()]
     lengths = np.array([max(len(caption), 1) for caption in captions])
@@ -174,6 +175,6 @@ def searched_captions(
 
 
 def _words(row: list[int], ends: Sequence[int]) -> Caption:
-    """The words of a caption, its end included, without padding."""
+    """The tokens of a caption up to its end token."""
     end = next((place + 1 for place, word in enumerate(row) if word in ends), len(row))
     return tuple(row[:end])

@@ -19,7 +19,7 @@ from transformers.generation import GenerateBeamEncoderDecoderOutput
 
 from ..cache_nic import CACHE_NAME, cache_field
 
-# What Transformers adds to the score of a caption that is none: a beam that is a copy, ended, or shut out.
+# Transformers adds this to the score of beams that are copies, have ended, or are excluded.
 NEVER = -1.0e9
 
 
@@ -28,11 +28,11 @@ class _Beams:
     """Captions of each photo.
 
     Attributes:
-        ids (`torch.LongTensor` of shape `(batch_size, num, max_length)`): their words.
-        rows (`torch.LongTensor` of shape `(batch_size, num, max_new_tokens)`): the row of the step's scores that each
-            word was chosen in, as `beam_indices` of Transformers.
-        steered (`torch.FloatTensor` of shape `(batch_size, num)`): the score that the search goes by.
-        scores (`torch.FloatTensor` of shape `(batch_size, num)`): the score without diversity penalties.
+        ids (`torch.LongTensor` of shape `(batch_size, num, max_length)`): token ids.
+        rows (`torch.LongTensor` of shape `(batch_size, num, max_new_tokens)`): the row of the scores that each token
+            was chosen from, like `beam_indices` in Transformers.
+        steered (`torch.FloatTensor` of shape `(batch_size, num)`): scores with diversity penalties, used for search.
+        scores (`torch.FloatTensor` of shape `(batch_size, num)`): scores without diversity penalties.
     """
 
     ids: torch.Tensor
@@ -41,16 +41,16 @@ class _Beams:
     scores: torch.Tensor
 
     def take(self, indices: torch.Tensor) -> "_Beams":
-        """The captions `indices`, of shape `(batch_size, num)`, of each photo."""
+        """Select the captions `indices` (of shape `(batch_size, num)`) of each photo."""
         return _Beams(*(_take(tensor, indices) for tensor in (self.ids, self.rows, self.steered, self.scores)))
 
     def shift(self, amount: torch.Tensor) -> "_Beams":
-        """The same captions with `amount` added to both scores."""
+        """Add `amount` to both scores."""
         return replace(self, steered=self.steered + amount, scores=self.scores + amount)
 
     @staticmethod
     def join(parts: Sequence["_Beams"]) -> "_Beams":
-        """The captions of several, side by side."""
+        """Concatenate the captions of each photo."""
         fields = ("ids", "rows", "steered", "scores")
         return _Beams(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in fields))
 
@@ -60,7 +60,7 @@ def _take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 
 
 class _Group:
-    """One group's beam search of every photo, step by step what `GenerationMixin._beam_search` does."""
+    """The beam search of one group for all photos, step by step like `GenerationMixin._beam_search`."""
 
     def __init__(
         self, prompt: torch.Tensor, first_row: torch.Tensor, config: GenerationConfig, fill: int, max_length: int
@@ -81,12 +81,12 @@ class _Group:
         self.running = _Beams(ids, rows, start, start)
         self.finished = _Beams(ids, rows, never, never)
         self.is_finished = torch.zeros_like(never, dtype=torch.bool)
-        # shape: (batch_size, 1); False where no running caption can come among the finished ones any more
+        # shape: (batch_size, 1); whether a running caption can still replace a finished one
         self.can_improve = torch.ones_like(self.is_finished[:, :1])
         self.all_hit = False
 
     def is_open(self) -> torch.Tensor:
-        """Of which photos this group still searches captions, of shape `(batch_size, 1)`."""
+        """Photos for which this group still searches, of shape `(batch_size, 1)`."""
         if self.early_stopping is True:
             return self.can_improve & ~self.is_finished.all(dim=1, keepdim=True)
         return self.can_improve
@@ -100,9 +100,9 @@ class _Group:
         all_scores: Any,
         length: int,
     ) -> None:
-        """Add a word to captions of `length` ids.
+        """Add a token to captions of `length` tokens.
 
-        `log_probs` has shape `(batch_size, width, vocab_size)`, `penalty` has shape `(batch_size, vocab_size)`.
+        `log_probs` has shape `(batch_size, width, vocab_size)`, and `penalty` has shape `(batch_size, vocab_size)`.
         """
         vocab_size = log_probs.shape[-1]
         is_open = self.is_open()
@@ -118,7 +118,7 @@ class _Group:
 
         hits = stopping_criteria(candidates.ids[..., : length + 1].flatten(0, 1), all_scores).view(top.shape)
         copies = hits & _is_among(candidates, earlier)
-        # An end that is not among the best `width` does not count: other captions are ahead of it.
+        # Only ends among the best `width` candidates count.
         ends = hits & ~copies & ((~copies).cumsum(dim=1) <= self.width)
         self.all_hit = bool(hits.all())
 
@@ -144,14 +144,14 @@ class _Group:
         self.can_improve = self.can_improve & (hope > worst).any(dim=1, keepdim=True)
 
     def chosen(self, length: int, vocab_size: int) -> torch.Tensor:
-        """How many running captions have each word at position `length`, of shape `(batch_size, vocab_size)`."""
+        """Number of running captions with each token at position `length`, of shape `(batch_size, vocab_size)`."""
         alive = (self.running.steered > NEVER / 2).float()
         counts = alive.new_zeros(len(alive), vocab_size)
         return counts.scatter_add_(1, self.running.ids[..., length], alive)
 
 
 def _is_among(candidates: _Beams, groups: list[_Group]) -> torch.Tensor:
-    """Which candidates are a finished caption of `groups`, of shape `(batch_size, num)`."""
+    """Whether each candidate is a finished caption of `groups`, of shape `(batch_size, num)`."""
     found = torch.zeros_like(candidates.steered, dtype=torch.bool)
     for group in groups:
         same = (candidates.ids[:, :, None] == group.finished.ids[:, None]).all(dim=-1)
@@ -170,39 +170,38 @@ def diverse_beam_search(
     diversity_penalty: float | None = None,
     **model_kwargs: Any,
 ) -> Any:
-    """Search captions that differ; called by `generate()`.
+    """Find diverse captions; called by `generate()`.
 
     ```python
     model.generate(**inputs, custom_generate=diverse_beam_search, num_beams=6, num_beam_groups=3,
                    diversity_penalty=0.5, num_return_sequences=3)
     ```
 
-    At each step a word costs `diversity_penalty` for each running beam of an earlier group of the photo that has just
-    chosen it (Hamming diversity, section 4 of the paper); ends of captions cost nothing. The penalties steer the
-    search of a group; `sequences_scores` are without them, so that captions of all groups compare: log p over their
-    words, divided as `length_penalty` says. A group ends as the library's beam search does, by `early_stopping`, and
-    passes over a caption that an earlier group has finished. `num_return_sequences` captions are the best of each
-    group, then the second best of each, and so on; they come sorted by `sequences_scores`. They are distinct, unless
-    fewer captions are possible at all: the rest then have a score of about -1e9, as in the library. One group is the
-    library's beam search.
+    At each step the score of a word is reduced by `diversity_penalty` for each running beam of an earlier group of the
+    photo that has just chosen it (Hamming diversity, section 4 of the paper); the end token has no penalty.
+    `sequences_scores` do not include the penalties, so that they are comparable between groups. Each group stops like
+    Transformers' beam search, and skips captions that an earlier group has finished. The returned captions are the
+    best of each group, then the second best of each, and so on, sorted by `sequences_scores`. They are distinct; if
+    fewer captions are possible, the rest have a score of about -1e9, as in Transformers.
 
     Args:
         model: a captioner or an ensemble.
-        input_ids (`torch.LongTensor` of shape `(batch_size * num_beams, prompt_length)`): given by `generate()`, as
-            are the logits processor, the stopping criteria, the generation config and `model_kwargs`.
-        logits_processor: changes log-probabilities, before the penalty.
-        stopping_criteria: say which captions have ended.
-        generation_config: its `num_beams`, `num_return_sequences`, `length_penalty` and `early_stopping` are obeyed.
-        num_beam_groups: number of groups, a divisor of `num_beams`. Defaults to the generation config's, and to 1.
-        diversity_penalty: what a word costs, in nats. Defaults to the generation config's; 0.2 to 0.8 in the paper.
-        **model_kwargs: what the model takes.
+        input_ids (`torch.LongTensor` of shape `(batch_size * num_beams, prompt_length)`): the prompts, passed by
+            `generate()` like all other arguments.
+        logits_processor: modifies log probabilities, before the penalty.
+        stopping_criteria: decide which captions have ended.
+        generation_config: `num_beams`, `num_return_sequences`, `length_penalty` and `early_stopping` are used.
+        num_beam_groups: number of groups, a divisor of `num_beams`. Defaults to the generation config's value, or 1.
+        diversity_penalty: penalty in nats, 0.2 to 0.8 in the paper. Defaults to the generation config's value.
+        **model_kwargs: inputs of the model.
 
     Returns:
-        Captions of shape `(batch_size * num_return_sequences, sequence_length)`, `<bos>` first, or with
-        `return_dict_in_generate` what the library's beam search returns (hidden states excepted).
+        Captions of shape `(batch_size * num_return_sequences, sequence_length)`, starting with `<bos>`, or with
+        `return_dict_in_generate` the output of beam search, without hidden states.
 
     Raises:
-        ValueError: where beams cannot be split so, the penalty is missing or negative, or sampling is asked for.
+        ValueError: if `num_beams` is not a multiple of `num_beam_groups`, the penalty is missing or negative, or
+            `do_sample` is True.
     """
     config = generation_config
     groups, penalty = _check_settings(config, num_beam_groups, diversity_penalty)
@@ -210,7 +209,7 @@ def diverse_beam_search(
     batch_size, length = len(input_ids) // config.num_beams, input_ids.shape[1]
     prompt_length = length
     eos = config._eos_token_tensor
-    fill = -1 if eos is None else int(config._pad_token_tensor or eos[0])  # the library pads by <eos> if <pad> is 0
+    fill = -1 if eos is None else int(config._pad_token_tensor or eos[0])  # like Transformers, <eos> if <pad> is 0
 
     prompts = input_ids.view(batch_size, groups, width, length)
     first_rows = torch.arange(batch_size, device=input_ids.device)[:, None] * config.num_beams
@@ -231,7 +230,7 @@ def diverse_beam_search(
         each = log_probs.view(batch_size, groups, width, -1)
         cost = torch.zeros_like(each[:, 0, 0])  # shape: (batch_size, vocab_size)
         for number, group in enumerate(parts):
-            is_open = group.is_open()  # what a group does after its end costs later groups nothing
+            is_open = group.is_open()  # a group that has ended causes no penalties
             group.step(each[:, number], cost, parts[:number], stopping_criteria, all_scores, length)
             cost = cost + penalty * is_open * group.chosen(length, cost.shape[1])
 
@@ -266,12 +265,12 @@ def _check_settings(config: GenerationConfig, groups: int | None, penalty: float
     if penalty is None:
         penalty = getattr(config, "diversity_penalty", None) or None
         if penalty is None and groups > 1:
-            raise ValueError("give `diversity_penalty` too: 0.2 to 0.8 in the paper; 0 does not keep groups apart")
+            raise ValueError("give `diversity_penalty` too: 0.2 to 0.8 in the paper; with 0 the groups do not differ")
     penalty = penalty or 0.0
     if penalty < 0:
         raise ValueError(f"`diversity_penalty` must be at least 0, got {penalty}")
     if config.do_sample:
-        raise ValueError("diverse beam search does not sample: leave out `do_sample`")
+        raise ValueError("diverse beam search does not sample: remove `do_sample`")
     if config.num_return_sequences > config.num_beams:
         raise ValueError(
             f"`num_return_sequences` ({config.num_return_sequences}) must not exceed `num_beams` ({config.num_beams})"
@@ -280,7 +279,7 @@ def _check_settings(config: GenerationConfig, groups: int | None, penalty: float
 
 
 def _choose(groups: list[_Group], number: int) -> _Beams:
-    """The best `number` captions of each photo, group by group in turn, sorted by score."""
+    """The best `number` captions of each photo, taken from each group in turn, sorted by score."""
     finished = _Beams.join([group.finished for group in groups])
     width, device = groups[0].width, finished.ids.device
     in_turn = torch.arange(len(groups) * width, device=device).view(len(groups), width).T.flatten()

@@ -1,6 +1,6 @@
-"""Several captioners as one: the mean of their probabilities at each word.
+"""Ensembles of captioners, which average the probabilities of each word.
 
-The authors of the model gained 1.5 points of BLEU-4 by it (Vinyals et al. 2016, https://arxiv.org/abs/1609.06647).
+The authors of the model gained 1.5 points of BLEU-4 by this (Vinyals et al. 2016, https://arxiv.org/abs/1609.06647).
 """
 
 import copy
@@ -30,10 +30,10 @@ from .compatible_captioners import Member, load_members
 
 
 class NICEnsembleCache:
-    """The state of each member after the words read so far.
+    """The cache of each member.
 
     Attributes:
-        members (list of `NICCache`): in the order of the ensemble.
+        members (list of `NICCache`): caches in the order of the members.
     """
 
     is_compileable = False
@@ -43,26 +43,26 @@ class NICEnsembleCache:
         self.members = [NICCache() for _ in range(num_members)]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of words read, `<bos>` included."""
+        """Number of tokens read, including `<bos>`."""
         return self.members[0].get_seq_length()
 
     @property
     def is_croppable(self) -> bool:
-        """Whether words can be taken back."""
+        """Whether [`crop`] works."""
         return self.members[0].is_croppable
 
     def activate_past_recording(self) -> None:
-        """Keep the states after each word from here on, for [`crop`]."""
+        """Record the states after each token from now on, for [`crop`]."""
         for cache in self.members:
             cache.activate_past_recording()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take the last `-tokens_to_remove` words back."""
+        """Remove the last `-tokens_to_remove` tokens."""
         for cache in self.members:
             cache.crop(tokens_to_remove)
 
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
-        """-1: the states do not grow with the caption."""
+        """Return -1: the states do not grow with the caption."""
         return -1
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -76,21 +76,21 @@ class NICEnsembleCache:
             cache.batch_repeat_interleave(repeats)
 
     def batch_select_indices(self, indices: torch.LongTensor) -> None:
-        """Keep the rows `indices` only."""
+        """Keep only the rows `indices`."""
         self.reorder_cache(indices)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset all members."""
         for cache in self.members:
             cache.reset()
 
 
 class NICEnsembleEncoder(nn.Module):
-    """The distinct backbones of an ensemble; members with the same weights share one run.
+    """The distinct backbones of an ensemble; members whose backbones have the same weights share one.
 
     Args:
         members: the captioners.
-        mirrored: show each backbone the photo mirrored too.
+        mirrored: also encode the mirrored photo with each backbone.
     """
 
     main_input_name = "pixel_values"
@@ -99,8 +99,8 @@ class NICEnsembleEncoder(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleList()
         self.mirrored = mirrored
-        self.sizes: list[int] = []  # of each backbone's feature, pooled or of a region
-        self.numbers: list[int] = []  # which backbone each member reads
+        self.sizes: list[int] = []  # feature size of each backbone
+        self.numbers: list[int] = []  # index of the backbone of each member
         for member in members:
             number = find_same_encoder(member.encoder, list(self.encoders))
             if number is None:
@@ -111,7 +111,7 @@ class NICEnsembleEncoder(nn.Module):
 
     @property
     def feature_size(self) -> int | None:
-        """Size of all features of a photo together; `None` where there are regions, whose number photos decide."""
+        """Total feature size of a photo; `None` with regions, whose number depends on the photos."""
         return None if any(self._with_regions()) else sum(self.sizes) * (1 + self.mirrored)
 
     @can_return_tuple
@@ -119,18 +119,18 @@ class NICEnsembleEncoder(nn.Module):
         """Encode images of shape `(batch_size, num_channels, height, width)`.
 
         Returns:
-            `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, size)`: the features of each
-            distinct backbone side by side, regions one after another; then those of the mirrored photos.
+            `BaseModelOutput` whose `last_hidden_state` has shape `(batch_size, 1, size)`: the concatenated features of
+            all distinct backbones, with regions flattened, followed by those of the mirrored photos.
         """
         views = [pixel_values, pixel_values.flip(-1)] if self.mirrored else [pixel_values]
         features = [encoder(view).last_hidden_state.flatten(1) for view in views for encoder in self.encoders]
         return BaseModelOutput(last_hidden_state=torch.cat(features, dim=-1).unsqueeze(1))
 
     def split(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """What [`~NICEnsembleEncoder.forward`] put side by side, as the members take it, view by view.
+        """Split the output of [`~NICEnsembleEncoder.forward`] into the features of each member, view by view.
 
         Raises:
-            ValueError: where the size is none that these backbones give.
+            ValueError: if the size does not match the backbones.
         """
         with_regions, views = self._with_regions(), 1 + self.mirrored
         pooled = sum(size for size, regions in zip(self.sizes, with_regions, strict=True) if not regions)
@@ -144,8 +144,8 @@ class NICEnsembleEncoder(nn.Module):
         if uneven or not fits:
             size = self.feature_size or f"{views} x ({pooled} + regions x {of_a_region})"
             raise ValueError(
-                f"`encoder_outputs` must be features of shape (batch_size, {size}), got {tuple(features.shape)}; the"
-                " backbones of an ensemble must agree in the number of regions"
+                f"`encoder_outputs` must be features of shape (batch_size, {size}), got {tuple(features.shape)}; all"
+                " backbones of an ensemble must have the same number of regions"
             )
         shapes = [
             (num_regions if regions else 1, size) for size, regions in zip(self.sizes, with_regions, strict=True)
@@ -159,22 +159,21 @@ class NICEnsembleEncoder(nn.Module):
 
 
 class NICEnsemble(PreTrainedModel, NICGenerationMixin):
-    """Several captioners of one vocabulary, which `generate()` takes for one: p of a word is the mean of theirs.
+    """Several captioners with the same vocabulary, used like one: word probabilities are the mean of the members'.
 
-    It decodes in every way that a captioner does, in `generate_captions` and [`ImageToTextPipeline`] too. Backbones
-    and sizes may differ, and some members may have attention; the `pixel_values` that members get may not differ.
-    Cached features, `encoder_outputs`, are those of each distinct backbone side by side, in the order of the members
-    (`get_image_features` makes them): with one backbone in common they are what each member takes. Which backbones are
-    the same is found, by their weights, when the ensemble is built. Settings of generation are the first member's.
-    There is no checkpoint of an ensemble: save the members.
+    All decoding methods work, and so do `generate_captions` and [`ImageToTextPipeline`]. Members may differ in
+    backbone, sizes and attention, but must have the same preprocessing. Features for `encoder_outputs` are the
+    concatenated features of the distinct backbones in the order of the members, as returned by `get_image_features`;
+    with a single backbone these are the usual features. Backbones with equal weights are found when the ensemble is
+    created. The generation config is the first member's. An ensemble has no checkpoint: save its members.
 
     Args:
-        members: the captioners. They are put in eval mode and not copied.
-        mirrored: let each member see the photo mirrored too, as a member more. It makes an ensemble of a single
-            captioner that was trained on mirrored photos, at twice the time; "left" and "right" mean nothing then.
+        members: the captioners. They are set to eval mode and not copied.
+        mirrored: also show each member the mirrored photo, as if there were twice as many members. This takes twice
+            the time, and "left" and "right" become meaningless. It also works with a single captioner.
 
     Raises:
-        ValueError: where there is no member, or sizes of vocabularies, ids of special tokens, or devices differ.
+        ValueError: if there is no member, or vocabulary sizes, ids of special tokens, or devices differ.
 
     Example:
 
@@ -198,10 +197,10 @@ class NICEnsemble(PreTrainedModel, NICGenerationMixin):
         if len(devices) > 1:
             raise ValueError(f"the members of an ensemble must be on one device, got {', '.join(sorted(devices))}")
         super().__init__(copy.deepcopy(models[0].config))
-        self.post_init()  # without the members yet: it would give modules that it does not know random weights
+        self.post_init()  # before members are added: it would initialize modules that it does not know
         self.members = nn.ModuleList(models)
         self.encoder = NICEnsembleEncoder(models, mirrored)
-        self.readers = models * (1 + mirrored)  # those who speak at each word: every member, once a view of the photo
+        self.readers = models * (1 + mirrored)  # every member, once per view of the photo
         self.config.feature_size, self.config.attention = self.encoder.feature_size, None
         self.generation_config = copy.deepcopy(models[0].generation_config)
         self.eval()
@@ -210,16 +209,16 @@ class NICEnsemble(PreTrainedModel, NICGenerationMixin):
     def from_pretrained(  # type: ignore[override]
         cls, paths: Sequence[Member], mirrored: bool = False, **kwargs: Any
     ) -> "NICEnsemble":
-        """Load checkpoints, whose tokenizers and preprocessing must agree where they hold them.
+        """Load checkpoints, and compare their tokenizers and preprocessing if they contain them.
 
         Args:
             paths: paths or Hub ids.
-            mirrored: as of the class.
-            **kwargs: passed to `NICForConditionalGeneration.from_pretrained` for each.
+            mirrored: as for the class.
+            **kwargs: passed to `NICForConditionalGeneration.from_pretrained` for each checkpoint.
 
         Raises:
-            ValueError: naming the checkpoint and what differs.
-            OSError: where a checkpoint is not there, or is damaged.
+            ValueError: if checkpoints differ; the message names the checkpoint and the difference.
+            OSError: if a checkpoint does not exist or is damaged.
         """
         models: list[NICForConditionalGeneration] = []
         for model in load_members(paths, **kwargs):
@@ -230,20 +229,20 @@ class NICEnsemble(PreTrainedModel, NICGenerationMixin):
         return cls(models, mirrored)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: an ensemble is its members' checkpoints.
+        """Not supported: save the members instead.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "an ensemble has no checkpoint of its own: save its `members`, load them by NICEnsemble.from_pretrained"
+            "an ensemble has no checkpoint: save its `members`, and load them with NICEnsemble.from_pretrained"
         )
 
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """The distinct backbones, which `generate()` runs once an image."""
+        """The distinct backbones, which `generate()` runs once per image."""
         return self.encoder
 
-    # What these do needs nothing but the configuration and the encoder.
+    # These only use the configuration and the encoder.
     get_image_features: Any = NICForConditionalGeneration.get_image_features
     prepare_decoder_input_ids_from_labels: Any = NICForConditionalGeneration.prepare_decoder_input_ids_from_labels
 
@@ -261,29 +260,30 @@ class NICEnsemble(PreTrainedModel, NICGenerationMixin):
         decoder_attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> NICOutput:
-        """Score each next word.
+        """Predict each next word.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): the images.
-            decoder_input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words read, `<bos>` first.
-            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words to predict, as
-                [`NICForConditionalGeneration`] takes them.
-            encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
-                features of each distinct backbone side by side, in place of `pixel_values`.
-            cache (`NICEnsembleCache`): states to go on from.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): the words so far, starting
+                with `<bos>`.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words to predict, as for
+                [`NICForConditionalGeneration`].
+            encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or output of the encoder):
+                concatenated features of the distinct backbones, instead of `pixel_values`.
+            cache (`NICEnsembleCache`): states to continue from.
             use_cache: return the states after the last word.
-            output_hidden_states: also return the outputs of the LSTMs, a tensor a member.
-            past_key_values: the name of `cache` before Transformers 5.24.
-            decoder_attention_mask: 0 where `decoder_input_ids` are padding.
-            **kwargs: ignored, but for misspelt names.
+            output_hidden_states: also return the outputs of the LSTMs, one tensor per member.
+            past_key_values: name of `cache` before Transformers 5.24.
+            decoder_attention_mask: 0 for padding in `decoder_input_ids`.
+            **kwargs: ignored, except for misspelled names.
 
         Returns:
-            `NICOutput` whose `logits`, of shape `(batch_size, sequence_length, vocab_size)` and in float32, are the
-            logarithms of the mean probabilities. Its loss is the mean over the words of the batch.
+            `NICOutput` whose `logits` (`(batch_size, sequence_length, vocab_size)`, float32) are the logarithms of
+            the mean probabilities. The loss is the mean over the words of the batch.
 
         Raises:
-            ValueError: where the image or the words are missing, or features have another size.
-            TypeError: where a name among `kwargs` is close to one of those above.
+            ValueError: if the image or the words are missing, or features have another size.
+            TypeError: if a name among `kwargs` looks like a misspelled argument.
         """
         check_keywords(kwargs)
         cache = past_key_values if cache is None else cache
@@ -343,7 +343,7 @@ class NICEnsemble(PreTrainedModel, NICGenerationMixin):
         if torch.is_tensor(features) and features.ndim == 2:
             features = features.unsqueeze(1)
         if not torch.is_tensor(features) or features.ndim != 3 or features.shape[1] != 1:
-            raise ValueError("`encoder_outputs` must be what `get_image_features` of this ensemble gave")
+            raise ValueError("`encoder_outputs` must be the output of `get_image_features` of this ensemble")
         return features
 
     def _prepare_cache_for_generation(  # type: ignore[override]
@@ -357,7 +357,7 @@ class NICEnsemble(PreTrainedModel, NICGenerationMixin):
 
 
 def find_same_encoder(encoder: NICEncoder, others: Sequence[nn.Module]) -> int | None:
-    """Position of the first of `others` that gives the same features, by its settings and weights; or `None`."""
+    """Index of the first of `others` with the same settings and weights; `None` if there is none."""
     return next((number for number, other in enumerate(others) if _same_encoder(encoder, other)), None)
 
 
@@ -374,7 +374,7 @@ def _same_encoder(encoder: NICEncoder, other: Any) -> bool:
 
 
 def _settings(encoder: NICEncoder) -> dict[str, Any]:
-    """The backbone's configuration without what says where it came from, and the layers that are read."""
+    """The backbone's configuration without its origin, and the layers that are used."""
     origin = ("_name_or_path", "architectures", "dtype", "transformers_version", "id2label", "label2id")
     settings = {name: value for name, value in encoder.backbone.config.to_dict().items() if name not in origin}
     return {**settings, "feature_layers": encoder.feature_layers, "keep_regions": encoder.keep_regions}

@@ -163,10 +163,10 @@ def test_faults_in_a_file_of_expert_judgments_are_placed(tmp_path, line, message
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a.jpg\tb.jpg#1\t0.5\t1\t3", 'share of "yes" is 0.5, with 1 "yes" and 3 "no"'),
-        ("a.jpg\tb.jpg#1\t0\t0\t0", 'share of "yes" is 0, with 0 "yes" and 0 "no"'),
-        ("a.jpg\tb.jpg#1\tnan\t1\t3", 'share of "yes" is nan'),
-        ("a.jpg\tb.jpg#1\t0.25\t1", "expected 5 fields"),
+        ("a.jpg\tb.jpg#1\t0.5\t1\t3", 'the share of "yes" is 0.5, with 1 "yes" and 3 "no"'),
+        ("a.jpg\tb.jpg#1\t0\t0\t0", 'the share of "yes" is 0, with 0 "yes" and 0 "no"'),
+        ("a.jpg\tb.jpg#1\tnan\t1\t3", 'the share of "yes" is nan'),
+        ("a.jpg\tb.jpg#1\t0.25\t1", "expected 5 tab-separated fields"),
     ],
 )
 def test_faults_in_a_file_of_crowd_judgments_are_placed_or_counted(tmp_path, caplog, line, message):
