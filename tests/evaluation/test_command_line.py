@@ -64,14 +64,14 @@ def test_two_files_are_compared(files: tuple[Path, Path], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{predictions}"], "is a file of captions: give --references too"),
-        (["no/such/captioner"], "is no file, so it is taken for a captioner: give --data"),
+        (["{predictions}"], "is a file of captions: give --references"),
+        (["no/such/captioner"], "is not a file, so it must be a captioner: give --data"),
         (["no/such/captioner", "--data", "{folder}"], "no/such/captioner"),
         (["{predictions}", "--references", "no.json"], "no.json"),
         (["{predictions}", "--references", "{references}", "--metrics", "belu"], "belu"),
         (["run", "--data", "x", "--beams", "1,x"], "--beams is '1,x'"),
         (["run", "--data", "x", "--transfer", "flickr30k"], "must be NAME=DATA"),
-        (["run", "--data", "x", "--compare", "y"], "are for a file of captions"),
+        (["run", "--data", "x", "--compare", "y"], "need a file of captions"),
     ],
 )
 def test_bad_input_is_one_clear_line(

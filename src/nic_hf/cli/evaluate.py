@@ -11,7 +11,7 @@ from .terminal import print_json, reported
 
 
 class Suite(StrEnum):
-    """What to compute of a checkpoint."""
+    """What to compute for a captioner."""
 
     SCORES = "scores"
     SHOW_AND_TELL = "show-and-tell"
@@ -22,66 +22,64 @@ def evaluate(
     source: Annotated[
         str,
         typer.Argument(
-            help="A captioner (folder or Hub id), or a file of captions: JSON lines or COCO results.", metavar="SOURCE"
+            help="A captioner (folder or Hub id) or a file of captions (JSON lines, COCO results).", metavar="SOURCE"
         ),
     ],
     data: Annotated[
         str | None, typer.Option(help="Captioned photos to evaluate a captioner on, such as a Flickr8k folder.")
     ] = None,
     references: Annotated[
-        Path | None, typer.Option(help="Reference captions for a file of captions: COCO JSON, JSON lines.")
+        Path | None, typer.Option(help="Reference captions for a file of captions (COCO JSON or JSON lines).")
     ] = None,
     suite: Annotated[
-        Suite, typer.Option(help="Scores at each beam size, or every table of the paper.")
+        Suite, typer.Option(help="Scores for each beam size, or all tables of the paper.")
     ] = Suite.SCORES,
-    output: Annotated[Path, typer.Option(help="Folder for a captioner's report, captions and figures.")] = Path(
-        "evaluation"
-    ),
+    output: Annotated[Path, typer.Option(help="Output folder for the report of a captioner.")] = Path("evaluation"),
     split: Annotated[
         str | None,
         typer.Option(
-            help="Split to evaluate on; all for every photo.", show_default="test, or dev where there is none"
+            help="Split to evaluate on, or all for all photos.", show_default="test, or dev if there is no test split"
         ),
     ] = None,
     data_options: dict[str, Any] | None = None,
     train_split: Annotated[
-        str | None, typer.Option(help="Split whose captions tell which captions are new; '' for none.")
+        str | None, typer.Option(help="Training split, for the share of novel captions; '' for none.")
     ] = "train",
     beams: Annotated[str | None, typer.Option(help="Beam sizes, such as 1,3,20.", show_default="3, or 1,3,20")] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Of bleu,rouge_l,cider,meteor,spice.", show_default="bleu,rouge_l,cider and, with Java, meteor"
+            help="Any of bleu,rouge_l,cider,meteor,spice.", show_default="bleu,rouge_l,cider and, with Java, meteor"
         ),
     ] = None,
     transfer: Annotated[
-        list[str] | None, typer.Option(help="NAME=DATA: another data set to caption too. May be given several times.")
+        list[str] | None, typer.Option(help="NAME=DATA: also caption another data set. Can be given several times.")
     ] = None,
     run: Annotated[
         Path | None,
         typer.Option(
-            help="A training run (of a recipe, a stage's folder), whose checkpoints' scores are plotted against time."
+            help="Training run (for a recipe, the folder of a stage) whose checkpoints to score and plot over time."
         ),
     ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Another file of captions of the same photos, for a paired test.")
     ] = None,
     per_image: Annotated[
-        Path | None, typer.Option(help="Write the scores of each photo to this JSON-lines file.")
+        Path | None, typer.Option(help="JSON-lines file to write the scores of each photo to.")
     ] = None,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Score the photos that have a caption only.")
+        bool, typer.Option("--allow-partial", help="Score only the photos that have a caption.")
     ] = False,
     max_photos: Annotated[int | None, typer.Option(help="Evaluate on the first photos only.", min=1)] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where image features are kept between runs.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder to keep image features in between runs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Score captions, or a captioner, and write a report to look at.
+    """Score a file of captions, or evaluate a captioner and write a report.
 
-    Scores are those of pycocoevalcap 1.2, without Java: BLEU, ROUGE-L and CIDEr-D, with 95 % bootstrap intervals.
-    METEOR is added where Java is there.
+    BLEU, ROUGE-L and CIDEr-D are equal to pycocoevalcap 1.2's, without Java, and have 95 % bootstrap intervals. METEOR
+    is added if Java is available.
 
-    Exit code: 0, 2 where nothing could be scored, 130 after Ctrl-C: the same command goes on.
+    Exit code: 0 on success, 2 on an error, 130 after Ctrl-C (run the same command to continue).
 
     \b
     Examples:
@@ -90,10 +88,10 @@ def evaluate(
       nic evaluate runs/flickr8k --data flickr8k \\
           --suite show-and-tell --run runs/flickr8k/1-frozen
     """
-    with reported("evaluate", "stopped; the same command goes on"):
+    with reported("evaluate", "stopped; run the same command to continue"):
         if Path(source).is_file():
             if references is None:
-                raise ValueError(f"{source} is a file of captions: give --references too")
+                raise ValueError(f"{source} is a file of captions: give --references")
             from ..evaluation.file_scores import score_file
 
             result = score_file(
@@ -107,9 +105,9 @@ def evaluate(
             print_json(result) if as_json else typer.echo(_lines(result))
             return
         if data is None:
-            raise ValueError(f"{source} is no file, so it is taken for a captioner: give --data, the photos")
+            raise ValueError(f"{source} is not a file, so it must be a captioner: give --data, its photos")
         if compare is not None or per_image is not None or references is not None:
-            raise ValueError("--references, --compare and --per-image are for a file of captions")
+            raise ValueError("--references, --compare and --per-image need a file of captions")
         from ..evaluation.suite import PARTS, evaluate_captioner
 
         full = suite is Suite.SHOW_AND_TELL
@@ -144,7 +142,7 @@ def _beams(text: str | None, full: bool) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--beams is {text!r}; it must be numbers with commas between, such as 1,3,20") from None
+        raise ValueError(f"--beams is {text!r}; it must be comma-separated numbers, such as 1,3,20") from None
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -155,7 +153,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _lines(result: dict[str, Any]) -> str:
-    """Scores for people: a line each, in percent."""
+    """Scores in percent, one per line."""
     lines = []
     for name, value in result["scores"].items():
         line = f"{name:10}{100 * value:7.2f}"
