@@ -1,9 +1,9 @@
-"""What each part of a recipe is worth: the recipe, and the recipe with one setting changed, each with several seeds.
+"""Ablation study of a recipe: the recipe, and the recipe with one setting changed, each with several seeds.
 
     python benchmarks/ablation.py --data path/to/flickr8k --backbone path/to/mobilenet-v2 --max_train_photos 2000
 
-Every run is chosen and scored on the dev split. Runs that are in the output file already are not repeated, so that it
-can be stopped. Prints a table of means and standard deviations over the seeds, and writes JSON.
+All runs are selected and scored on the dev split. Runs in the output file are not repeated, so the command can be
+interrupted. Prints a table of means and standard deviations over the seeds, and writes JSON.
 """
 
 import argparse
@@ -43,7 +43,7 @@ METRICS = ("eval_loss", "eval_bleu_4", "eval_cider", "eval_distinct", "eval_word
 
 
 def run(recipe, changes, seed, args, folder):
-    """Scores on the dev split of one run."""
+    """Scores of one run on the dev split."""
     settings = {
         "data": args.data,
         "backbone": args.backbone,
@@ -77,7 +77,7 @@ def show(results, names):
 
 
 def main():
-    """Run what is missing, and report."""
+    """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--backbone", required=True)

@@ -1,12 +1,12 @@
-"""A captioner in the browser: whether it says what it says in Python, and how long a caption takes.
+"""Compare captions in the browser with Python, and measure the time per caption.
 
     cd examples/browser && npm ci && npm run build && cd ../..
     nic export onnx runs/flickr8k captioner-int8 --int8
     python benchmarks/browser_captioner.py captioner-int8 --data path/to/flickr8k --json browser.json
 
-Opens the built page of examples/browser in headless Chromium, gives it photos of a split one by one, and compares
-captions with those of `NICOnnxCaptioner` for each photo alone: from PNG files, whose pixels are the same for all, and
-from JPEG files, which Chromium and Pillow may decode a level apart. Prints a table and writes JSON.
+Opens the built page of examples/browser in headless Chromium, captions photos of a split one by one, and compares the
+captions with those of `NICOnnxCaptioner`: from PNG files, which have the same pixels everywhere, and from JPEG files,
+which Chromium and Pillow may decode with a difference of one level. Prints a table and writes JSON.
 """
 
 import argparse
@@ -41,7 +41,7 @@ ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-
 
 
 class _Host(SimpleHTTPRequestHandler):
-    """Static files, from folders that lie elsewhere."""
+    """Serves static files from several folders."""
 
     protocol_version = "HTTP/1.1"
 
@@ -62,12 +62,12 @@ class _Host(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Disable logging."""
 
 
 @contextmanager
 def hosting(page: Path, models: dict[str, Path], threads: bool = False, handler: type = _Host) -> Iterator[str]:
-    """Serve a built page in a folder of a host, with captioners beside it; gives its address.
+    """Serve a built page with captioners in other folders, and return its address.
 
     Args:
         page: what `npm run build` wrote.
@@ -91,7 +91,7 @@ def hosting(page: Path, models: dict[str, Path], threads: bool = False, handler:
 
 
 def open_page(browser: Any, url: str) -> Any:
-    """The page, with a minute for all that is waited for."""
+    """The page, with a timeout of one minute."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.set_default_timeout(60_000)
     page.goto(url)
@@ -99,7 +99,7 @@ def open_page(browser: Any, url: str) -> Any:
 
 
 def wait_until_ready(page: Any) -> None:
-    """Wait until the captioner is there.
+    """Wait until the captioner is loaded.
 
     Raises:
         RuntimeError: with what the page says where it is not.
@@ -110,7 +110,7 @@ def wait_until_ready(page: Any) -> None:
 
 
 def caption_of(page: Any, photo: Path) -> str:
-    """Choose a photo, and read its caption."""
+    """Select a photo, and return its caption."""
     page.set_input_files("#file", photo)
     page.wait_for_selector("#caption:not(.waiting)")
     if page.is_visible("#error"):
@@ -119,7 +119,7 @@ def caption_of(page: Any, photo: Path) -> str:
 
 
 def times_of(page: Any) -> dict[str, int]:
-    """Milliseconds of the caption that is shown, and of its parts."""
+    """Milliseconds of the current caption and its parts."""
     text = page.inner_text("#times")
     found = re.fullmatch(r"(\d+) ms: photo (\d+), encoder (\d+), words (\d+).*", text)
     if found is None:
@@ -128,7 +128,7 @@ def times_of(page: Any) -> dict[str, int]:
 
 
 def captions_of(page: Any, photos: Sequence[Path], num_beams: int) -> tuple[list[str], dict[str, float]]:
-    """Captions of photos, and the medians of their times in ms."""
+    """Captions of photos, and median times in ms."""
     page.select_option("#beams", str(num_beams))
     captions, times = [], []
     for photo in photos:
@@ -138,7 +138,7 @@ def captions_of(page: Any, photos: Sequence[Path], num_beams: int) -> tuple[list
 
 
 def write_photos(rows: Any, folder: Path) -> dict[str, list[Path]]:
-    """Photos as PNG files and as the JPEG files that they are."""
+    """Photos as PNG files and as the original JPEG files."""
     files: dict[str, list[Path]] = {"PNG": [], "JPEG": []}
     for number, row in enumerate(rows):
         source = row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes()
@@ -158,9 +158,9 @@ def main() -> None:
     parser.add_argument("captioner", type=Path, help="folder that `nic export onnx` wrote")
     parser.add_argument("--data", required=True, help="captioned photos with splits, such as a Flickr8k folder")
     parser.add_argument("--split", default="dev")
-    parser.add_argument("--photos", type=int, default=100, help="the first photos of the split")
-    parser.add_argument("--page", type=Path, default=PAGE, help="what `npm run build` wrote")
-    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--photos", type=int, default=100, help="number of photos")
+    parser.add_argument("--page", type=Path, default=PAGE, help="output of `npm run build`")
+    parser.add_argument("--json", type=Path, help="output file")
     args = parser.parse_args()
     if not (args.page / "index.html").is_file():
         parser.error(f"{args.page}: no page; run `npm ci && npm run build` in examples/browser")
@@ -197,7 +197,7 @@ def main() -> None:
         browser.close()
 
     print(f"{len(rows)} photos of {args.split}, {captioner.manifest['precision']}; Chromium {version}\n")
-    print("| threads | files | beams | captions as in Python | ms a caption | photo | encoder | words | loading, s |")
+    print("| threads | files | beams | same as Python | ms per caption | photo | encoder | words | loading, s |")
     print("|---|---|---|---|---|---|---|---|---|")
     for result in results:
         same, ms = f"{result['same_captions']} of {result['of']}", result["ms"]

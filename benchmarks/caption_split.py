@@ -1,4 +1,4 @@
-"""Caption a split with a trained checkpoint, to choose beams and length penalty on the dev split.
+"""Caption a split with a trained checkpoint, to choose beam size and length penalty on the dev split.
 
     python benchmarks/caption_split.py runs/flickr8k --data path/to/flickr8k --split dev --num_beams 3 \
         --length_penalty 0.7 --output dev.json

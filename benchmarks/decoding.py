@@ -1,11 +1,11 @@
-"""Time of `generate()` from image features: against bare PyTorch loops over the same weights.
+"""Time of `generate()` with given image features, compared with bare PyTorch loops over the same weights.
 
     python benchmarks/decoding.py CHECKPOINT --data path/to/flickr8k
 
-Beam search of a batch against a vectorised beam loop, and a greedy caption of one photo against a loop over the LSTM:
-the whole caption, with what `generate()` prepares once, and each further word of one that does not end. Captions must
-be the same. Both take turns in one process, so that a machine that slows down slows both. Prints one table and writes
-JSON.
+Beam search of a batch is compared with a vectorized beam loop, and greedy decoding of one photo with a loop over the
+LSTM: the whole caption, including the preparation of `generate()`, and each additional word of a caption that does not
+end. Captions must be the same. Both alternate in one process, so that changes in machine speed affect both. Prints a
+table and writes JSON.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from nic_hf.data import cache_features, load_captions
 
 
 class Bare:
-    """The weights of a captioner without its classes."""
+    """A captioner's weights without its classes."""
 
     def __init__(self, model):
         self.mean, self.std = model.image_projection.mean, model.image_projection.std
@@ -33,12 +33,12 @@ class Bare:
         self.pad = model.config.pad_token_id
 
     def start(self, features):
-        """The LSTM's state after the photo; features of shape (batch, size)."""
+        """The state of the LSTM after reading features of shape (batch, size)."""
         zeros = features.new_zeros(len(features), self.weights[1].shape[1])
         return torch.lstm_cell(self.project((features - self.mean) / self.std), (zeros, zeros), *self.weights)
 
     def step(self, words, state):
-        """Logits (rows, vocabulary) after one more word, of shape (rows,), and the state; by the fused cell."""
+        """Logits (rows, vocabulary) and state after one more word of shape (rows,), computed by the fused cell."""
         state = torch.lstm_cell(self.embed(words), state, *self.weights)
         return self.head(state[0]), state
 
@@ -55,7 +55,7 @@ class Bare:
         return [caption]
 
     def beam(self, features, num_beams, max_words):
-        """Best captions of a batch, scored by log-probability a word: all photos and beams in one tensor."""
+        """Best captions of a batch by log probability per word, with all photos and beams in one tensor."""
         batch, vocabulary = len(features), self.head.out_features
         rows = torch.arange(batch).unsqueeze(1)
         state = tuple(part.repeat_interleave(num_beams, dim=0) for part in self.start(features))
@@ -65,7 +65,7 @@ class Bare:
         scores = torch.full((batch, num_beams), -1e9)
         scores[:, 0] = 0
         best, best_score = captions[:, 0].clone(), torch.full((batch,), -1e9)
-        ended = torch.zeros(batch, num_beams) - 1e9  # scores of the finished captions that are kept
+        ended = torch.zeros(batch, num_beams) - 1e9  # scores of the best finished captions
         for length in range(1, max_words + 1):
             logits, state = self.step(words, state)
             total = (scores.view(-1, 1) + logits.log_softmax(-1)).view(batch, -1)
@@ -75,7 +75,7 @@ class Bare:
             if length == max_words:
                 is_end = torch.ones_like(is_end)
             normalised = (top / length).masked_fill(~is_end, -1e9)
-            normalised[:, num_beams:] = -1e9  # an end counts among the first beams only
+            normalised[:, num_beams:] = -1e9  # ends count only among the first beams
             now, which = normalised.max(1)
             better = now > best_score
             ending = captions[rows[:, 0], beam[rows[:, 0], which]]
@@ -102,7 +102,7 @@ def strip(ids, bare):
 
 
 def seconds(run, words, more_words=None):
-    """Of so many words, or of each word more."""
+    """Number of words, or each additional word."""
     start = time.perf_counter()
     run(words)
     short = time.perf_counter() - start
@@ -138,7 +138,7 @@ def compare(name, ours, theirs, rounds, lengths):
 
 
 def main():
-    """Measure and report."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--data", required=True)
@@ -166,7 +166,7 @@ def main():
     beams, batch = args.num_beams, args.batch_size
     once, further = (args.max_words,), (args.max_words, 4 * args.max_words)
     endless = Bare(model)
-    endless.eos = bare.bos  # which is never said
+    endless.eos = bare.bos  # never generated
     rows = [
         (
             f"beam {beams}, {batch} photos",

@@ -1,6 +1,6 @@
-"""Write the table by which `load_captions` knows Flickr8k's official splits from the photos' names alone.
+"""Write the table by which `load_captions` knows Flickr8k's official splits from file names.
 
-It holds no names: the CRC-32 of each, by split.
+It contains the CRC-32 of each name by split, not the names.
 
     python benchmarks/flickr8k_split.py path/to/flickr8k
 """

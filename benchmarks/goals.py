@@ -1,13 +1,13 @@
-"""All figures of docs/performance.md beside what they should reach: one command, one table, one JSON.
+"""Measure the results of docs/performance.md, and compare them with their goals.
 
     nic export onnx runs/flickr8k captioner-onnx
     nic export onnx runs/flickr8k captioner-int8 --int8 --calibration path/to/flickr8k
     python benchmarks/goals.py runs/flickr8k --onnx captioner-onnx --int8 captioner-int8 --data path/to/flickr8k \\
         --backbone path/to/mobilenet-v2 --output goals
 
-Each part is a benchmark of this folder in a process of its own, of two to four minutes; `accuracy` takes ten, and
-`stream`, which captions 100,000 photos, a quarter of an hour. `--parts` runs some of them; the table is made of all
-that `--output` holds, so that a long run can be done in pieces.
+Each part runs a benchmark of this folder in a separate process, which takes two to four minutes; `accuracy` takes ten
+minutes, and `stream`, which captions 100,000 photos, fifteen. `--parts` selects parts; the table includes all results
+in `--output`, so that parts can be run separately.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from machine import about
 
 HERE = Path(__file__).parent
-Rows = dict[str, Any]  # what a part wrote
+Rows = dict[str, Any]  # results of a part
 
 
 # The command of each part, to which the JSON file is added that it writes.
@@ -54,30 +54,30 @@ class Goal(NamedTuple):
 
     what: str
     part: str
-    least: bool  # the goal is a least value; else a most
+    least: bool  # whether the goal is a minimum, otherwise a maximum
     goal: float
     unit: str
     value: Callable[[Rows], float]
 
 
 def rate(rows: Rows, key: str) -> float:
-    """A figure of the 8-bit captioner at the largest batch."""
+    """A result of the 8-bit captioner with the largest batch."""
     batches = [row for row in rows["rows"] if row["what"].startswith("nic_hf, ONNX") and "text" not in row["what"]]
     return max(row[key] for row in batches if row["batch"] > 1)
 
 
 def one_photo(rows: Rows) -> float:
-    """Median milliseconds from an array to a text, of the faster ONNX captioner."""
+    """Median milliseconds from an array to a text with the faster ONNX captioner."""
     return min(row["median_ms"] for row in rows["rows"] if row["what"].endswith("array to text"))
 
 
 def decoded(what: str) -> Callable[[Rows], float]:
-    """The ratio to a bare loop, of the row whose name begins so."""
+    """The ratio to a bare loop of the row with this prefix."""
     return lambda rows: next(row["ratio_median"] for row in rows["rows"] if row["what"].startswith(what))
 
 
 def started(is_onnx: bool) -> Callable[[Rows], float]:
-    """Median seconds of `nic caption`, the slowest of the captioners of that kind."""
+    """Median seconds of `nic caption` with the slowest captioner of this kind."""
 
     def value(rows: Rows) -> float:
         names = [name for name, onnx in rows["is_onnx"].items() if onnx == is_onnx]
@@ -88,12 +88,12 @@ def started(is_onnx: bool) -> Callable[[Rows], float]:
 
 
 def lost(rows: Rows) -> float:
-    """CIDEr-D that the static 8-bit captioner lacks, in percent."""
+    """Loss of CIDEr-D of the static 8-bit captioner, in percent."""
     return rows["results"]["float32"]["cider_d"] - rows["results"]["static"]["cider_d"]
 
 
 def growth(rows: Rows) -> float:
-    """Growth of memory in percent, from the second tenth of the way to the last."""
+    """Growth of memory in percent, from the second tenth of the run to the last."""
     peaks = rows["peak_of_each_tenth_mib"]
     return 100 * (peaks[-1] / peaks[1] - 1)
 
@@ -160,7 +160,7 @@ GOALS = (
 
 
 def table(folder: Path) -> list[dict[str, Any]]:
-    """Rows of what was measured; of what was not, without a value."""
+    """Rows of the table; those not measured have no value."""
     rows = []
     for goal in GOALS:
         file = folder / f"{goal.part}.json"
@@ -173,15 +173,15 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Measure what is asked for, print the table; 1 where a goal is missed."""
+    """Measure the selected parts and print the table; return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--onnx", required=True, help="its export in float32")
     parser.add_argument("--int8", required=True, help="its export in 8 bits")
     parser.add_argument("--data", required=True, help="a Flickr8k folder")
-    parser.add_argument("--images", help="folder of its photos, where that is not DATA/Images")
+    parser.add_argument("--images", help="folder of its photos, if not DATA/Images")
     parser.add_argument("--backbone", required=True, help="MobileNetV2, for the training step")
-    parser.add_argument("--parts", nargs="*", choices=list(PARTS), help="what to measure; empty for the table alone")
+    parser.add_argument("--parts", nargs="*", choices=list(PARTS), help="parts to measure; empty for only the table")
     parser.add_argument("--output", type=Path, default=Path("goals"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,13 @@
-"""Captions a second on a GPU, where a decoding step's time goes, and the time to train Flickr8k to a given CIDEr-D.
+"""Captions per second on a GPU, a profile of a decoding step, and the time to train Flickr8k to a given CIDEr-D.
 
     python benchmarks/gpu.py --budget 90 --profile
     python benchmarks/gpu.py --only "time to train" --data path/to/flickr8k --backbone path/to/mobilenet-v2 \
         --target 0.45 --set per_device_train_batch_size=512 learning_rate=4e-3 dataloader_num_workers=4
 
-Decoding of image features by `generate()` and training steps on them, in float32 and bfloat16, as they are and
-compiled; and, with `--target`, the recipe `frozen` until the dev split's CIDEr-D is reached (features cached before,
-evaluations not counted). A row that fails holds its error, one that finds the budget spent is skipped, and the JSON is
-written after each. Runs on a CPU too, for a look.
+Measures decoding of image features with `generate()` and training steps on them, in float32 and bfloat16, eager and
+compiled, and with `--target` the time of the recipe `frozen` until this CIDEr-D is reached on the dev split (with
+cached features, without evaluation). A row that fails contains its error, rows after the budget are skipped, and the
+JSON file is written after each row. It also runs on a CPU.
 """
 
 import argparse
@@ -48,13 +48,13 @@ def captioner(device, **settings):
 
 
 def wait(device):
-    """Let the device finish what was asked of it."""
+    """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def training(device, batch_size, steps, dtype=torch.float32, compiled=False):
-    """Captions a second of training steps, optimiser included."""
+    """Captions per second of training steps, including the optimizer."""
     model = captioner(device).train()
     step_model = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], fused=device.type == "cuda")
@@ -80,7 +80,7 @@ def training(device, batch_size, steps, dtype=torch.float32, compiled=False):
 
 
 def decoder(device, batch_size, beams, dtype=torch.float32, compiled=False, attention=None):
-    """A function that captions a batch of features by `generate()`."""
+    """A function that captions a batch of features with `generate()`."""
     model = captioner(device, attention=attention).eval().to(dtype)
     regions = 1 if attention is None else REGIONS
     features = torch.randn(batch_size, regions, FEATURES, device=device, dtype=dtype)
@@ -108,7 +108,7 @@ def seconds_of(device, decode):
 
 
 def decoding(device, batch_size, beams, rounds=4, **settings):
-    """Captions a second of `generate()` from image features: the best of some rounds, after two to warm up."""
+    """Captions per second of `generate()` from image features: the best round after two warm-up rounds."""
     decode, model = decoder(device, batch_size, beams, **settings)
     first = seconds_of(device, decode)
     seconds_of(device, decode)
@@ -123,7 +123,7 @@ def same_as_eager(decode, model):
     """The share of captions that are the same without compilation."""
     settings = {name: value for name, value in decode.keywords.items() if not name.startswith(("cache_", "compile_"))}
     found = decode()
-    model.__dict__.pop("forward", None)  # the compiled one, where beams are searched
+    model.__dict__.pop("forward", None)  # the compiled one, for beam search
     return (found == model.generate(**settings)).all(dim=1).float().mean().item()
 
 
@@ -146,7 +146,7 @@ def where_time_goes(device, batch_size, beams):
     ]
     times.sort(reverse=True)
     for microseconds, count, key in times[:10]:
-        print(f"  {microseconds / WORDS:9.1f} us a step {count / WORDS:7.1f} x  {key[:90]}")
+        print(f"  {microseconds / WORDS:9.1f} us per step {count / WORDS:7.1f} x  {key[:90]}")
     kernels = sum(microseconds for microseconds, _, _ in times) / 1e6
     return {
         "ms_a_step": 1000 * seconds / WORDS,
@@ -158,7 +158,7 @@ def where_time_goes(device, batch_size, beams):
 
 
 class _Until(TrainerCallback):
-    """Stops when the target is reached, and notes the seconds of training."""
+    """Stops when the target is reached, and records the seconds of training."""
 
     def __init__(self, target):
         self.target, self.seconds, self.reached = target, None, 0.0
@@ -171,7 +171,7 @@ class _Until(TrainerCallback):
 
 
 def time_to_train(args):
-    """Seconds of training until dev CIDEr-D is `args.target`, and the best that was reached."""
+    """Seconds of training until CIDEr-D on dev is `args.target`, and the best value reached."""
     from nic_hf.training.recipes import load_recipe, resolve
     from nic_hf.training.stage_inputs import caption_datasets, load_splits, new_captioner
     from nic_hf.training.trainer import CaptioningTrainer
@@ -208,7 +208,7 @@ def time_to_train(args):
 
 
 def rows_to_measure(args, device):
-    """Name and function of each row, those that matter most first: the budget may not last for all."""
+    """Name and function of each row, the most important ones first, as the budget may not suffice for all."""
     size, bf16 = args.batch_size, torch.bfloat16
     decode = functools.partial(decoding, device)
     train = functools.partial(training, device, size, args.steps)
@@ -237,7 +237,7 @@ def rows_to_measure(args, device):
 
 @contextlib.contextmanager
 def at_most(seconds):
-    """Raise TimeoutError where the body takes longer, as compiling may; where the system has such a clock."""
+    """Raise TimeoutError if the body takes longer, on systems with SIGALRM."""
 
     def stop(*_):
         raise TimeoutError("the budget was spent in the middle of this row")
@@ -255,7 +255,7 @@ def at_most(seconds):
 
 
 def measure(function, device, seconds_left):
-    """The row of `function`, its peak of GPU memory beside it; or why there is none."""
+    """The row of `function` with its peak GPU memory, or the reason for its absence."""
     if seconds_left is not None and seconds_left <= 0:
         return {"skipped": "the budget is spent"}
     torch._dynamo.reset()
@@ -277,12 +277,12 @@ def in_words(row):
     if "error" in row or "skipped" in row:
         return row.get("skipped") or row["error"].splitlines()[0][:100]
     if "captions_a_second" in row:
-        return f"{row['captions_a_second']:12,.0f} captions/s {row['ms_a_step']:8.2f} ms a step"
+        return f"{row['captions_a_second']:12,.0f} captions/s {row['ms_a_step']:8.2f} ms per step"
     return ", ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, int | float))
 
 
 def main():
-    """Measure and report."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data")
     parser.add_argument("--backbone")
@@ -290,10 +290,10 @@ def main():
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="Settings of the recipe.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch_size", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=30, help="Training steps that are timed.")
-    parser.add_argument("--only", nargs="*", metavar="REGEX", help="Rows whose names have one of these.")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="After which the remaining rows are skipped.")
-    parser.add_argument("--profile", action="store_true", help="Also say where the time of a beam-3 step goes.")
+    parser.add_argument("--steps", type=int, default=30, help="Training steps to time.")
+    parser.add_argument("--only", nargs="*", metavar="REGEX", help="Only rows whose names match.")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="Skip the remaining rows after this time.")
+    parser.add_argument("--profile", action="store_true", help="Also profile a beam-3 step.")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     args = parser.parse_args()
     start = time.perf_counter()

@@ -1,11 +1,11 @@
-"""How well caption metrics agree with people: Kendall's tau with Flickr8k's human judgments, beside published figures.
+"""Agreement of caption metrics with people: Kendall's tau with Flickr8k's human judgments, and published values.
 
     python benchmarks/human_judgments.py path/to/flickr8k --metrics bleu rouge_l cider meteor
 
-The folder holds Flickr8k.token.txt, ExpertAnnotations.txt and CrowdFlowerAnnotations.txt. METEOR needs Java.
+The folder contains Flickr8k.token.txt, ExpertAnnotations.txt and CrowdFlowerAnnotations.txt. METEOR needs Java.
 
-Published: CLIPScore (Hessel et al. 2021, arXiv 2104.08718), tables 1 and 2; BLEU-1 on Flickr8k-CF, which those leave
-out, from Distribution Normalization (Zhou et al. 2023, arXiv 2302.11084).
+Published: CLIPScore (Hessel et al. 2021, arXiv 2104.08718), tables 1 and 2; BLEU-1 on Flickr8k-CF, which is not in
+them, from Distribution Normalization (Zhou et al. 2023, arXiv 2302.11084).
 """
 
 import argparse
@@ -51,8 +51,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--metrics", nargs="+", default=["bleu", "rouge_l", "cider"])
-    parser.add_argument("--skip-malformed", action="store_true", help="leave out damaged lines of CrowdFlower's file")
-    parser.add_argument("--photo-frequencies", action="store_true", help="CIDEr-D counts each judged photo once")
+    parser.add_argument("--skip-malformed", action="store_true", help="skip malformed lines of CrowdFlower's file")
+    parser.add_argument("--photo-frequencies", action="store_true", help="count photos once for CIDEr-D")
     args = parser.parse_args()
 
     captions = load_token_captions(args.folder / "Flickr8k.token.txt")

@@ -1,4 +1,4 @@
-"""What a benchmark ran on: processor, its instructions, cores, versions."""
+"""Facts about the machine of a benchmark: CPU, instruction sets, cores, versions."""
 
 import importlib.metadata
 import json
@@ -12,7 +12,7 @@ _PACKAGES = ("nic_hf", "torch", "transformers", "onnxruntime", "numpy", "pillow"
 
 
 def about() -> dict[str, Any]:
-    """Facts to keep beside figures."""
+    """Facts to save with results."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -30,7 +30,7 @@ def about() -> dict[str, Any]:
 
 
 def save(path: Path | None, **content: Any) -> None:
-    """Write figures with the machine they are of; nothing where `path` is None."""
+    """Write results and facts about the machine, unless `path` is None."""
     if path is not None:
         path.write_text(json.dumps({"machine": about(), **content}, indent=1, default=str) + "\n", encoding="utf-8")
 

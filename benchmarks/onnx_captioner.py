@@ -1,10 +1,10 @@
-"""A captioner made faster, in PyTorch and in ONNX, against what it was: logits, captions, CIDEr-D, size, speed.
+"""Compare optimized and exported captioners with PyTorch in float32: logits, captions, CIDEr-D, size, speed.
 
     python benchmarks/onnx_captioner.py runs/flickr8k --data path/to/flickr8k --json onnx.json
 
-Exports a trained checkpoint in float32 and in 8 bits (dynamic; static, calibrated on photos of the training split),
-captions a split with each, and with `optimize_for_inference()` in float32 and bfloat16, at the checkpoint's settings
-and with greedy decoding, and scores the captions. Prints one table and writes JSON.
+Exports a trained checkpoint in float32 and in 8 bits (dynamic, and static with photos of the training split), captions
+a split with each and with `optimize_for_inference()` in float32 and bfloat16, with the checkpoint's settings and with
+greedy decoding, and scores the captions. Prints a table and writes JSON.
 """
 
 import argparse
@@ -42,7 +42,7 @@ print(ImageToTextPipeline(model=model, processor=processor)(sys.argv[2])[0]["gen
 
 @torch.no_grad()
 def captions_of_pytorch(model, processor, pixel_batches, **settings):
-    """Captions of all photos, and the seconds that they took."""
+    """Captions of all photos, and the seconds taken."""
     start, captions = time.perf_counter(), []
     for pixels in pixel_batches:
         ids = model.generate(pixel_values=torch.from_numpy(pixels), **settings)
@@ -51,7 +51,7 @@ def captions_of_pytorch(model, processor, pixel_batches, **settings):
 
 
 def captions_of_onnx(captioner, pixel_batches, **settings):
-    """Captions of all photos, and the seconds that they took."""
+    """Captions of all photos, and the seconds taken."""
     start, captions = time.perf_counter(), []
     for pixels in pixel_batches:
         captions += captioner.decode(captioner.generate(pixels, **settings))
@@ -60,7 +60,7 @@ def captions_of_onnx(captioner, pixel_batches, **settings):
 
 @torch.no_grad()
 def largest_difference(captioner, model, pixel_batches):
-    """Largest difference of a logit from PyTorch's, photo to logits in each, over the words of greedy captions."""
+    """Largest difference of logits from PyTorch's, from photos to logits, over the words of greedy captions."""
     largest = 0.0
     for pixels in pixel_batches:
         words = captioner.generate(pixels, **GREEDY)[:, :-1]
@@ -71,7 +71,7 @@ def largest_difference(captioner, model, pixel_batches):
 
 
 def cold_start(code, folder, photo):
-    """Seconds from the start of a process to the caption of a photo on the screen; the best of three."""
+    """Seconds from the start of a process to the caption of a photo; the best of three."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -81,7 +81,7 @@ def cold_start(code, folder, photo):
 
 
 def megabytes(folder):
-    """Size of all files of a folder that a captioner is loaded from."""
+    """Size of all files in a captioner's folder."""
     return sum(file.stat().st_size for file in Path(folder).iterdir() if file.is_file()) / 1e6
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=200, help="photos of the training split for static int8")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--json", type=Path, help="output file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""Cost of scheduled sampling: a training step with it, against one that is teacher-forced.
+"""Cost of scheduled sampling: a training step with it, compared with teacher forcing.
 
 python benchmarks/scheduled_sampling.py [--hidden_size 512] [--vocab_size 2540] [--words 12]
 """

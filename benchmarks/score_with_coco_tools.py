@@ -1,8 +1,8 @@
-"""Score predictions with pycocoevalcap 1.2: its PTB tokenizer and METEOR 1.5, both Java, and CIDEr-D.
+"""Score predictions with pycocoevalcap 1.2: its PTB tokenizer and METEOR 1.5, both in Java, and CIDEr-D.
 
     python benchmarks/score_with_coco_tools.py predictions_test.json --data path/to/flickr8k --split test
 
-`predictions_test.json` maps image ids to captions, as `examples/train_captioner.py --predict_split test` writes it.
+`predictions_test.json` maps image ids to captions, as written by `examples/train_captioner.py --predict_split test`.
 """
 
 import argparse

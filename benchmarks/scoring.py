@@ -1,8 +1,8 @@
-"""Time and memory of `score_captions`, beside pycocoevalcap with its Java tokenizer.
+"""Time and memory of `score_captions`, compared with pycocoevalcap and its Java tokenizer.
 
     python benchmarks/scoring.py path/to/captions.json
 
-The file holds several captions a photo; the first of each is scored against the others.
+The file contains several captions per photo; the first one is scored against the others.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from nic_hf.evaluation import load_references, score_captions
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions")
-    parser.add_argument("--compared", type=int, default=1000, help="photos that pycocoevalcap scores too")
+    parser.add_argument("--compared", type=int, default=1000, help="number of photos to score with pycocoevalcap")
     args = parser.parse_args()
 
     captions = load_references(args.captions)
@@ -32,7 +32,7 @@ def main():
         scores = score_captions(predictions, references)
         ours = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{number} photos: {ours:.2f} s, peak of the process {peak:.0f} MiB")
+        print(f"{number} photos: {ours:.2f} s, peak memory {peak:.0f} MiB")
         if number != args.compared:
             continue
         start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Seconds from the start of a process to its end: `nic --help`, and a caption of one photo.
+"""Seconds from the start of a process to its end, for `nic --help` and for a caption of one photo.
 
     python benchmarks/start_up.py photo.jpg --models runs/flickr8k captioner-onnx captioner-int8 --output start_up.json
 
-All commands take turns, so that a machine that slows down slows all. The first round, in which the system reads the
-files from disk, is not counted. Prints one table and writes JSON.
+The commands alternate, so that changes in machine speed affect all of them. The first round, in which files are read
+from disk, does not count. Prints a table and writes JSON.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from machine import save
 
 
 def main():
-    """Measure and report."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo")
-    parser.add_argument("--models", nargs="*", default=[], help="Captioners: checkpoints, ONNX folders.")
+    parser.add_argument("--models", nargs="*", default=[], help="Checkpoints and ONNX folders.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()

@@ -1,13 +1,12 @@
-"""Captions a second on a CPU: this captioner in PyTorch and in ONNX Runtime, beside ViT-GPT2, GIT-base and BLIP-base.
+"""Captions per second on a CPU, in PyTorch and ONNX Runtime, compared with ViT-GPT2, GIT-base and BLIP-base.
 
     nic export onnx runs/flickr8k captioner-onnx
     python benchmarks/throughput.py runs/flickr8k --onnx captioner-onnx captioner-int8 --output throughput.json
 
-From decoded photos (arrays of 224 x 224; BLIP's of 384 x 384) to words, the same number of them for all: each
-caption has exactly `--words` words. The peers have random weights of their published shapes; how long they take does
-not depend on what they say. ONNX captioners also do one photo from an array of bytes to a text, of the length that it
-has. All run in one process, several times each, and the best counts. Prints one table and writes JSON with the
-machine, versions and ratios to ViT-GPT2.
+From decoded photos (arrays of 224 x 224, or 384 x 384 for BLIP) to exactly `--words` words per caption. The other
+models have random weights of their published shapes, which does not affect their speed. For ONNX captioners, the time
+of one photo from an array of bytes to a text of natural length is measured too. All run in one process, several times
+each, and the best time counts. Prints a table, and writes JSON with the machine, versions and ratios to ViT-GPT2.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from nic_hf.malloc_settings import keep_freed_memory
 
 
 def vit_gpt2():
-    """nlpconnect/vit-gpt2-image-captioning: ViT-base, and GPT-2 with cross-attention."""
+    """nlpconnect/vit-gpt2-image-captioning: ViT-base and GPT-2 with cross-attention."""
     encoder = transformers.ViTConfig()
     decoder = transformers.GPT2Config(add_cross_attention=True, is_decoder=True)
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
@@ -90,7 +89,7 @@ def onnx_one_photo(folder, photo):
 
 
 def seconds(run, rounds):
-    """Best time of a call; the first is not counted."""
+    """Best time of a call, without the first one."""
     run()
     times = []
     for _ in range(rounds):
@@ -101,13 +100,13 @@ def seconds(run, rounds):
 
 
 def main():
-    """Measure and report."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--onnx", nargs="*", default=[], help="Folders that `nic export onnx` wrote.")
-    parser.add_argument("--photo", help="One whose caption is timed; noise where not given.")
+    parser.add_argument("--photo", help="Photo to time, instead of noise.")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
-    parser.add_argument("--bfloat16", action="store_true", help="Measure bfloat16 in PyTorch too.")
+    parser.add_argument("--bfloat16", action="store_true", help="Also measure bfloat16 in PyTorch.")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--peer_batch_size", type=int, default=8)
     parser.add_argument("--num_beams", type=int, default=3)

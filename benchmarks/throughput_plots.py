@@ -1,10 +1,10 @@
-"""Two pictures: photos a second against batch and beam size, and the cost of a million captions beside peers.
+"""Plot photos per second by batch and beam size, and the cost of a million captions compared with other models.
 
     python benchmarks/throughput.py runs/flickr8k --onnx captioner-onnx captioner-int8 --output throughput.json
     python benchmarks/throughput_plots.py throughput.json --onnx captioner-int8 --dollars_an_hour 0.085 --output .
 
-The first is measured here, on an ONNX folder; the second is figured from what benchmarks/throughput.py measured and
-the price of an hour of a machine with as many cores.
+The first plot is measured by this script; the second is computed from the results of benchmarks/throughput.py and the
+hourly price of a machine with the same number of cores.
 """
 
 import argparse
@@ -26,7 +26,7 @@ BEAMS = (1, 3, 5, 10)
 
 
 def sweep(folder, words, rounds):
-    """Photos a second for each number of beams and batch size; the best of several rounds."""
+    """Photos per second for each beam size and batch size; the best of several rounds."""
     captioner = NICOnnxCaptioner.from_pretrained(folder)
     photos = np.random.default_rng(0).standard_normal((max(BATCHES), *captioner.manifest["image_shape"]))
     photos = photos.astype(np.float32)
@@ -48,9 +48,9 @@ def sweep(folder, words, rounds):
 def main():
     """Measure, draw, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("throughput", type=Path, nargs="+", help="What benchmarks/throughput.py wrote.")
+    parser.add_argument("throughput", type=Path, nargs="+", help="Output of benchmarks/throughput.py.")
     parser.add_argument("--onnx", required=True)
-    parser.add_argument("--dollars_an_hour", type=float, default=0.085, help="Price of the machine.")
+    parser.add_argument("--dollars_an_hour", type=float, default=0.085, help="Hourly price of the machine.")
     parser.add_argument("--words", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path())

@@ -1,10 +1,10 @@
-"""Time of a training step from cached features: Trainer against a plain PyTorch loop.
+"""Time of a training step with cached features: Trainer compared with a plain PyTorch loop.
 
     python benchmarks/training_step.py --data path/to/flickr8k --backbone path/to/mobilenet-v2
 
-Both train the same architecture on the same features and captions with the same optimiser, batch size and vocabulary.
-With --bf16 the Trainer also does its steps in bfloat16. All take turns in one process, so that a machine that slows
-down slows all. Prints one table and writes JSON.
+Both train the same architecture on the same features and captions with the same optimizer, batch size and vocabulary.
+With --bf16 the Trainer is also measured in bfloat16. All alternate in one process, so that changes in machine speed
+affect all of them. Prints a table and writes JSON.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments
 
 
 class PlainCaptioner(nn.Module):
-    """Show and Tell as a tutorial would write it."""
+    """Show and Tell as in a tutorial."""
 
     def __init__(self, feature_size, vocab_size, size, dropout):
         super().__init__()
@@ -47,7 +47,7 @@ class PlainCaptioner(nn.Module):
 
 
 def plain_loop(features, samples, vocab_size, steps, args, seed, order=None):
-    """Seconds a step of a bare loop; the data already in memory as lists and one tensor.
+    """Seconds per step of a bare loop, with the data in memory as lists and one tensor.
 
     Batches are random, as a tutorial would draw them, or as `order` has them.
     """
@@ -74,7 +74,7 @@ def plain_loop(features, samples, vocab_size, steps, args, seed, order=None):
 
 
 def trainer_loop(model, dataset, steps, args, seed, bf16=False):
-    """Seconds a step of CaptioningTrainer, its set-up left out."""
+    """Seconds per step of CaptioningTrainer, without its setup."""
     model = copy.deepcopy(model)  # Accelerate prepares a model once, for the number format of that time
     model.init_weights()
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--data", required=True, help="captioned photos with a train split")
     parser.add_argument("--backbone", required=True, help="pretrained vision model")
     parser.add_argument("--max-photos", type=int, default=None)
-    parser.add_argument("--steps", type=int, default=100, help="of a round; an epoch at most")
+    parser.add_argument("--steps", type=int, default=100, help="steps per round, at most one epoch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=512)
@@ -113,8 +113,8 @@ def main():
     parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=7e-4)
     parser.add_argument("--cache-dir", default=None)
-    parser.add_argument("--bf16", action="store_true", help="measure bfloat16 too")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures here too")
+    parser.add_argument("--bf16", action="store_true", help="also measure bfloat16")
+    parser.add_argument("--json", type=Path, default=None, help="output file")
     args = parser.parse_args()
 
     photos = load_captions(args.data, "train")
@@ -166,7 +166,7 @@ def main():
         )
     steps_an_epoch = len(dataset) // args.batch_size
     medians = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
-    print(f"\n| | ms a step (median of {args.rounds}) | s an epoch of {steps_an_epoch} steps |\n|---|---|---|")
+    print(f"\n| | ms per step (median of {args.rounds}) | s per epoch of {steps_an_epoch} steps |\n|---|---|---|")
     labels = {
         "trainer_s": "CaptioningTrainer",
         "plain_s": "plain PyTorch loop",

@@ -1,4 +1,4 @@
-"""Choose beam size, length penalty and repetition control on the dev split; then caption the test split with them.
+"""Choose beam size, length penalty and repetition control on the dev split, then caption the test split.
 
     python benchmarks/tune_decoding.py runs/flickr8k --data path/to/flickr8k --num_beams 3 5 --length_penalty 0.6 0.8 1
     python benchmarks/tune_decoding.py runs/a runs/b --data path/to/flickr8k --split test --num_beams 5 \
@@ -7,10 +7,9 @@
     python benchmarks/tune_decoding.py runs/flickr8k --data path/to/flickr8k --num_beams 20 --length_penalty 0 \
         --consensus 0 0.1 0.2
 
-Several checkpoints are one ensemble. `--consensus` chooses among the beams by consensus decoding of these sharpnesses,
-with the document frequencies of the training split. Photos pass the backbones once, whatever the number of settings,
-and beams are searched once for all sharpnesses. Prints BLEU and CIDEr-D of each setting, the best by their sum last,
-and writes JSON.
+Several checkpoints form an ensemble. `--consensus` uses consensus decoding with these sharpnesses and the document
+frequencies of the training split. Photos are encoded once for all settings, and beams are searched once for all
+sharpnesses. Prints BLEU and CIDEr-D of each setting, with the best one by their sum last, and writes JSON.
 """
 
 import argparse
@@ -46,7 +45,7 @@ def encode(model, photos, batch_size):
 
 @torch.inference_mode()
 def search(model, features, batch_size, eos, **settings):
-    """The captions of each photo that its beams end with, as token ids, and their log-probabilities."""
+    """The captions of all beams of each photo as token ids, and their log probabilities."""
     found, beams = [], settings["num_beams"]
     for block in tqdm(features.split(batch_size), desc="Searching", unit="batch"):
         beam = model.generate(
@@ -56,7 +55,7 @@ def search(model, features, batch_size, eos, **settings):
             output_scores=True,
             **settings,
         )
-        if beams == 1:  # greedy captions have no scores, and need none
+        if beams == 1:  # greedy captions have no scores
             beam.sequences_scores = torch.zeros(len(beam.sequences))
         rows, log_probs = searched_captions(beam, [eos], settings["length_penalty"])
         photos = (slice(first, first + beams) for first in range(0, len(rows), beams))
@@ -65,7 +64,7 @@ def search(model, features, batch_size, eos, **settings):
 
 
 def choose(found, similarity, sharpness):
-    """The caption of each photo, by consensus of this sharpness; without one the first, the beam search's own."""
+    """The caption of each photo by consensus with this sharpness, or without it the first of the beam search."""
     if sharpness is None:
         return [captions[0] for captions, _ in found]
     consensus = ConsensusDecoding(similarity, sharpness)
@@ -73,12 +72,12 @@ def choose(found, similarity, sharpness):
 
 
 def total(row):
-    """What settings are compared by."""
+    """The sum that settings are compared by."""
     return sum(row[name] for name in NAMES)
 
 
 def main():
-    """Try all settings, score them, keep the best."""
+    """Score all settings, and keep the best."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--data", required=True)
@@ -87,10 +86,10 @@ def main():
     parser.add_argument("--length_penalty", type=float, nargs="+", default=[1.0])
     parser.add_argument("--no_repeat_ngram_size", type=int, nargs="+", default=[0])
     parser.add_argument("--consensus", type=float, nargs="+", default=[None], metavar="SHARPNESS")
-    parser.add_argument("--mirrored", action="store_true", help="See each photo mirrored too, as one member more.")
+    parser.add_argument("--mirrored", action="store_true", help="Also show each member the mirrored photo.")
     parser.add_argument("--batch_size", type=int, default=50)
-    parser.add_argument("--captions", type=Path, help="Write the captions of the best setting, by photo.")
-    parser.add_argument("--output", type=Path, help="Write the scores as JSON.")
+    parser.add_argument("--captions", type=Path, help="File for the captions of the best setting.")
+    parser.add_argument("--output", type=Path, help="JSON file for the scores.")
     args = parser.parse_args()
     keep_freed_memory()
     processor = NICProcessor.from_pretrained(args.checkpoints[0])

@@ -1,9 +1,9 @@
-"""Where the time of captioning goes: a profile of one batch before and after `optimize_for_inference()`.
+"""Profile captioning of one batch with and without `optimize_for_inference()`.
 
     python benchmarks/where_time_goes.py runs/flickr8k --output profile.json
 
-Operators of a batch of random photos from pixels to captions, by kind, of the time that the processor spent in them
-(torch.profiler). What is neither is Python, mostly that of `generate()`.
+Shows the CPU time of operators by kind for a batch of random photos, from pixels to captions (torch.profiler). The
+rest is Python, mostly in `generate()`.
 """
 
 import argparse
@@ -30,12 +30,12 @@ KINDS = {
 
 
 def kind_of(name):
-    """What an operator is for."""
+    """The kind of an operator."""
     return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other operators")
 
 
 def measure(model, pixels, settings, rounds):
-    """Milliseconds a batch, and the share of each kind of operator."""
+    """Milliseconds per batch, and the share of each kind of operator."""
     with torch.inference_mode():
         model.generate(pixel_values=pixels, **settings)
         start = time.perf_counter()

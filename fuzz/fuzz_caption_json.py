@@ -1,4 +1,4 @@
-"""Caption files of JSON: COCO's and Karpathy's."""
+"""Fuzz JSON caption files: COCO's and Karpathy's."""
 
 import os
 import tempfile
@@ -20,7 +20,7 @@ _PHOTOS.mkdir(parents=True)
 
 
 def check(data: bytes) -> None:
-    """The first byte chooses the split, the rest is the file."""
+    """The first byte selects the split, the rest is the file."""
     if not data:
         return
     file = _ROOT / "dataset.json"

@@ -1,4 +1,4 @@
-"""Caption files of lines: Kaggle's CSV, Flickr8k's token files, `metadata.csv` and `metadata.jsonl`, split lists."""
+"""Fuzz text caption files: Kaggle's CSV, Flickr8k's token files, `metadata.csv`, `metadata.jsonl`, split lists."""
 
 import os
 import tempfile
@@ -17,12 +17,12 @@ _PHOTOS = _ROOT / "Images"
 _PHOTOS.mkdir(parents=True)
 for _name in ("a.jpg", "1.jpg"):
     (_PHOTOS / _name).write_bytes(b"photo")
-# What nobody may reach by a name such as ../secret.jpg.
+# Must not be reachable by names such as ../secret.jpg.
 (_ROOT.parent / "secret.jpg").write_bytes(b"photo")
 
 
 def check(data: bytes) -> None:
-    """The first byte chooses the reader, the rest is the file."""
+    """The first byte selects the reader, the rest is the file."""
     if not data:
         return
     kind, content = data[0] % 5, data[1:]
@@ -43,7 +43,7 @@ def check(data: bytes) -> None:
 
 
 def _read(kind: int, content: bytes, problems: ErrorCollector) -> list:
-    """Rows of a table, of one with a split list, or of a metadata file."""
+    """Rows of a table, a table with a split list, or a metadata file."""
     table, lists = _ROOT / "captions.txt", _ROOT / "Flickr_8k.trainImages.txt"
     file = [table, _ROOT / "captions.tsv", lists, _PHOTOS / "metadata.csv", _PHOTOS / "metadata.jsonl"][kind]
     if kind == 2:

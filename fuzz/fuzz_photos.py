@@ -1,4 +1,4 @@
-"""Photos: whatever the bytes are, an RGB image or an `OSError` that names the file."""
+"""Fuzz photos: any bytes give an RGB image or an `OSError` that names the file."""
 
 import tempfile
 import warnings

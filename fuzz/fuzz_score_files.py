@@ -1,4 +1,4 @@
-"""Files that `nic evaluate` scores, plain and gzipped, and those that `nic caption` goes on with."""
+"""Fuzz files that `nic evaluate` scores, plain and gzipped, and files that `nic caption` resumes from."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ _ROOT = Path(_FOLDER.name)
 
 
 def check(data: bytes) -> None:
-    """The first byte chooses reader and ending, the rest is the file."""
+    """The first byte selects reader and suffix, the rest is the file."""
     if not data:
         return
     if data[0] % 4 == 3:

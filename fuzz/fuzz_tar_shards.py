@@ -1,4 +1,4 @@
-"""Tar files of photos and captions, plain and gzipped."""
+"""Fuzz tar files of photos and captions, plain and gzipped."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ _FOLDER = tempfile.TemporaryDirectory()
 
 
 def check(data: bytes) -> None:
-    """The first byte chooses the ending, the rest is the file."""
+    """The first byte selects the suffix, the rest is the file."""
     if not data:
         return
     shard = Path(_FOLDER.name, ("shard.tar", "shard.tar.gz")[data[0] % 2])

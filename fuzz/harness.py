@@ -1,4 +1,4 @@
-"""What the fuzz targets share: Atheris around a function that takes bytes and must not raise."""
+"""Shared by the fuzz targets: run Atheris on a function that takes bytes and must not raise."""
 
 import contextlib
 import sys
@@ -10,13 +10,13 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def instrumented() -> contextlib.AbstractContextManager:
-    """Where a target is run as a program, what is imported inside is watched for new branches."""
+    """Instrument imports for coverage if a target is run as a program."""
     main = getattr(sys.modules["__main__"], "__file__", None) or ""
     if Path(main).parent.resolve() != Path(__file__).parent.resolve():
         return contextlib.nullcontext()
     import atheris
 
-    # The readers alone: what their packages offer besides imports torch, which takes memory and a minute to watch.
+    # Only the readers: their packages import torch, which takes memory and a minute to instrument.
     for package in ("data", "evaluation", "captioning"):
         bare = types.ModuleType(f"nic_hf.{package}")
         bare.__path__ = [str(CORPUS.parents[1] / "src" / "nic_hf" / package)]
@@ -25,13 +25,13 @@ def instrumented() -> contextlib.AbstractContextManager:
 
 
 def fuzz(check: Callable[[bytes], None]) -> None:
-    """Call `check` with bytes that reach ever more of the code, until a limit on the command line (libFuzzer's).
+    """Call `check` with inputs that increase coverage, until a libFuzzer limit given on the command line.
 
-    A folder of inputs may be named, which takes new ones; those of the repository are only read.
+    If a folder of inputs is given, new ones are saved there; the corpus in the repository is only read.
     """
     import atheris
 
     name = Path(sys.argv[0]).stem.removeprefix("fuzz_")
-    # As libFuzzer counts, with torch nowhere imported, 1 GiB is far more than any of these inputs may need.
+    # Without torch, none of these inputs may need anything near 1 GiB.
     atheris.Setup([sys.argv[0], "-rss_limit_mb=1536", "-timeout=120", *sys.argv[1:], str(CORPUS / name)], check)
     atheris.Fuzz()

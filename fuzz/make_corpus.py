@@ -1,4 +1,4 @@
-"""Write the first inputs of each target; run once, and again where a target changes."""
+"""Write the initial inputs of each target; run it again if a target changes."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ RESULTS = [{"image_id": 7, "caption": "a dog"}, {"image_id": "b", "caption": "a 
 
 
 def shard() -> bytes:
-    """One photo with a text and a JSON file."""
+    """One photo with a text file and a JSON file."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         files = {"a.jpg": b"photo", "a.txt": b"a dog\na cat\n", "b.png": b"photo", "b.json": b'{"caption": "a cow"}'}
@@ -30,7 +30,7 @@ def shard() -> bytes:
 
 
 def photos() -> dict[str, bytes]:
-    """A small photo in each of some formats."""
+    """A small photo in several formats."""
     image = Image.radial_gradient("L").resize((24, 16)).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6
