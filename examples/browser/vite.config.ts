@@ -1,13 +1,13 @@
 /// <reference types="vitest/config" />
 import { defaultClientConditions, defineConfig, type Plugin } from "vite";
 
-// With these headers a page may use threads (https://web.dev/articles/coop-coep); it runs without them on one.
+// Pages need these headers to use threads (https://web.dev/articles/coop-coep); without them there is one thread.
 const ISOLATED = {
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
 };
 
-// The browser itself sees to it that the page asks nothing of other hosts, so that no photo can leave.
+// The browser enforces that the page contacts no other hosts, so that photos cannot leave it.
 const POLICY = [
   "default-src 'self'",
   "script-src 'self' 'wasm-unsafe-eval'",
@@ -30,7 +30,7 @@ function contentSecurityPolicy(): Plugin {
 export default defineConfig({
   base: "./", // the page works in any folder of any host
   plugins: [contentSecurityPolicy()],
-  // ONNX Runtime's WebAssembly and its loader as files of their own: its threads start from the loader.
+  // ONNX Runtime's WebAssembly and its loader are separate files: its threads start from the loader.
   resolve: { conditions: ["onnxruntime-web-use-extern-wasm", ...defaultClientConditions] },
   optimizeDeps: { exclude: ["onnxruntime-web"] },
   worker: { format: "es", rollupOptions: { output: { assetFileNames } } },
@@ -40,7 +40,7 @@ export default defineConfig({
   test: { testTimeout: 120_000 }, // a busy machine is no failure
 });
 
-/** Some hosts do not know `.mjs` as JavaScript, and browsers then refuse to run it. */
+/** Some hosts do not serve `.mjs` as JavaScript, and browsers then refuse to run it. */
 function assetFileNames(asset: { names: string[] }): string {
   const isModule = asset.names.some((name) => name.endsWith(".mjs"));
   return isModule ? "assets/[name]-[hash].js" : "assets/[name]-[hash][extname]";

@@ -123,7 +123,7 @@ def test_what_is_no_image_is_refused_by_name(
         assert page.locator("#error i").count() == 0, "names are text"
     assert caption_of(page, photos[1]) == captioner.caption(photos[1])
     page.evaluate("document.dispatchEvent(new DragEvent('drop', { dataTransfer: new DataTransfer() }))")
-    assert "That was no file" in page.inner_text("#error")
+    assert "That was not a file" in page.inner_text("#error")
 
 
 def test_the_browser_lets_nothing_out(page: Any, site: Path) -> None:
@@ -220,9 +220,9 @@ def test_progress_is_told(browser: Any, site: Path, captioner: NICOnnxCaptioner,
         (lambda f: shutil.rmtree(f), 'There is no captioner at .*/model/: put the folder that "nic export onnx'),
         (
             lambda f: (f / "nic_onnx.json").write_text("<html>"),
-            "There is no captioner .* is no JSON file",
+            "There is no captioner .* is not a JSON file",
         ),
-        (lambda f: (f / "nic_onnx.json").write_text('{"format": 2}'), "format 2 is not known to this page"),
+        (lambda f: (f / "nic_onnx.json").write_text('{"format": 2}'), "reads format 1, not 2"),
         (lambda f: (f / "encoder.onnx").unlink(), "encoder.onnx cannot be loaded: the host answers 404"),
         (
             lambda f: (f / "first_step.onnx").write_bytes((f / "first_step.onnx").read_bytes()[:-9]),

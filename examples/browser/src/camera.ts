@@ -1,4 +1,4 @@
-/** The camera: its pictures, one after the other, as fast as they are taken care of. */
+/** The camera: frames one by one, as fast as they are processed. */
 
 const REASONS: Record<string, string> = {
   NotAllowedError:
@@ -11,9 +11,9 @@ export class Camera {
   private stream?: MediaStream;
 
   /**
-   * @param video shows the picture.
-   * @param take is given a picture; the next one waits until it is done.
-   * @param ended is told that the camera has gone (unplugged, or its permission taken back).
+   * @param video shows the camera.
+   * @param take receives a frame; the next one waits until it is done.
+   * @param ended is called if the camera stops (unplugged, or its permission revoked).
    */
   constructor(
     private readonly video: HTMLVideoElement,
@@ -25,17 +25,17 @@ export class Camera {
     return this.stream !== undefined;
   }
 
-  /** @throws Error that says why there are no pictures. */
+  /** @throws Error with the reason if the camera cannot be used. */
   async start(): Promise<void> {
     if (!navigator.mediaDevices?.getUserMedia) {
-      throw new Error("Browsers give the camera only to pages that come by https, or from this machine (localhost).");
+      throw new Error("Browsers allow the camera only on https pages and on localhost.");
     }
     let stream: MediaStream;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
     } catch (error) {
       const { name, message } = error as DOMException;
-      throw new Error(REASONS[name] ?? `The camera does not start: ${message || name}`);
+      throw new Error(REASONS[name] ?? `The camera cannot be started: ${message || name}`);
     }
     this.stop();
     this.stream = stream;

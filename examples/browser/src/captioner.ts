@@ -1,4 +1,4 @@
-/** A captioner in the browser: what `nic_hf.export.NICOnnxCaptioner` is in Python, for one photo at a time. */
+/** A captioner in the browser, like `nic_hf.export.NICOnnxCaptioner` in Python, for one photo at a time. */
 
 import { env, InferenceSession, Tensor } from "onnxruntime-web/wasm";
 import loaderUrl from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
@@ -14,7 +14,7 @@ import { Tokenizer } from "./tokenizer";
 const INT8_STATIC = "int8, static";
 const MOST_THREADS = 4;
 
-/** What there is to say of a captioner that has been loaded. */
+/** Facts about a loaded captioner. */
 export interface Facts {
   precision: string;
   bytes: number;
@@ -25,11 +25,11 @@ export interface Facts {
 
 export interface Caption {
   text: string;
-  /** Mean probability of a word, geometric: of beam search only. */
+  /** Geometric mean of the word probabilities, for beam search only. */
   probability?: number;
 }
 
-/** Milliseconds of the parts of a caption. */
+/** Milliseconds spent on each part of a caption. */
 export interface Times {
   /** Decoding and resizing. */
   photo: number;
@@ -58,7 +58,7 @@ export class Captioner {
   /**
    * Load the captioner in a folder.
    *
-   * @throws Error where there is none, or it asks for something that is not known here.
+   * @throws Error if there is none, or it uses something that is not supported.
    */
   static async load(folder: string, progress: Progress): Promise<Captioner> {
     const [files, wasm] = await fetchModel(folder, wasmUrl, progress);
@@ -87,9 +87,9 @@ export class Captioner {
   }
 
   /**
-   * The best captions of a photo, as many as there are beams, the best first.
+   * The best captions of a photo, one per beam, best first.
    *
-   * @param given settings that go before those of `generation_config.json`.
+   * @param given settings that override `generation_config.json`.
    */
   async caption(photo: Blob | ImageBitmap, given: Partial<GenerationSettings>): Promise<Result> {
     const settings = this.settings(given);
@@ -126,10 +126,10 @@ export class Captioner {
   }
 }
 
-/** A graph, ready to run. */
+/** Open a graph. */
 async function open(name: string, graph: Uint8Array, precision: string): Promise<InferenceSession> {
   const session: Record<string, string> = { x64quantprecision: "1" };
-  // Weights kept in 8 bits for their size are unpacked once and for all, as `NICOnnxCaptioner` does.
+  // Like `NICOnnxCaptioner`, convert weights stored in 8 bits to float32 once.
   if (precision !== INT8_STATIC) session.disable_quant_qdq = "1";
   try {
     return await InferenceSession.create(graph, { executionProviders: ["wasm"], extra: { session } });
@@ -138,7 +138,7 @@ async function open(name: string, graph: Uint8Array, precision: string): Promise
   }
 }
 
-/** Browsers give threads to pages whose host sends certain headers (see vite.config.ts), and one to others. */
+/** Browsers allow threads only if the host sends certain headers (see vite.config.ts). */
 function threads(): number {
   return globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS) : 1;
 }

@@ -1,4 +1,4 @@
-/** The worker, as promises. */
+/** The worker behind promises. */
 
 import type { Facts, Result } from "./captioner";
 import type { FromWorker, ToWorker } from "./messages";
@@ -29,7 +29,7 @@ export class CaptionerClient {
     };
   }
 
-  /** Load the captioner in a folder, named by an absolute URL. */
+  /** Load the captioner in a folder, given as an absolute URL. */
   load(folder: string, progress: Progress): Promise<Facts> {
     this.progress = progress;
     return new Promise((resolve, reject) => {
@@ -38,7 +38,7 @@ export class CaptionerClient {
     });
   }
 
-  /** Caption a photo; a bitmap is handed over and gone. */
+  /** Caption a photo. A bitmap is transferred. */
   caption(photo: Blob | ImageBitmap, settings: Partial<GenerationSettings>): Promise<Result> {
     const id = ++this.lastId;
     return new Promise((resolve, reject) => {

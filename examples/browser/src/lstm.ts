@@ -1,4 +1,4 @@
-/** The LSTM's two graphs in ONNX Runtime, with its state of some captions of one photo. */
+/** The LSTM's two graphs in ONNX Runtime, and its state for several captions of one photo. */
 
 import { type InferenceSession, Tensor } from "onnxruntime-web/wasm";
 import type { Reader } from "./search";
@@ -17,11 +17,11 @@ export class LSTMReader implements Reader {
     private readonly hiddenSize: number,
     /** Each of shape `(num_layers, 1, captions, hidden_size)`. */
     private state: State,
-    /** What attention looks at; the same whatever the number of captions. */
+    /** Regions for attention, independent of the number of captions. */
     private readonly regions: Record<string, Tensor>,
   ) {}
 
-  /** The LSTM after it has seen the features of a photo. */
+  /** The LSTM after reading the features of a photo. */
   static async start(
     firstStep: InferenceSession,
     decoderStep: InferenceSession,

@@ -1,4 +1,4 @@
-/** The page: a photo that is dropped, pasted or chosen, or the camera, and its caption. */
+/** The page: captions for a dropped, pasted or selected photo, or for the camera. */
 
 import { Camera } from "./camera";
 import { CaptionerClient } from "./client";
@@ -102,7 +102,7 @@ function settings(): { num_beams?: number } {
 
 function takeFile(files?: FileList | null): void {
   if (files?.[0]) void captionFile(files[0]);
-  else showError("That was no file. Drop a photo from your folders, or choose one.");
+  else showError("That was not a file. Drop a photo from a folder, or select one.");
 }
 
 elements.file.addEventListener("change", () => {
@@ -113,7 +113,7 @@ elements.camera.addEventListener("click", () => void toggleCamera());
 elements.beams.addEventListener("change", () => {
   if (photo) void captionFile(photo);
 });
-// All of the page takes photos: one that is dropped beside the frame must not replace the page.
+// The whole page accepts photos, so that one dropped outside the frame does not replace the page.
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   elements.stage.classList.add("over");

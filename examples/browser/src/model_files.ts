@@ -1,4 +1,4 @@
-/** The folder of an exported captioner, fetched file by file: what `nic export onnx` wrote, all of one export. */
+/** Fetch the files of a captioner that `nic export onnx` wrote, and check that they belong to one export. */
 
 import type { TokenizerFile } from "./tokenizer";
 
@@ -6,7 +6,7 @@ export const GRAPHS = ["encoder.onnx", "first_step.onnx", "decoder_step.onnx"] a
 const SETTINGS = ["config.json", "generation_config.json", "processor_config.json", "tokenizer.json"] as const;
 const MANIFEST = "nic_onnx.json";
 const FORMAT = 1;
-// What users may edit: it holds no knowledge of the weights, and the manifest has no digest of it.
+// Users may edit this file: it does not depend on the weights, and the manifest has no digest of it.
 const MAY_CHANGE = "generation_config.json";
 
 export interface Manifest {
@@ -23,19 +23,19 @@ export interface ModelFiles {
   imageProcessor: Record<string, unknown>;
   tokenizer: TokenizerFile;
   graphs: Record<(typeof GRAPHS)[number], Uint8Array>;
-  /** Of all files together. */
+  /** Size of all files. */
   bytes: number;
 }
 
-/** Told how many bytes have come, and of how many where the host says so. */
+/** Called with the number of bytes received, and the total if the host sends it. */
 export type Progress = (loaded: number, total?: number) => void;
 
 /**
  * Fetch a captioner.
  *
  * @param folder URL of the folder, with a slash at the end.
- * @param more URL of another file that is needed, whose bytes count for progress.
- * @throws Error where there is no captioner, files are missing, or they are not those that were exported together.
+ * @param more URL of another required file, included in the progress.
+ * @throws Error if there is no captioner, files are missing, or they are from different exports.
  */
 export async function fetchModel(folder: string, more: string, progress: Progress): Promise<[ModelFiles, Uint8Array]> {
   const manifest = await fetchManifest(folder);
@@ -73,7 +73,7 @@ export async function fetchModel(folder: string, more: string, progress: Progres
 async function fetchManifest(folder: string): Promise<Manifest> {
   let manifest: Record<string, unknown>;
   try {
-    // Some hosts answer with a page of theirs where there is no such file: that is no JSON.
+    // Some hosts return an HTML page for missing files, which is not JSON.
     manifest = parse(await fetchBytes(folder + MANIFEST), folder + MANIFEST);
   } catch (error) {
     throw new Error(
@@ -83,7 +83,7 @@ async function fetchManifest(folder: string): Promise<Manifest> {
   }
   if (manifest.format !== FORMAT) {
     throw new Error(
-      `${folder + MANIFEST}: format ${manifest.format} is not known to this page, which reads ${FORMAT}`,
+      `${folder + MANIFEST}: this page reads format ${FORMAT}, not ${manifest.format}`,
     );
   }
   return manifest as unknown as Manifest;
@@ -92,7 +92,7 @@ async function fetchManifest(folder: string): Promise<Manifest> {
 async function fetchBytes(url: string, progress: Progress = () => {}): Promise<Uint8Array> {
   let response: Response;
   try {
-    // Asks the host whether a file changed, so that files of two exports are not mixed.
+    // Revalidate cached files, so that files of two exports are not mixed.
     response = await fetch(url, { cache: "no-cache" });
   } catch (error) {
     throw new Error(`${url} cannot be loaded: ${message(error)}`);
@@ -112,7 +112,7 @@ async function fetchBytes(url: string, progress: Progress = () => {}): Promise<U
       progress(loaded, total);
     }
   } catch (error) {
-    throw new Error(`${url} was cut off: ${message(error)}`);
+    throw new Error(`${url} was truncated: ${message(error)}`);
   }
   const bytes = new Uint8Array(loaded);
   let place = 0;
@@ -123,15 +123,15 @@ async function fetchBytes(url: string, progress: Progress = () => {}): Promise<U
   return bytes;
 }
 
-/** Compare with the SHA-256 of the export; where a page came by plain http, browsers do not offer that. */
+/** Compare with the SHA-256 of the export; browsers cannot compute it on plain http. */
 async function checkDigest(bytes: Uint8Array, name: string, folder: string, manifest: Manifest): Promise<void> {
   if (name === MAY_CHANGE || !globalThis.crypto?.subtle) return;
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>));
   const text = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (text !== manifest.files?.[name]) {
     throw new Error(
-      `${folder + name} is not the file that ${MANIFEST} lists: it was changed, cut off in a copy, or comes from ` +
-        "another checkpoint. Export the checkpoint again.",
+      `${folder + name} is not the file that ${MANIFEST} lists: it was changed, truncated, or is from another ` +
+        "export. Export the checkpoint again.",
     );
   }
 }
@@ -141,13 +141,13 @@ function parse(bytes: Uint8Array, url: string): Record<string, unknown> {
   try {
     content = JSON.parse(new TextDecoder().decode(bytes));
   } catch {
-    throw new Error(`${url} is no JSON file`);
+    throw new Error(`${url} is not a JSON file`);
   }
-  if (typeof content !== "object" || content === null) throw new Error(`${url} holds no JSON object`);
+  if (typeof content !== "object" || content === null) throw new Error(`${url} is not a JSON object`);
   return content as Record<string, unknown>;
 }
 
-/** What an error says. */
+/** The message of an error. */
 export function message(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

@@ -1,4 +1,4 @@
-/** A photo's pixels: upright, without its colour profile, and on white where it is transparent, as Python reads it. */
+/** Pixels of a photo as Python reads it: rotated upright, without color profile, and transparency on white. */
 
 import type { Pixels } from "./resize";
 
@@ -9,8 +9,8 @@ const STRIP = 2 ** 20; // pixels that go through a canvas at once: on phones, ca
 /**
  * Read a photo.
  *
- * @param source the bytes of an image file, or a picture of the camera.
- * @throws Error where it is not an image that this browser can read.
+ * @param source the bytes of an image file, or a frame of the camera.
+ * @throws Error if this browser cannot read it as an image.
  */
 export async function readPhoto(source: Blob | ImageBitmap): Promise<Pixels> {
   const bitmap = source instanceof ImageBitmap ? source : await decode(source);
@@ -27,7 +27,7 @@ async function decode(file: Blob): Promise<ImageBitmap> {
     return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
     const kind = file.type ? ` (${file.type})` : "";
-    throw new Error(`this browser cannot read it as an image${kind}; JPEG, PNG, WebP, GIF and AVIF are known to all`);
+    throw new Error(`this browser cannot read it as an image${kind}; JPEG, PNG, WebP, GIF and AVIF work in all browsers`);
   }
 }
 
@@ -43,9 +43,9 @@ function readPixels(bitmap: ImageBitmap): Pixels {
   const height = Math.ceil(kept.height / factor);
   const rows = Math.min(height, Math.max(1, Math.floor(STRIP / width)));
   const canvas = new OffscreenCanvas(width, rows);
-  // Without it, the graphics card may draw, and round otherwise.
+  // Without it, the GPU may draw and round differently.
   const context = canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
-  if (!context) throw new Error("this browser gives no canvas to read photos with");
+  if (!context) throw new Error("this browser has no canvas to read photos with");
   const data = new Uint8ClampedArray(width * height * 4);
   for (let row = 0; row < height; row += rows) {
     context.fillStyle = "white";

@@ -1,5 +1,5 @@
 /**
- * Photos to `pixel_values`, as `processor_config.json` says: the pixels of `nic_hf.export.preprocessing`, to the bit.
+ * Preprocess photos to `pixel_values`, bit by bit like `nic_hf.export.preprocessing`.
  */
 
 import { type Pixels, resize, toRgb } from "./resize";
@@ -7,7 +7,7 @@ import { type Pixels, resize, toRgb } from "./resize";
 type Settings = Record<string, unknown>;
 type Size = { height: number; width: number } | { shortest_edge: number };
 
-// Fields that have no part in what a photo turns into.
+// Settings without effect on the pixels.
 const WITHOUT_EFFECT = new Set([
   "auto_map",
   "crop_pct",
@@ -38,7 +38,7 @@ const KNOWN = new Set([
 ]);
 const BILINEAR = 2;
 
-/** What an image processor's settings say of photos. */
+/** Preprocesses photos by the settings of an image processor. */
 export class PhotoPreprocessor {
   private readonly size?: Size;
   private readonly crop?: Size;
@@ -46,7 +46,7 @@ export class PhotoPreprocessor {
   private readonly flip: boolean;
   private readonly levels: Float32Array[];
 
-  /** @throws Error where `settings` ask for something else than what is known here. */
+  /** @throws Error if a setting is not supported. */
   constructor(settings: Settings) {
     const asked = Object.fromEntries(
       Object.entries(settings).filter(([, value]) => value !== null && value !== undefined && value !== false),
@@ -54,7 +54,7 @@ export class PhotoPreprocessor {
     const unknown = Object.keys(asked).filter((name) => !KNOWN.has(name) && !WITHOUT_EFFECT.has(name));
     if (unknown.length > 0) {
       const list = unknown.sort().map((name) => `${name}=${JSON.stringify(asked[name])}`);
-      throw new Error(`photos cannot be prepared as ${settings.image_processor_type} does with ${list.join(", ")}`);
+      throw new Error(`photos cannot be preprocessed like ${settings.image_processor_type} with ${list.join(", ")}`);
     }
     this.size = asked.do_resize ? sizeOf("size", asked) : undefined;
     this.crop = asked.do_center_crop ? sizeOf("crop_size", asked) : undefined;
@@ -69,7 +69,7 @@ export class PhotoPreprocessor {
     this.levels = levelsOf(asked);
   }
 
-  /** A photo to an array of shape `(3, height, width)`, with that height and width. */
+  /** Preprocess a photo to an array of shape `(3, height, width)`. */
   prepare(photo: Pixels): { data: Float32Array; height: number; width: number } {
     let pixels = photo;
     if (this.size) {
@@ -104,7 +104,7 @@ function sizeOf(name: string, settings: Settings): Size {
   return Object.fromEntries(size) as unknown as Size;
 }
 
-/** Its processor cuts out the middle `share` of a photo, and from 384 pixels on nothing. */
+/** ConvNeXt's processor crops the central `share` of a photo, but nothing from 384 pixels on. */
 function asConvNext(size: Size, crop: Size | undefined, share: number): [Size, Size | undefined] {
   if (!("shortest_edge" in size)) throw new Error("ConvNeXt's image processor needs a size with shortest_edge");
   const short = size.shortest_edge;
@@ -119,7 +119,7 @@ function target(height: number, width: number, size: Size): [number, number] {
   return width <= height ? [long, short] : [short, long];
 }
 
-/** Cut the middle out; black is put around what is too small. Odd differences are split as Transformers does. */
+/** Crop the center, padding small photos with black. Odd differences are split like in Transformers. */
 function centreCrop(image: Pixels, height: number, width: number): Pixels {
   const offset = (length: number, wanted: number): number => {
     const before = Math.ceil(Math.max(wanted - length, 0) / 2);
@@ -139,7 +139,7 @@ function centreCrop(image: Pixels, height: number, width: number): Pixels {
   return { width, height, data, channels: 3 };
 }
 
-/** What each of the 256 levels of each channel turns into, in float32 as NumPy computes it. */
+/** Lookup table of the rescaled and normalized value of each of 256 levels per channel, in float32 like NumPy. */
 function levelsOf(settings: Settings): Float32Array[] {
   const { fround } = Math;
   const factor = settings.do_rescale ? Number(settings.rescale_factor ?? 1 / 255) : 1;

@@ -1,29 +1,29 @@
 /**
- * Pillow's resampling, to the bit: browsers resize otherwise, and a captioner sees the difference.
+ * Resampling that is bit-identical to Pillow's; browsers resize differently, which affects captions.
  *
- * Source: `src/libImaging/Resample.c` of Pillow, its path for 8 bits a channel. Weights are rounded to 22 bits behind
- * the point, rows are resized before columns, and what lies between the two is rounded to 8 bits.
+ * Source: `src/libImaging/Resample.c` of Pillow, for 8 bits per channel. Weights are rounded to 22 fractional bits,
+ * rows are resized before columns, and intermediate values are rounded to 8 bits.
  */
 
-/** An image of 8 bits a channel, row by row. */
+/** An image with 8 bits per channel, row by row. */
 export interface Pixels {
   width: number;
   height: number;
-  /** Of length `width * height * channels`: red, green, blue, and what is left out of account where there is more. */
+  /** Of length `width * height * channels`: red, green, blue, and an ignored fourth channel. */
   data: Uint8Array | Uint8ClampedArray;
-  /** 3, or 4 as a canvas gives it. */
+  /** 3, or 4 for a canvas. */
   channels: 3 | 4;
 }
 
 interface Filter {
-  /** Half the number of pixels, at the original scale, that have a part in one of the result. */
+  /** Half the number of input pixels per output pixel, at the original scale. */
   support: number;
   weight: (x: number) => number;
 }
 
 const PRECISION_BITS = 32 - 8 - 2;
 
-/** By the numbers of Pillow's `Image.Resampling`, which image processors are saved with. */
+/** By the values of Pillow's `Image.Resampling`, which image processors save. */
 const FILTERS: Record<number, Filter> = {
   1: { support: 3, weight: (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0) }, // Lanczos
   2: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) }, // bilinear
@@ -33,11 +33,11 @@ const FILTERS: Record<number, Filter> = {
 };
 
 /**
- * Resize an image as `Image.resize((width, height), resample)` does.
+ * Resize an image like `Image.resize((width, height), resample)`.
  *
- * @param resample a number of `Image.Resampling`, but for 0, nearest neighbour.
+ * @param resample a value of `Image.Resampling` other than 0 (nearest neighbor).
  * @returns an image of 3 channels.
- * @throws Error where `resample` is none of these, or a side is zero.
+ * @throws Error if `resample` has another value, or a side is zero.
  */
 export function resize(image: Pixels, width: number, height: number, resample: number): Pixels {
   const filter = FILTERS[resample];
@@ -66,11 +66,11 @@ export function toRgb(image: Pixels): Pixels {
   return { width, height, data, channels: 3 };
 }
 
-/** For each pixel of the result: where those begin that have a part in it, how many they are, and their weights. */
+/** For each output pixel: the first input pixel, their number, and their weights. */
 interface Weights {
   first: Int32Array;
   count: Int32Array;
-  /** `most` a pixel, in units of 2 to the power of -22. */
+  /** `most` per pixel, in units of 2 to the power of -22. */
   values: Int32Array;
   most: number;
 }

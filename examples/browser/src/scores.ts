@@ -1,15 +1,15 @@
 /**
- * Scores of the next word, changed as the settings ask: the processors of `nic_hf.export.logits_processors`, in their order.
+ * The logits processors of `nic_hf.export.logits_processors`, in the same order.
  *
- * Arithmetic is that of float32, as NumPy does it: each result is rounded by `Math.fround` or by its array.
+ * Arithmetic is in float32 like in NumPy: each result is rounded by `Math.fround` or by its array.
  */
 
 import { type GenerationSettings, endIds, shortest } from "./settings";
 
-/** Takes the words of a caption so far and the scores of its next word, which it overwrites. */
+/** Takes the words of a caption so far and the scores of its next word, which it modifies in place. */
 export type Processor = (ids: readonly number[], scores: Float32Array) => void;
 
-/** Logarithms of probabilities, in place. */
+/** Log probabilities, in place. */
 export function logSoftmax(scores: Float32Array): void {
   let highest = -Infinity;
   for (const score of scores) if (score > highest) highest = score;
@@ -23,15 +23,15 @@ export function logSoftmax(scores: Float32Array): void {
 }
 
 /**
- * Places of the `number` highest scores, the highest first; of equals the first.
+ * Indices of the `number` highest scores, in descending order; ties in order of their index.
  *
- * @throws Error where scores are no numbers.
+ * @throws Error if a score is NaN.
  */
 export function top(scores: ArrayLike<number>, number: number): number[] {
   const places: number[] = [];
   for (let place = 0; place < scores.length; place++) {
     const score = scores[place];
-    if (Number.isNaN(score)) throw new Error("the captioner gives scores that are no numbers");
+    if (Number.isNaN(score)) throw new Error("the captioner's scores contain NaN");
     if (places.length === number && !(score > scores[places[number - 1]])) continue;
     let rank = Math.min(places.length, number - 1);
     while (rank > 0 && score > scores[places[rank - 1]]) {
@@ -44,9 +44,9 @@ export function top(scores: ArrayLike<number>, number: number): number[] {
 }
 
 /**
- * The processors that `settings` ask for.
+ * Build the processors for the settings.
  *
- * @throws Error where a setting names a word that the vocabulary does not have.
+ * @throws Error if a setting has an id that is not in the vocabulary.
  */
 export function buildProcessors(settings: GenerationSettings, promptLength: number, vocabSize: number): Processor[] {
   const ends = endIds(settings);
@@ -77,7 +77,7 @@ function forbid(words: readonly number[], at: (length: number) => boolean): Proc
   };
 }
 
-/** Not the last of `words` after the others. */
+/** Forbid the last of `words` after the others. */
 function forbidAfter(words: readonly number[]): Processor {
   const before = words.slice(0, -1);
   return (ids, scores) => {
@@ -86,7 +86,7 @@ function forbidAfter(words: readonly number[]): Processor {
   };
 }
 
-/** Words that were said get a worse score, `<bos>` included (Keskar et al. 2019, https://arxiv.org/abs/1909.05858). */
+/** Penalize repeated words, including `<bos>` (Keskar et al. 2019, https://arxiv.org/abs/1909.05858). */
 function repetitionPenalty(penalty: number): Processor {
   const by = Math.fround(penalty);
   return (ids, scores) => {
@@ -94,7 +94,7 @@ function repetitionPenalty(penalty: number): Processor {
   };
 }
 
-/** No `size` words in a row twice. */
+/** Forbid repeated n-grams of this size. */
 function noRepeatedNgram(size: number): Processor {
   return (ids, scores) => {
     const last = ids.length - size + 1;
@@ -109,5 +109,5 @@ function noRepeatedNgram(size: number): Processor {
 function checkIds(name: string, ids: readonly number[], vocabSize: number): void {
   const wrong = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
   if (wrong !== undefined)
-    throw new Error(`${name} has ${wrong}, which is no id of the vocabulary, 0 to ${vocabSize - 1}`);
+    throw new Error(`${name} has ${wrong}, which is not an id of the vocabulary (0 to ${vocabSize - 1})`);
 }

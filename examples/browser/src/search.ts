@@ -1,5 +1,5 @@
 /**
- * A caption word by word: greedy, and by beam search, of one photo.
+ * Greedy decoding and beam search for one photo.
  *
  * Both follow `nic_hf.export.search`, which follows Transformers' `generate()`, step by step and in float32, so that
  * the same logits give the same captions.
@@ -11,25 +11,25 @@ import { type GenerationSettings, endIds, longest } from "./settings";
 const NEVER = Math.fround(-1e9); // the library's score of what must not be chosen
 const { fround } = Math;
 
-/** The LSTM, with its state of some captions of one photo. */
+/** The LSTM and its state for several captions of one photo. */
 export interface Reader {
   readonly vocabSize: number;
-  /** Read a word of each caption; give logits of the next, of length `captions * vocabSize`. */
+  /** Read one word of each caption, and return the next logits, of length `captions * vocabSize`. */
   read(words: readonly number[]): Promise<Float32Array>;
-  /** Let `captions` captions go on from the one that was read. */
+  /** Repeat the state for `captions` captions. */
   spread(captions: number): void;
-  /** Let caption `i` go on from caption `captions[i]`. */
+  /** Let caption `i` continue caption `captions[i]`. */
   reorder(captions: readonly number[]): void;
 }
 
 export interface FoundCaption {
-  /** Ids of words, `<bos>` first, up to the end and with `<eos>`, where it was not cut off. */
+  /** Token ids, starting with `<bos>` and ending with `<eos>`, unless the caption was truncated. */
   ids: number[];
-  /** Sum of the words' log probabilities over their number to the power of `length_penalty`; beam search only. */
+  /** Sum of log probabilities divided by the number of words to the power of `length_penalty`; beam search only. */
   score?: number;
 }
 
-/** The best captions, at most `num_return_sequences` of them, the best first. */
+/** At most `num_return_sequences` captions, best first. */
 export async function generate(reader: Reader, settings: GenerationSettings): Promise<FoundCaption[]> {
   const start = settings.decoder_start_token_id ?? settings.bos_token_id;
   if (start === undefined) throw new Error("config.json names neither decoder_start_token_id nor bos_token_id");
@@ -37,7 +37,7 @@ export async function generate(reader: Reader, settings: GenerationSettings): Pr
   return settings.num_beams > 1 ? beams(reader, logits, start, settings) : greedy(reader, logits, start, settings);
 }
 
-/** The likeliest next word, again and again. */
+/** Greedy decoding. */
 async function greedy(
   reader: Reader,
   logits: Float32Array,
@@ -69,11 +69,11 @@ interface Candidate extends Beam {
 }
 
 interface Finished extends Beam {
-  /** Whether a caption ended here; until then it keeps a place. */
+  /** Whether this is a finished caption, or a placeholder. */
   isFinished: boolean;
 }
 
-/** As `GenerationMixin._beam_search` does it, for one photo and a prompt of one word. */
+/** Beam search as in `GenerationMixin._beam_search`, for one photo and a prompt of one word. */
 async function beams(
   reader: Reader,
   logits: Float32Array,
@@ -84,10 +84,10 @@ async function beams(
   const { vocabSize } = reader;
   const processors = buildProcessors(settings, 1, vocabSize);
   const [ends, most] = [endIds(settings), longest(settings, 1)];
-  // Twice as many candidates as beams: should all of the first ones end, there are others to go on with.
+  // Twice as many candidates as beams, so that enough of them continue even if the best ones end.
   const numCandidates = Math.min(Math.max(2, 1 + ends.length) * number, number * vocabSize);
 
-  // One beam at first: equal beams would find the same words.
+  // Start with one beam: equal beams would find the same words.
   let running: Beam[] = Array.from({ length: number }, (_, i) => ({ ids: [start], score: i === 0 ? 0 : NEVER }));
   let finished: Finished[] = running.map(({ ids }) => ({ ids, score: NEVER, isFinished: false }));
   let mayImprove = true;
@@ -97,7 +97,7 @@ async function beams(
     const candidates = likeliest(scores, running, numCandidates);
     const words = candidates[0].ids.length - 1;
 
-    // The best that go on.
+    // The best candidates that continue.
     const chosen = top(
       candidates.map(({ score, ends }) => (ends ? fround(score + NEVER) : score)),
       number,
@@ -107,7 +107,7 @@ async function beams(
       return { ids, score: ends ? fround(score + NEVER) : score };
     });
 
-    // The best that have ended, of those found at this step among the first candidates and of those found before.
+    // The best finished captions: earlier ones, and those that end among the first candidates.
     const isFull = finished.every(({ isFinished }) => isFinished);
     const divisor = fround(words ** penalty);
     const found = candidates.map(({ ids, score, ends }, rank) => {
@@ -122,7 +122,7 @@ async function beams(
       number,
     ).map((i) => all[i]);
 
-    // Can a beam that goes on still get better than the worst that has ended?
+    // Whether a running beam can still become better than the worst finished caption.
     const counted = early === "never" && penalty > 0 ? most - 1 : words;
     const possible = fround(running[0].score / fround(counted ** penalty));
     const worst = Math.min(...finished.map(({ score }) => score));
@@ -133,11 +133,11 @@ async function beams(
     reader.reorder(chosen.map((i) => candidates[i].parent));
     scores = await reader.read(running.map(({ ids }) => ids[ids.length - 1]));
   }
-  // Where few words are allowed, there may be fewer captions than beams.
+  // If few words are allowed, there may be fewer captions than beams.
   const ended = finished.filter(({ isFinished }, place) => isFinished || place === 0);
   return ended.slice(0, settings.num_return_sequences).map(({ ids, score }) => ({ ids, score }));
 
-  /** The best ways to go on from all beams, the best first. */
+  /** The best continuations of all beams, best first. */
   function likeliest(scores: Float32Array, beams: Beam[], number: number): Candidate[] {
     beams.forEach(({ ids, score }, beam) => {
       const next = scores.subarray(beam * vocabSize, (beam + 1) * vocabSize);

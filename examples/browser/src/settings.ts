@@ -1,4 +1,4 @@
-/** What decides which caption is found: `generation_config.json`, with the names of Transformers' `generate()`. */
+/** Settings of decoding from `generation_config.json`, with the names of Transformers' `generate()`. */
 
 export interface GenerationSettings {
   max_new_tokens?: number;
@@ -42,7 +42,7 @@ const KNOWN = new Set([
 ]);
 const SPECIAL_IDS = ["pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"];
 
-// Settings of speed and bookkeeping, and of sampling, which is refused by `do_sample`: they change no caption here.
+// Settings for speed, bookkeeping and sampling (`do_sample` is an error), which do not change captions.
 const WITHOUT_EFFECT = new Set([
   "_from_model_config",
   "transformers_version",
@@ -62,7 +62,7 @@ const WITHOUT_EFFECT = new Set([
   "top_p",
   "seed",
 ]);
-// What the others are where they have no effect, besides null and false.
+// Values without effect of unsupported settings, besides null and false.
 const NEUTRAL: Values = {
   typical_p: 1,
   epsilon_cutoff: 0,
@@ -75,16 +75,16 @@ const NEUTRAL: Values = {
 };
 
 /**
- * Settings of a caption: what is given goes before `generation_config.json`, and that before ids in `config.json`.
+ * Settings of a caption, in order of precedence: given ones, `generation_config.json`, ids in `config.json`.
  *
- * @throws Error where a setting would change captions and is not known here, or has a value it cannot have.
+ * @throws Error if an unsupported setting would change captions, or a value is invalid.
  */
 export function resolveSettings(config: Values, generationConfig: Values, given: Values = {}): GenerationSettings {
   const ids = Object.fromEntries(SPECIAL_IDS.map((name) => [name, config[name]]));
   const own = known(generationConfig);
   const said = known(given);
   if (said.max_length !== undefined || said.max_new_tokens !== undefined) {
-    // Else the checkpoint's number of new words would go before the length that is given.
+    // Otherwise the checkpoint's number of new words would take precedence over the given length.
     delete own.max_length;
     delete own.max_new_tokens;
   }
@@ -113,12 +113,12 @@ export function resolveSettings(config: Values, generationConfig: Values, given:
   return settings;
 }
 
-/** Ids of the words that end a caption. */
+/** Ids of the tokens that end a caption. */
 export function endIds(settings: GenerationSettings): number[] {
   return [settings.eos_token_id].flat();
 }
 
-/** Number of words, `<bos>` included, at which a caption is cut off. */
+/** Maximum number of tokens, including `<bos>`. */
 export function longest(settings: GenerationSettings, promptLength: number): number {
   if (settings.max_new_tokens !== undefined) return promptLength + settings.max_new_tokens;
   const longest = settings.max_length ?? promptLength + 20;
@@ -126,7 +126,7 @@ export function longest(settings: GenerationSettings, promptLength: number): num
   return longest;
 }
 
-/** Number of words, `<bos>` included, before which a caption must not end. */
+/** Minimum number of tokens, including `<bos>`. */
 export function shortest(settings: GenerationSettings, promptLength: number): number {
   return settings.min_new_tokens === undefined ? settings.min_length : promptLength + settings.min_new_tokens;
 }
@@ -147,6 +147,6 @@ function known(source: Values): Partial<GenerationSettings> {
 
 function checkInteger(name: string, value: number | undefined, least: number): void {
   if (value !== undefined && !(Number.isInteger(value) && value >= least)) {
-    throw new Error(`${name} must be an integer from ${least}, got ${value}`);
+    throw new Error(`${name} must be an integer of at least ${least}, got ${value}`);
   }
 }

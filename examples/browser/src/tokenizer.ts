@@ -1,4 +1,4 @@
-/** Ids of words to text, as the `tokenizers` library decodes with the same `tokenizer.json`. */
+/** Decode token ids to text, like the `tokenizers` library with the same `tokenizer.json`. */
 
 interface AddedToken {
   id: number;
@@ -28,7 +28,7 @@ export class Tokenizer {
   private readonly special = new Set<number>();
   private readonly steps: Step;
 
-  /** @throws Error where `file` has parts that are not known here, rather than writing words otherwise. */
+  /** @throws Error if `file` has unsupported parts, rather than decoding differently. */
   constructor(file: TokenizerFile) {
     const vocabulary = file.model?.vocab;
     if (typeof vocabulary !== "object" || vocabulary === null || Array.isArray(vocabulary)) {
@@ -42,7 +42,7 @@ export class Tokenizer {
     this.steps = file.decoder ? build(file.decoder) : (tokens) => [tokens.join(" ")];
   }
 
-  /** The text of `ids` without special words, such as `<bos>`, `<eos>` and padding. */
+  /** The text of `ids` without special tokens. */
   decode(ids: Iterable<number>): string {
     const tokens: string[] = [];
     for (const id of ids) {
@@ -77,7 +77,7 @@ function replace({ pattern, content = "" }: Decoder): Step {
   return (tokens) => tokens.map((token) => token.replace(expression, () => content));
 }
 
-/** A space in front of every token but the first and those that go on with the word before. */
+/** A space before each token, except the first one and those that continue a word. */
 function wordPiece({ prefix = "##", cleanup }: Decoder): Step {
   if (cleanup) throw new Error("tokenizer.json: the clean-up of a WordPiece decoder is not known to this page");
   return (tokens) =>

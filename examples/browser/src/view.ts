@@ -1,4 +1,4 @@
-/** What the page shows. All text is set as text, never as HTML. */
+/** The display of the page. Text is never set as HTML. */
 
 import type { Facts, Result } from "./captioner";
 
@@ -42,7 +42,7 @@ export function showProgress(loaded: number, total?: number): void {
   }
 }
 
-/** The captioner is there. */
+/** The captioner is loaded. */
 export function showReady({ precision, bytes, words, numBeams, threads }: Facts): void {
   elements.loading.hidden = true;
   elements.facts.textContent =
@@ -55,21 +55,21 @@ export function showReady({ precision, bytes, words, numBeams, threads }: Facts)
   elements.beams.disabled = false;
 }
 
-/** Say what went wrong, in place of a caption. */
+/** Show an error instead of a caption. */
 export function showError(reason: string): void {
   clearCaption();
   elements.error.textContent = reason;
   elements.error.hidden = false;
 }
 
-/** The caption that is shown is about to be replaced. */
+/** Mark the caption as outdated. */
 export function showWaiting(): void {
   elements.error.hidden = true;
   elements.caption.classList.add("waiting");
   if (!elements.caption.textContent) elements.caption.textContent = "…";
 }
 
-/** @param more words behind the times. */
+/** @param more text after the times. */
 export function showResult({ captions, times }: Result, more = ""): void {
   elements.error.hidden = true;
   elements.caption.classList.remove("waiting");
@@ -90,7 +90,7 @@ export function clearCaption(): void {
   elements.meaning.hidden = true;
 }
 
-/** Show a photo, the camera's picture, or neither. */
+/** Show a photo, the camera, or neither. */
 export function showStage(what: "hint" | "photo" | "video"): void {
   for (const name of ["hint", "photo", "video"] as const) elements[name].hidden = name !== what;
   elements.stage.classList.toggle("full", what !== "hint");

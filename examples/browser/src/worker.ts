@@ -1,4 +1,4 @@
-/** The captioner in a thread of its own, so that the page and the camera's picture never stand still. */
+/** The captioner in a separate thread, so that the page and the camera do not freeze. */
 
 import { Captioner } from "./captioner";
 import type { FromWorker, ToWorker } from "./messages";
@@ -7,7 +7,7 @@ import { message } from "./model_files";
 let captioner: Captioner | undefined;
 let last: Promise<void> = Promise.resolve();
 
-// One after the other: ONNX Runtime takes no second photo while it is at work on one.
+// One by one: ONNX Runtime cannot run two photos at the same time.
 self.onmessage = ({ data }: MessageEvent<ToWorker>) => {
   last = last.then(() => answer(data));
 };

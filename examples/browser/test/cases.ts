@@ -1,6 +1,6 @@
 /**
- * What Python gives for many photos, searches and words: written by tests/browser of the repository, which run these
- * tests with NIC_BROWSER_CASES naming the file. Without it, tests that need it are skipped.
+ * Results of Python for photos, searches and words, written by tests/browser in the repository, which runs these tests
+ * with the file name in NIC_BROWSER_CASES. Without it, tests that need it are skipped.
  */
 
 import { createHash } from "node:crypto";
@@ -9,13 +9,13 @@ import type { Pixels } from "../src/resize";
 import type { TokenizerFile } from "../src/tokenizer";
 
 export interface Cases {
-  /** Photos in RGB, base64. */
+  /** RGB photos in base64. */
   images: { width: number; height: number; data: string }[];
-  /** SHA-256 of the pixels that Pillow resizes an image to. */
+  /** SHA-256 of the pixels of an image resized by Pillow. */
   resize: { image: number; width: number; height: number; resample: number; digest: string }[];
   /** SHA-256 of `pixel_values` in float32. */
   preprocessing: { name: string; image: number; settings: Record<string, unknown>; shape: number[]; digest: string }[];
-  /** Scores of words by state, and the captions that searches find with them. */
+  /** Scores of words by state, and the captions found with them. */
   search: {
     vocabSize: number;
     numStates: number;
@@ -46,7 +46,7 @@ export function digestOf(data: Uint8Array | Uint8ClampedArray | Float32Array): s
     .digest("hex");
 }
 
-/** The image as a canvas gives it, with a fourth channel. */
+/** The image with a fourth channel, like from a canvas. */
 export function withAlpha(image: Pixels): Pixels {
   const data = new Uint8ClampedArray(image.width * image.height * 4).fill(255);
   for (let i = 0; i < image.width * image.height; i++) data.set(image.data.subarray(3 * i, 3 * i + 3), 4 * i);

@@ -5,9 +5,9 @@ import { resolveSettings } from "../src/settings";
 import { cases, floatsOf } from "./cases";
 
 /**
- * A reader whose scores depend on all words so far and their order. tests/browser has the same in Python.
+ * A reader whose scores depend on all words so far and their order, as in tests/browser in Python.
  *
- * They grow with the length, so that the same words in another order have another score: there are no ties.
+ * Scores grow with the length, so that the order of words changes the score and there are no ties.
  */
 class TableReader implements Reader {
   private states = [0];
@@ -41,7 +41,7 @@ class TableReader implements Reader {
 const IDS = { pad_token_id: 0, bos_token_id: 1, eos_token_id: 2, decoder_start_token_id: 1 };
 const [VOCABULARY, STATES, LENGTH] = [5, 17, 4];
 
-/** The same numbers each time (Steele and Vigna 2021, https://arxiv.org/abs/2001.05304, their multiplier). */
+/** Reproducible random numbers (multiplier of Steele and Vigna 2021, https://arxiv.org/abs/2001.05304). */
 function table(seed: number): Float32Array {
   let state = seed;
   return Float32Array.from({ length: VOCABULARY * STATES }, () => {
@@ -50,7 +50,7 @@ function table(seed: number): Float32Array {
   });
 }
 
-/** Every caption of at most `LENGTH` words and its score, by trying them all. */
+/** All captions of at most `LENGTH` words and their scores. */
 async function everyCaption(scores: Float32Array, lengthPenalty: number): Promise<Map<string, number>> {
   const found = new Map<string, number>();
   const open: { ids: number[]; sum: number }[] = [{ ids: [1], sum: 0 }];

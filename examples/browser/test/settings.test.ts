@@ -28,8 +28,8 @@ describe("resolveSettings", () => {
   it.each([
     [{ do_sample: true }, "do_sample=true is not known to this page; this page searches"],
     [{ penalty_alpha: 0.6 }, "penalty_alpha=0.6 is not known"],
-    [{ num_beams: 0 }, "num_beams must be an integer from 1, got 0"],
-    [{ max_new_tokens: 1.5 }, "max_new_tokens must be an integer from 1"],
+    [{ num_beams: 0 }, "num_beams must be an integer of at least 1, got 0"],
+    [{ max_new_tokens: 1.5 }, "max_new_tokens must be an integer of at least 1"],
     [{ length_penalty: "1" }, "length_penalty must be a number, got 1"],
     [{ repetition_penalty: 0 }, "repetition_penalty must be a number above 0"],
     [{ early_stopping: "soon" }, 'early_stopping must be true, false or "never"'],
