@@ -27,7 +27,7 @@ async function decode(file: Blob): Promise<ImageBitmap> {
     return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
     const kind = file.type ? ` (${file.type})` : "";
-    throw new Error(`this browser cannot read it as an image${kind}; JPEG, PNG, WebP, GIF and AVIF work in all browsers`);
+    throw new Error(`this browser cannot read it as an image${kind}; all browsers read JPEG, PNG, WebP, GIF and AVIF`);
   }
 }
 

@@ -94,9 +94,9 @@ describe("generate", () => {
     expect(score).toBeUndefined();
   });
 
-  it.each([1, 4])("gives up where scores are no numbers (%i beams)", async (num_beams) => {
+  it.each([1, 4])("gives up if scores are NaN (%i beams)", async (num_beams) => {
     const reader = new TableReader(VOCABULARY, STATES, table(1).fill(NaN));
-    await expect(generate(reader, resolveSettings(IDS, { num_beams }))).rejects.toThrow("no numbers");
+    await expect(generate(reader, resolveSettings(IDS, { num_beams }))).rejects.toThrow("NaN");
   });
 
   it.skipIf(!cases)("finds the captions that Python finds, whatever the settings", async () => {
