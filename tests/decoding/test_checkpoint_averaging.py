@@ -89,7 +89,7 @@ def test_the_largest_count_of_batches_is_kept_and_other_integers_must_agree() ->
 def test_errors_name_the_tensor_that_does_not_fit(tmp_path: Path) -> None:
     save_tiny_checkpoint(tmp_path, hidden_size=8)
     with pytest.raises(
-        ValueError, match=rf"{tmp_path}: `decoder.lstm.weight_ih_l0` has shape \(32, 7\), and \(36, 7\)"
+        ValueError, match=rf"{tmp_path}: `decoder.lstm.weight_ih_l0` has shape \(32, 7\), but \(36, 7\)"
     ):
         average_checkpoints([tiny_model(), tmp_path])
     with pytest.raises(ValueError, match=r"model 2: .* it has no tensor `decoder.lstm.bias_hh_l1`"):
@@ -97,7 +97,7 @@ def test_errors_name_the_tensor_that_does_not_fit(tmp_path: Path) -> None:
     vit = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32)
     with pytest.raises(ValueError, match="another architecture than the first"):
         average_checkpoints([tiny_model(), tiny_model(backbone_config=vit)])
-    with pytest.raises(ValueError, match="`vocab_size` is 28, and 27"):
+    with pytest.raises(ValueError, match="`vocab_size` is 28, but 27"):
         average_checkpoints([tiny_model(), tiny_model(vocab_size=28)])
 
 
