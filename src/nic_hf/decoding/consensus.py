@@ -15,7 +15,7 @@ from transformers.generation import GenerateBeamEncoderDecoderOutput
 from ..cache_nic import CACHE_NAME, cache_field
 from ..evaluation.cider import DocumentFrequencies, pair_similarities
 from ..evaluation.ngrams import Caption, CaptionTable
-from .diverse_beam import NEVER
+from .diverse_beam import NEVER, end_ids
 
 
 class CaptionSimilarity:
@@ -119,8 +119,7 @@ class ConsensusDecoding:
         # The arguments are prepared already; calling generate() would prepare them twice.
         found = model._beam_search(input_ids, logits_processor, stopping_criteria, config, **model_kwargs)
         number, prompt_length = config.num_beams, input_ids.shape[1]
-        ends = () if config._eos_token_tensor is None else config._eos_token_tensor.tolist()
-        captions, log_probs = searched_captions(found, ends, config.length_penalty, prompt_length)
+        captions, log_probs = searched_captions(found, end_ids(config), config.length_penalty, prompt_length)
         chosen = [
             start + place
             for start in range(0, len(captions), number)

@@ -55,6 +55,11 @@ class _Beams:
         return _Beams(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in fields))
 
 
+def end_ids(config: GenerationConfig) -> list[int]:
+    """Ids of the tokens that end a caption."""
+    return [] if config.eos_token_id is None else torch.as_tensor(config.eos_token_id).flatten().tolist()
+
+
 def _take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return tensor.take_along_dim(indices.view(*indices.shape, *[1] * (tensor.ndim - 2)), dim=1)
 
@@ -69,8 +74,7 @@ class _Group:
         self.first_row = first_row  # shape: (batch_size, 1)
         self.length_penalty, self.early_stopping = config.length_penalty, config.early_stopping
         self.max_length = max_length
-        eos = config._eos_token_tensor
-        self.num_candidates = max(2, 1 + (0 if eos is None else len(eos))) * self.width
+        self.num_candidates = max(2, 1 + len(end_ids(config))) * self.width
 
         ids = prompt.new_full((batch_size, self.width, max_length), fill)
         ids[..., : self.prompt_length] = prompt
@@ -208,8 +212,8 @@ def diverse_beam_search(
     width = config.num_beams // groups
     batch_size, length = len(input_ids) // config.num_beams, input_ids.shape[1]
     prompt_length = length
-    eos = config._eos_token_tensor
-    fill = -1 if eos is None else int(config._pad_token_tensor or eos[0])  # like Transformers, <eos> if <pad> is 0
+    ends = end_ids(config)
+    fill = (config.pad_token_id or ends[0]) if ends else -1  # like Transformers, <eos> if <pad> is 0
 
     prompts = input_ids.view(batch_size, groups, width, length)
     first_rows = torch.arange(batch_size, device=input_ids.device)[:, None] * config.num_beams
