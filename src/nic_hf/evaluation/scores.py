@@ -98,11 +98,30 @@ def score_captions(
         >>> round(scores["rouge_l"], 4)
         0.8356
     """
+    _, scores, photo_scores = scored_captions(
+        predictions, references, metrics, allow_partial, document_frequencies, tokenize
+    )
+    return {**scores, "per_image": photo_scores} if per_image else scores
+
+
+def scored_captions(
+    predictions: Mapping[Id, str],
+    references: Mapping[Id, Sequence[str]],
+    metrics: Sequence[str],
+    allow_partial: bool = False,
+    document_frequencies: DocumentFrequencies | None = None,
+    tokenize: Tokenizer = caption_words,
+) -> tuple[CaptionStatistics, dict[str, Any], dict[Id, dict[str, float]]]:
+    """Statistics for resampling (without Java metrics), corpus scores, and the scores of each photo.
+
+    Raises:
+        EvaluationDataError, ValueError: as in `score_captions`.
+    """
     check_metrics(metrics)
     java_metrics = _available_java_metrics(metrics)
     ids, predicted, referred = tokenized_captions(predictions, references, allow_partial, tokenize)
     statistics = _statistics(ids, predicted, referred, metrics, document_frequencies)
-    scores: dict[str, Any] = statistics.scores()
+    scores = statistics.scores()
     if scores.get("cider") == 0 and any(predicted):
         _warn_that_cider_is_0(referred, document_frequencies)
     columns = statistics.photo_scores()
@@ -117,10 +136,9 @@ def score_captions(
             column = columns.get(name, np.zeros(0))
             bad = [image_id for image_id, score in zip(ids, column, strict=False) if not math.isfinite(score)]
             raise EvaluationDataError(f"{name} is {value}{f', through {_listed(bad)}' if bad else ''}")
-    if per_image:
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        scores["per_image"] = {i: dict(zip(columns, row, strict=True)) for i, row in zip(ids, rows, strict=True)}
-    return scores
+    lists = {name: column.tolist() for name, column in columns.items()}
+    photo_scores = {i: {name: own[row] for name, own in lists.items()} for row, i in enumerate(ids)}
+    return statistics, scores, photo_scores
 
 
 def default_metrics() -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from .bleu import bleu_from_statistics
 from .predictions_and_references import EvaluationDataError
 from .score_names import BLEU_NAMES, DEFAULT_METRICS
-from .scores import CaptionStatistics, caption_statistics, score_captions
+from .scores import CaptionStatistics, caption_statistics, scored_captions
 from .words import caption_words
 
 Id = TypeVar("Id", bound=Hashable)
@@ -77,7 +77,14 @@ def bootstrap_intervals(
         ValueError: if a metric is unknown, the confidence is not between 0 and 1, or there are no resamples.
     """
     _check(confidence, resamples)
-    statistics = caption_statistics(predictions, references, metrics, tokenize=tokenize)
+    return _intervals(
+        caption_statistics(predictions, references, metrics, tokenize=tokenize), confidence, resamples, seed
+    )
+
+
+def _intervals(
+    statistics: CaptionStatistics, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
     names, scores = _names(statistics), statistics.scores()
     samples = _resampled(statistics, resamples, seed)
     low, high = _percentiles(samples, confidence)
@@ -92,10 +99,8 @@ def scores_with_intervals(
     Returns:
         `scores` by name, `intervals` as `[low, high]` by name, and `per_image` with the scores of each photo.
     """
-    scores = score_captions(predictions, references, metrics, per_image=True)
-    per_image = scores.pop("per_image")
-    resampled = [name for name in metrics if name in DEFAULT_METRICS]
-    intervals = bootstrap_intervals(predictions, references, resampled, seed=seed) if resampled else {}
+    statistics, scores, per_image = scored_captions(predictions, references, metrics)
+    intervals = _intervals(statistics, seed=seed) if _names(statistics) else {}
     return {
         "scores": scores,
         "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()},
