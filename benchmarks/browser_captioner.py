@@ -102,7 +102,7 @@ def wait_until_ready(page: Any) -> None:
     """Wait until the captioner is loaded.
 
     Raises:
-        RuntimeError: with what the page says where it is not.
+        RuntimeError: if it cannot be loaded, with the message of the page.
     """
     page.wait_for_selector("#loading", state="hidden")
     if page.is_visible("#error"):

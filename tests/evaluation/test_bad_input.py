@@ -212,7 +212,7 @@ LINE = '{"image_id": 1, "caption": "A"}\n'
         ("p.json", '{"annotations": [{"image_id": 1}]}', r": annotations\[0\]: expected"),
         # One line of JSON lines is no {id: caption}.
         ("p.jsonl", '{"image_id": "1", "text": "A dog."}\n', ": entry 0: expected .*image_id"),
-        ("p.json", "null", ": holds NoneType; expected"),
+        ("p.json", "null", ": contains NoneType; expected"),
         ("p.txt", "image,caption\na.jpg,A dog.\n", ": not JSON: .*; expected"),
         ("p.json", '{"1": "A"}{"2": "B"}', ": not JSON: Extra data"),
         pytest.param("p.json", "[" * 100_000, ": not JSON: maximum recursion depth", id="deep"),
@@ -230,11 +230,11 @@ LINE = '{"image_id": 1, "caption": "A"}\n'
             ": line 2: the key caption appears twice",
         ),
         # Empty.
-        ("p.json", "", ": holds no captions"),
-        ("p.jsonl", "\n \n", ": holds no captions"),
-        ("p.json", "{}", ": holds no captions"),
-        ("p.json", "[]", ": holds no captions"),
-        ("p.json", '{"annotations": []}', ": holds no captions"),
+        ("p.json", "", ": contains no captions"),
+        ("p.jsonl", "\n \n", ": contains no captions"),
+        ("p.json", "{}", ": contains no captions"),
+        ("p.json", "[]", ": contains no captions"),
+        ("p.json", '{"annotations": []}', ": contains no captions"),
     ],
 )
 def test_faults_in_a_file_are_placed(tmp_path, load, name, text, message):

@@ -53,7 +53,7 @@ async function captionFile(file: File): Promise<void> {
     const result = await client.caption(file, settings());
     if (request === newest) showResult(result);
   } catch (error) {
-    if (request !== newest || failure !== undefined) return; // why there is no captioner is said already
+    if (request !== newest || failure !== undefined) return; // the reason is shown already
     photo = undefined;
     showStage("hint");
     showError(`${file.name}: ${message(error)}`);

@@ -98,7 +98,7 @@ async function fetchBytes(url: string, progress: Progress = () => {}): Promise<U
     throw new Error(`${url} cannot be loaded: ${message(error)}`);
   }
   if (!response.ok || !response.body) throw new Error(`${url} cannot be loaded: the host answers ${response.status}`);
-  const isPacked = response.headers.has("Content-Encoding"); // its length is then not that of what is read here
+  const isPacked = response.headers.has("Content-Encoding"); // the length is then that of the compressed file
   const total = isPacked ? undefined : Number(response.headers.get("Content-Length")) || undefined;
   const parts: Uint8Array[] = [];
   let loaded = 0;

@@ -3,7 +3,7 @@
 Beams are split into groups, each searched by ordinary beam search; at each step a group pays a penalty for every word
 that an earlier group of the same photo has just chosen.
 
-Transformers 5 has no group beam search of its own. It loads the Hub repository
+Transformers 5 no longer includes group beam search. It loads the Hub repository
 `transformers-community/group-beam-search`, for which `generate()` needs a network and `trust_remote_code=True`, even
 with a local copy. This implementation needs neither. Beyond that, its scores leave the penalties out, captions of
 different groups are distinct, and one group equals Transformers' beam search.

@@ -61,7 +61,7 @@ def load_predictions(file: str | os.PathLike[str]) -> dict[str, str]:
             raise EvaluationDataError(f"{place}: {image_id} has a caption already, at {places[image_id]}")
         predictions[image_id], places[image_id] = caption, place
     if not predictions:
-        raise EvaluationDataError(f"{file}: holds no captions")
+        raise EvaluationDataError(f"{file}: contains no captions")
     return predictions
 
 
@@ -91,7 +91,7 @@ def load_references(file: str | os.PathLike[str]) -> dict[str, list[str]]:
                 raise EvaluationDataError(f"{place}: a caption of {image_id} is not text: {caption!r}")
         references.setdefault(image_id, []).extend(listed)
     if not references:
-        raise EvaluationDataError(f"{file}: holds no captions")
+        raise EvaluationDataError(f"{file}: contains no captions")
     return references
 
 
@@ -109,7 +109,7 @@ def _entries(file: Path, formats: str) -> Iterator[tuple[str, str, Any]]:
     # Not splitlines(): a caption may contain U+2028 and the like, which do not end a line of JSON.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
-        raise EvaluationDataError(f"{file}: holds no captions")
+        raise EvaluationDataError(f"{file}: contains no captions")
     if _are_json_lines(lines):
         yield from _json_lines(file, lines)
         return
@@ -133,7 +133,7 @@ def _entries(file: Path, formats: str) -> Iterator[tuple[str, str, Any]]:
         for number, entry in enumerate(document):
             yield _entry(f"{file}: {name}[{number}]" if name != "entry " else f"{file}: entry {number}", entry)
     else:
-        raise EvaluationDataError(f"{file}: holds {type(document).__name__}; expected {formats}")
+        raise EvaluationDataError(f"{file}: contains {type(document).__name__}; expected {formats}")
 
 
 def _are_json_lines(lines: list[tuple[int, str]]) -> bool:

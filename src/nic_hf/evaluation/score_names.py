@@ -40,7 +40,7 @@ def check_metrics(metrics: Sequence[str], known: Sequence[str] = METRICS) -> Non
     """Check names of metrics.
 
     Raises:
-        ValueError: where one is unknown, or there is none.
+        ValueError: if a name is unknown, or there is none.
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
         raise ValueError(f"metrics must be a list of names, not {metrics!r}")
@@ -55,7 +55,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def percent_with_interval(value: float | None, interval: Sequence[float] | None = None) -> str:
-    """A score in percent, followed by its interval where there is one.
+    """A score in percent, followed by its interval if there is one.
 
     >>> percent_with_interval(0.196, [0.182, 0.211])
     '19.6 (18.2 – 21.1)'

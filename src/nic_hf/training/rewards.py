@@ -20,7 +20,7 @@ class CaptionReward:
         cider_weight, bleu_weight: weights of the sum.
 
     Raises:
-        ValueError: where there are no photos, or both weights are 0.
+        ValueError: if there are no photos, or both weights are 0.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class CaptionReward:
             Shape `(num_photos, captions_per_photo)`.
 
         Raises:
-            ValueError: where a photo has no references, or the numbers of photos or captions do not fit.
+            ValueError: if a photo has no references, or the numbers of photos or captions do not match.
         """
         if len(predictions) != len(references):
-            raise ValueError(f"captions of {len(predictions)} photos, and references of {len(references)}")
+            raise ValueError(f"got captions of {len(predictions)} photos and references of {len(references)}")
         numbers = [len(own) for own in predictions]
         table = CaptionTable(
             [caption for own in predictions for caption in own],

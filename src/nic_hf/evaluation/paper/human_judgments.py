@@ -84,7 +84,7 @@ def load_token_captions(file: str | os.PathLike[str]) -> dict[str, list[str]]:
             raise EvaluationDataError(f"{place}: expected {image_id}#{len(known)} and found {caption_id}")
         known.append(caption)
     if not captions:
-        raise EvaluationDataError(f"{file}: holds no captions")
+        raise EvaluationDataError(f"{file}: contains no captions")
     return captions
 
 
@@ -251,7 +251,7 @@ def _judgments(
     if faults:
         logger.warning("%s: %d malformed lines are skipped; the first: %s", file, len(faults), faults[0])
     if not judgments:
-        raise EvaluationDataError(f"{file}: holds no judgments")
+        raise EvaluationDataError(f"{file}: contains no judgments")
     return list(judgments.values())
 
 
