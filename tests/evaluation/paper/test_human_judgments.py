@@ -186,7 +186,7 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
 @pytest.mark.parametrize("load", [load_expert_judgments, load_crowdflower_judgments, load_token_captions])
 def test_a_file_without_a_line_is_an_error(tmp_path, load):
     (tmp_path / "a.txt").write_text("\n", "utf-8")
-    with pytest.raises(EvaluationDataError, match=r"a\.txt: holds no (judgments|captions)"):
+    with pytest.raises(EvaluationDataError, match=r"a\.txt: contains no (judgments|captions)"):
         load(tmp_path / "a.txt")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "b.txt")
