@@ -174,7 +174,7 @@ def test_what_cannot_be_exported_is_refused(folder: Path, tmp_path: Path) -> Non
         export_onnx(folder.parent / "checkpoint", folder.parent / "checkpoint")
     with pytest.raises(ValueError, match="give the model's `processor` too"):
         export_onnx(tiny_model(), tmp_path / "out")
-    with pytest.raises(ValueError, match="only a NICForConditionalGeneration can be exported"):
+    with pytest.raises(ValueError, match="only a NICForConditionalGeneration or its checkpoint can"):
         export_onnx(torch.nn.Linear(1, 1), tmp_path / "out", processor=tiny_processor())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="need int8=True"):
         export_onnx(tiny_model(), tmp_path / "out", processor=tiny_processor(), calibration_photos=tiny_photos(2))
@@ -201,7 +201,7 @@ def test_8_bits_are_made_of_float32_with_photos(folder: Path, tmp_path: Path) ->
 def test_the_command_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ((tmp_path / "nowhere", tmp_path / "out"), "nowhere: no such folder"),
-        ((folder.parent / "checkpoint", tmp_path / "out", "--calibration", "x"), "give --int8 too"),
+        ((folder.parent / "checkpoint", tmp_path / "out", "--calibration", "x"), "--calibration needs --int8"),
         ((folder.parent / "checkpoint", tmp_path / "out", "--int8", "--calibration", tmp_path / "no"), "no"),
         ((folder.parent / "checkpoint", folder / "config.json"), "it is a file; give a folder"),
     ):
