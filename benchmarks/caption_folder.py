@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from nic_hf.captioning import CaptionRun, PhotoSources, load_captioner
 from nic_hf.captioning.captioners import caption_batch
 from nic_hf.captioning.photo_sources import PhotoItem
-from nic_hf.images_nic import load_photo
+from nic_hf.images import load_photo
 
 
 class Sources(PhotoSources):

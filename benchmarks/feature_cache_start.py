@@ -23,7 +23,7 @@ from transformers.utils import logging
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import FeatureTable, cache_features, default_views, load_captions, photo_digests
 from nic_hf.data.photo_digests import INDEX
-from nic_hf.processing_nic import load_image_processor
+from nic_hf.model.processor import load_image_processor
 from nic_hf.tokenization import train_tokenizer
 
 

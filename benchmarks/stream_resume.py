@@ -15,7 +15,7 @@ import torch
 
 from nic_hf import NICProcessor
 from nic_hf.data import CaptionCollator, StreamingCaptionDataset, StreamLoader, load_captions, stream_captions
-from nic_hf.processing_nic import build_image_processor
+from nic_hf.model.processor import build_image_processor
 from nic_hf.tokenization import train_tokenizer
 
 PHOTOS_A_SHARD = 250

@@ -78,7 +78,7 @@ def onnx_captioner(folder, batch_size, beams, words):
 def onnx_one_photo(folder, photo):
     """One photo, from its pixels as bytes to its caption."""
     from nic_hf.export import NICOnnxCaptioner
-    from nic_hf.images_nic import load_photo
+    from nic_hf.images import load_photo
 
     captioner = NICOnnxCaptioner.from_pretrained(folder)
     if photo is None:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import CaptionDataset, PhotoDataset, cache_features, load_captions
 from nic_hf.data.length_grouped_sampler import LengthGroupedSampler
-from nic_hf.processing_nic import load_image_processor, squeeze_to
+from nic_hf.model.processor import load_image_processor, squeeze_to
 from nic_hf.tokenization import train_tokenizer
 from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments
 

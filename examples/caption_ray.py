@@ -23,7 +23,7 @@ import ray
 
 from nic_hf.captioning import CaptionFile, PhotoItem, PhotoSources, load_captioner
 from nic_hf.captioning.captioners import caption_batch
-from nic_hf.images_nic import load_photo
+from nic_hf.images import load_photo
 
 BATCHES_A_BLOCK = 4  # what is done again when an actor dies
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness import fuzz, instrumented
 
 with instrumented():
-    from nic_hf.images_nic import load_photo
+    from nic_hf.images import load_photo
 
 from PIL import Image
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
-from nic_hf.processing_nic import load_image_processor
+from nic_hf.model.processor import load_image_processor
 from nic_hf.tokenization import train_tokenizer
 
 SPLIT_LISTS = {"train": "trainImages", "dev": "devImages", "test": "testImages"}

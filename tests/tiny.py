@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast, ResNetConfig, ResNetModel
 
 from nic_hf import NICConfig, NICForConditionalGeneration, NICProcessor
-from nic_hf.processing_nic import build_image_processor
+from nic_hf.model.processor import build_image_processor
 from nic_hf.tokenization import train_tokenizer
 
 IMAGE_SIZE = 32

@@ -11,19 +11,20 @@ from ._registration import register_with_transformers
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .cache_nic import NICCache
     from .configuration_nic import NICConfig
-    from .modeling_nic import NICForConditionalGeneration, NICOutput
+    from .model.cache import NICCache
+    from .model.captioner import NICForConditionalGeneration
+    from .model.processor import NICProcessor
+    from .modeling_nic import NICOutput
     from .pipeline_nic import ImageToTextPipeline
-    from .processing_nic import NICProcessor
 
 _MODULES = {
     "ImageToTextPipeline": "pipeline_nic",
-    "NICCache": "cache_nic",
+    "NICCache": "model.cache",
     "NICConfig": "configuration_nic",
-    "NICForConditionalGeneration": "modeling_nic",
+    "NICForConditionalGeneration": "model.captioner",
     "NICOutput": "modeling_nic",
-    "NICProcessor": "processing_nic",
+    "NICProcessor": "model.processor",
 }
 
 __all__ = [

@@ -25,9 +25,9 @@ def _register() -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .configuration_nic import NICConfig
-    from .modeling_nic import NICForConditionalGeneration
+    from .model.captioner import NICForConditionalGeneration
+    from .model.processor import NICProcessor
     from .pipeline_nic import ImageToTextPipeline
-    from .processing_nic import NICProcessor
 
     AutoConfig.register(NICConfig.model_type, NICConfig, exist_ok=True)
     AutoModelForImageTextToText.register(NICConfig, NICForConditionalGeneration, exist_ok=True)

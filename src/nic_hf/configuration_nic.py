@@ -5,111 +5,63 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+IGNORED_LABEL = -100  # of padding in labels: the `ignore_index` of torch.nn.CrossEntropyLoss
+
+_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id")
+_LARGEST = {"vocab_size": 2**24, "num_hidden_layers": 2**8, "embedding_size": 2**16, "hidden_size": 2**16}
+
 
 class NICConfig(PreTrainedConfig):
     r"""
-    What a [`NICForConditionalGeneration`] is made of: a vision backbone, and an LSTM that reads its feature first and
-    words after it (Vinyals et al. 2015, [Show and Tell](https://arxiv.org/abs/1411.4555)).
+    Configuration of a [`NICForConditionalGeneration`]: a vision backbone, and an LSTM that reads the image feature and
+    then words (Vinyals et al. 2015, [Show and Tell](https://arxiv.org/abs/1411.4555)).
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of any Transformers vision model. Defaults to MobileNetV2 at 224 px.
         use_backbone_pooler (`bool`, *optional*, defaults to `True`):
-            Build the backbone with its pooling layer, where its class can do without one. `from_backbone_pretrained`
-            sets it to `False` for a checkpoint without weights for that layer; features are then the mean over
-            positions. Attention reads what comes before that layer, which is then left out.
+            Build the backbone with its pooling layer, if that is optional. Attention never uses it.
         feature_layers (`str` or `list[int]`, *optional*):
-            Layers of the backbone whose outputs (`hidden_states`), averaged over places, are put beside its pooled
-            feature: `"all"`, or their numbers, from the end where negative. Earlier layers still know the colours and
-            textures that the last one, trained to name objects, has thrown away. With attention each region has beside
-            its feature what those layers give at its place. `None`, the default and the paper's, is the pooled feature
-            alone.
-        feature_size (`int`, *optional*):
-            Size of the backbone's feature, pooled or of a region. Found by a dry run of the backbone where it is not
-            given.
-        vocab_size (`int`, *optional*, defaults to 10000):
-            Number of words, special tokens included.
-        embedding_size (`int`, *optional*, defaults to 512):
-            Size of the LSTM's input, which word vectors and the projected image feature share. It differs from
-            `hidden_size` where pretrained word vectors demand it (MiniLM: 384).
-        hidden_size (`int`, *optional*, defaults to 512):
-            Size of the LSTM's state.
-        num_hidden_layers (`int`, *optional*, defaults to 1):
-            Number of LSTM layers.
-        dropout (`float`, *optional*, defaults to 0.3):
-            Share of the LSTM's inputs, of its outputs and of the states between its layers set to zero in training.
-            0.3 is the `im2txt` code's.
-        variational_dropout (`bool`, *optional*, defaults to `False`):
-            Let `dropout` take the same units from all words of a caption (Gal and Ghahramani 2016).
-        image_dropout (`float`, *optional*):
-            The share of the first input, the image, in place of `dropout`. 0 lets captions depend more on the photo.
-        recurrent_dropout (`float`, *optional*, defaults to 0.0):
-            Share of the weights from hidden state to hidden state set to zero in training (Merity et al. 2018).
-        label_smoothing (`float`, *optional*, defaults to 0.0):
-            Share of the target probability spread evenly over the vocabulary in training. The loss in eval mode is
-            never smoothed, so that it stays comparable.
+            Layers of the backbone whose `hidden_states`, averaged over positions, are concatenated to the pooled
+            feature: `"all"`, or their indices. Earlier layers still hold colours and textures.
+        feature_size (`int`, *optional*): Size of the image feature. Inferred from the backbone by default.
+        vocab_size (`int`, *optional*, defaults to 10000): Number of words, special tokens included.
+        embedding_size (`int`, *optional*, defaults to 512): Size of word vectors and of the projected image feature.
+        hidden_size, num_hidden_layers (`int`, *optional*, default to 512 and 1): Size of the LSTM, and its layers.
+        dropout (`float`, *optional*, defaults to 0.3): Dropout of the LSTM's inputs and outputs, as in `im2txt`.
+        image_dropout (`float`, *optional*): Dropout of the first input, the image. Defaults to `dropout`.
+        variational_dropout (`bool`, *optional*, defaults to `False`): Use one dropout mask for all words of a caption.
+        recurrent_dropout (`float`, *optional*, defaults to 0.0): Dropout of the hidden-to-hidden weights.
+        label_smoothing (`float`, *optional*, defaults to 0.0): Label smoothing of the loss, in training only.
         bag_of_words_loss (`float`, *optional*, defaults to 0.0):
-            Weight of a second loss in training: the projected image alone has to tell which words its caption has. A
-            captioner then depends more on the photo and less on the words before. Above 0, the checkpoint holds a
-            layer for it, which captioning does not use.
+            Weight of an auxiliary training loss, which predicts the words of a caption from the projected image alone.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
-            Keep the backbone as it is: no gradient, and eval mode (no BatchNorm update, no dropout) even in training.
-        freeze_batch_norm (`bool`, *optional*, defaults to `False`):
-            Keep the BatchNorm statistics of a backbone that is trained, as fine-tuning with small batches should;
-            scale and shift are trained all the same.
-        freeze_word_embeddings (`bool`, *optional*, defaults to `False`):
-            Keep the word vectors as they are.
-        initializer_range (`float`, *optional*, defaults to 0.08):
-            Weights outside the backbone start uniform in `[-initializer_range, initializer_range]`, as in `im2txt`.
-        forget_bias (`float`, *optional*, defaults to 1.0):
-            What the biases of the forget gates start at: 1, as in `im2txt`. A backbone that learns from scratch gets
-            its gradient through every step between the image and a word, and needs more (3 to 5).
+            Keep the backbone in eval mode and without gradients, even in training.
+        freeze_batch_norm (`bool`, *optional*, defaults to `False`): Keep the BatchNorm statistics of the backbone.
+        freeze_word_embeddings (`bool`, *optional*, defaults to `False`): Do not train the word vectors.
+        initializer_range (`float`, *optional*, defaults to 0.08): Largest initial weight outside the backbone.
+        forget_bias (`float`, *optional*, defaults to 1.0): Initial bias of the forget gates.
         attention (`str`, *optional*):
-            `"soft"` for the soft attention of Xu et al. 2015,
-            [Show, Attend and Tell](https://arxiv.org/abs/1502.03044): before each word the LSTM looks at the regions
-            of the photo, which are the places of a CNN's feature map or the patches of a transformer (tokens that
-            stand for no patch, such as CLS, are left out). `None`, the default, is Show and Tell: one look at the
-            pooled feature, before the first word.
+            `"soft"` for the soft attention of [Show, Attend and Tell](https://arxiv.org/abs/1502.03044).
         attention_regularisation (`float`, *optional*, defaults to 0.0):
-            Lambda of the paper's equation 14: how much each region's share of the looks, summed over a caption, is
-            drawn to 1 in training. Implementations usually have 1.
+            Lambda of that paper's equation 14: in training each region should be attended to equally over a caption.
         pad_token_id, bos_token_id, eos_token_id, unk_token_id (`int`, *optional*, default to 0, 1, 2, 3):
             Ids of `<pad>`, `<bos>`, `<eos>` and `<unk>`.
-        decoder_start_token_id (`int`, *optional*):
-            What each caption starts from; `bos_token_id` where it is not given.
-        use_cache (`bool`, *optional*, defaults to `True`):
-            Return the LSTM's state, from which the next word is one step.
+        decoder_start_token_id (`int`, *optional*): First token of each caption. Defaults to `bos_token_id`.
+        use_cache (`bool`, *optional*, defaults to `True`): Return the LSTM's state.
         is_encoder_decoder, tie_word_embeddings (`bool`, *optional*, default to `True`, `False`):
-            What the library wants to know of every model. With `tie_word_embeddings=True` a word's vector is also
-            what scores it, and `embedding_size` has to be `hidden_size`.
+            As in other models. `tie_word_embeddings=True` needs `embedding_size == hidden_size`.
 
     Raises:
-        ValueError: where a size is not positive, a rate is outside `[0, 1)`, a token id is outside the vocabulary,
-            there is no such attention, or words of another size than the LSTM are to be tied to its output.
-
-    Example:
-
-    ```python
-    >>> from nic_hf import NICConfig, NICForConditionalGeneration
-
-    >>> config = NICConfig(vocab_size=2540)
-    >>> config.backbone_config.model_type
-    'mobilenet_v2'
-    >>> model = NICForConditionalGeneration(config)  # random weights
-
-    ```
+        ValueError: if a size is not positive, a rate is outside `[0, 1)`, a token id is outside the vocabulary, or
+            options contradict each other.
     """
 
     model_type = "nic"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 - annotating it would make it a field
     keys_to_ignore_at_inference = [  # noqa: RUF012
-        "cache",
-        "past_key_values",
-        "image_features",
-        "decoder_hidden_states",
-        "cross_attentions",
-        "encoder_last_hidden_state",
-        "encoder_hidden_states",
+        *("cache", "past_key_values", "image_features", "decoder_hidden_states", "cross_attentions"),
+        *("encoder_last_hidden_state", "encoder_hidden_states"),
     ]
 
     backbone_config: PreTrainedConfig | dict | None = None
@@ -143,48 +95,54 @@ class NICConfig(PreTrainedConfig):
     use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Resolve the backbone's configuration and check every value."""
+        """Resolve the backbone's configuration and check all values."""
         self.backbone_config = resolve_backbone_config(self.backbone_config)
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
         super().__post_init__(**kwargs)
-        self._check()
+        self._check_sizes()
+        self._check_rates()
+        self._check_tokens()
         if self.attention is not None:
-            self.use_backbone_pooler = False  # weights that would get no gradient
+            self.use_backbone_pooler = False  # its weights would get no gradient
 
-    def _check(self) -> None:
-        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
-            _check_positive_int(name, getattr(self, name))
-        if self.feature_size is not None:
-            _check_positive_int("feature_size", self.feature_size)
+    def _check_sizes(self) -> None:
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "feature_size"):
+            value, largest = getattr(self, name), _LARGEST.get(name, 2**20)
+            if name == "feature_size" and value is None:
+                continue
+            if type(value) is not int or value < 1:
+                raise ValueError(f"NICConfig: `{name}` must be a positive integer, got {value!r}")
+            if value > largest:  # memory would be allocated before anyone compares it with the weights
+                raise ValueError(f"NICConfig: `{name}` must be at most {largest:,}, got {value:,}")
         if self.tie_word_embeddings and self.embedding_size != self.hidden_size:
             raise ValueError(
                 "NICConfig: `tie_word_embeddings` needs word vectors of the LSTM's size: `embedding_size` is "
                 f"{self.embedding_size}, `hidden_size` {self.hidden_size}"
             )
-        for name in ("dropout", "image_dropout", "recurrent_dropout", "label_smoothing"):
-            rate = getattr(self, name)
-            if name == "image_dropout" and rate is None:
-                continue
-            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-                raise ValueError(f"NICConfig: `{name}` must be a number in [0, 1), got {rate!r}")
         layers = self.feature_layers
-        numbers = (
-            isinstance(layers, list | tuple) and all(type(number) is int for number in layers) and len(layers) > 0
-        )
-        if layers not in (None, "all") and not numbers:
+        indices = isinstance(layers, list | tuple) and len(layers) > 0 and all(type(each) is int for each in layers)
+        if layers not in (None, "all") and not indices:
             raise ValueError(f"NICConfig: `feature_layers` must be 'all', a list of integers or None, got {layers!r}")
+
+    def _check_rates(self) -> None:
+        rates = ("dropout", "image_dropout", "recurrent_dropout", "label_smoothing")
+        for name in (*rates, "attention_regularisation", "bag_of_words_loss", "initializer_range"):
+            value, end = getattr(self, name), 1 if name in rates else math.inf
+            if name == "image_dropout" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < end:
+                wanted = "a number in [0, 1)" if name in rates else "a number from 0"
+                raise ValueError(f"NICConfig: `{name}` must be {wanted}, got {value!r}")
         if self.attention not in (None, "soft"):
             raise ValueError(f"NICConfig: `attention` must be 'soft' or None, got {self.attention!r}")
-        for name in ("attention_regularisation", "bag_of_words_loss", "initializer_range"):
-            factor = getattr(self, name)
-            if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-                raise ValueError(f"NICConfig: `{name}` must be a number from 0, got {factor!r}")
         if self.attention_regularisation and self.attention is None:
             raise ValueError("NICConfig: `attention_regularisation` needs attention='soft'")
-        ids = {name: getattr(self, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id")}
+
+    def _check_tokens(self) -> None:
+        ids = {name: getattr(self, name) for name in _TOKENS}
         for name, value in ids.items():
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < self.vocab_size:
+            if type(value) is not int or not 0 <= value < self.vocab_size:
                 raise ValueError(
                     f"NICConfig: `{name}` must be an id of the vocabulary, 0 to {self.vocab_size - 1} "
                     f"(`vocab_size` is {self.vocab_size}), got {value!r}"
@@ -193,23 +151,8 @@ class NICConfig(PreTrainedConfig):
             raise ValueError(f"NICConfig: the special tokens need ids of their own, got {ids}")
 
 
-_LARGEST = {"vocab_size": 2**24, "num_hidden_layers": 2**8, "embedding_size": 2**16, "hidden_size": 2**16}
-
-
-def _check_positive_int(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"NICConfig: `{name}` must be a positive integer, got {value!r}")
-    if value > _LARGEST.get(name, 2**20):
-        # Memory would be taken for it before anyone compares it with the weights.
-        raise ValueError(f"NICConfig: `{name}` must be at most {_LARGEST.get(name, 2**20):,}, got {value:,}")
-
-
 def resolve_backbone_config(config: PreTrainedConfig | dict | None) -> PreTrainedConfig:
-    """Turn what a user or a `config.json` gives into the configuration of a model that sees nothing but images.
-
-    Raises:
-        ValueError: where it is neither a configuration nor a dict that names its `model_type`.
-    """
+    """Return the configuration of a vision model, from a configuration or a dict that names its `model_type`."""
     if config is None:
         config = {"model_type": "mobilenet_v2"}
     if isinstance(config, dict):
@@ -217,11 +160,11 @@ def resolve_backbone_config(config: PreTrainedConfig | dict | None) -> PreTraine
             raise ValueError("NICConfig: `backbone_config` needs a `model_type`, such as 'mobilenet_v2'")
         try:
             config = AutoConfig.for_model(**config)
-        except Exception as error:  # each model's configuration has checks, and errors, of its own
+        except Exception as error:  # of any model's configuration
             raise ValueError(f"NICConfig: `backbone_config`: {error!s:.300}") from error
     if not isinstance(config, PreTrainedConfig):
         raise ValueError(f"NICConfig: `backbone_config` must be a configuration or a dict, got {config!r:.80}")
-    # CLIP, SigLIP and their kind hold the image half of a two-tower model as `vision_config`.
+    # CLIP, SigLIP and similar hold the image half of a two-tower model as `vision_config`.
     return getattr(config, "vision_config", config)
 
 

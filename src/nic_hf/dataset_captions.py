@@ -8,7 +8,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Subset
 
 from .data.torch_datasets import CaptionCollator, PhotoDataset
-from .modeling_nic import NICForConditionalGeneration
+from .model.captioner import NICForConditionalGeneration
 from .progress_bar import progress_bar
 
 

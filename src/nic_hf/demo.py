@@ -21,8 +21,8 @@ from .data import CaptionDataset, PhotoDataset, cache_features, load_captions
 from .data.feature_cache import load_photo_row
 from .data.scene_grammar import caption_is_correct, explain_caption
 from .data.scenes import IMAGE_SIZE, Scene, make_scenes, scene_backbone_config
-from .modeling_nic import NICForConditionalGeneration
-from .processing_nic import NICProcessor, build_image_processor, load_image_processor, squeeze_to
+from .model.captioner import NICForConditionalGeneration
+from .model.processor import NICProcessor, build_image_processor, load_image_processor, squeeze_to
 from .tokenization import train_tokenizer
 from .training import CaptioningTrainer, CaptioningTrainingArguments
 from .training.progress_callback import show_progress

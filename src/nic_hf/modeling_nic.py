@@ -1,12 +1,8 @@
-"""The Show and Tell captioner: a vision backbone, an LSTM, and the loss of the paper.
+"""Show and Tell: a vision backbone, an LSTM, and the loss of the paper.
 
 Equation numbers are those of Vinyals et al. 2015, Show and Tell, https://arxiv.org/abs/1411.4555.
 """
 
-import copy
-import difflib
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -14,78 +10,44 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.generation import GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .attention_nic import NICAttention, NICAttentiveDecoder, NICRegions, doubly_stochastic_penalty
-from .backbone_nic import NICEncoder, infer_feature_size, load_backbone, vision_part
-from .cache_nic import CACHE_NAME, NICCache, cache_field
-from .checkpoint_nic import (
-    check_all_weights_loaded,
-    check_digests,
-    check_local_files,
-    check_path,
-    custom_pipelines,
-    damaged_file_as_oserror,
-    own_weights,
-    staged_save,
-)
-from .configuration_nic import NICConfig
-from .decoder_nic import NICDecoder, State, read_around_padding
-from .generation_nic import NO_IMAGE, NICGenerationMixin, default_generation_config
-from .inference_nic import faster_encoder, supported_dtype
-from .projection_nic import RARE, NICBagOfWords, NICImageProjection
-from .sampling_nic import runs_plain, sample
+from .configuration_nic import IGNORED_LABEL, NICConfig
+from .layers_nic import NICAttentiveDecoder, NICCache, NICDecoder, NICEncoder, NICImageProjection, NICRegions, State
 
 logger = logging.get_logger(__name__)
 
-IGNORED_LABEL = -100
-NO_WORDS = (
-    "no words: give `labels` to train, or `decoder_input_ids` (`<bos>` first) to score. Trainer's "
-    "`label_smoothing_factor` and `compute_loss_func` take `labels` out of a batch: smooth by "
-    "`NICConfig(label_smoothing=...)`, or let the collator add `prepare_decoder_input_ids_from_labels(labels)`"
-)
+# What `generate()` calls a model's state; 5.24 renamed it. Without either name all words are read again at each step.
+CACHE_NAME = next((name for name in ("cache", "past_key_values") if hasattr(GenerateEncoderDecoderOutput, name)), "")
+NO_IMAGE = "no image: give `pixel_values`, or image features as `encoder_outputs`"
 
 
 @dataclass
 class NICOutput(ModelOutput):
-    """What [`NICForConditionalGeneration`] returns.
+    """Output of [`NICForConditionalGeneration`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`): equation 10, the mean over the words of the batch; with `labels`.
-        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): scores of each next word; in
-            training on a CPU 0 where labels are padding.
-        cache (`NICCache`): the LSTM's state, with `use_cache`; `past_key_values` is another name for it.
-        decoder_hidden_states (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, hidden_size)`):
-            outputs of the last LSTM layer, with `output_hidden_states`.
-        cross_attentions (tuple of one `torch.FloatTensor`, `(batch_size, sequence_length, num_regions)`):
-            where the model looked before each next word, weights that add up to 1, with `output_attentions` and a
-            model that has attention.
-        decoder_attentions: an empty tuple, with `output_attentions`: no layer of an LSTM attends to words.
-        encoder_last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_features, feature_size)`): what the
-            encoder returned, one feature an image or one a region of it.
-        encoder_hidden_states (tuple of `torch.FloatTensor`): the backbone's hidden states, with
-            `output_hidden_states` and a backbone that returns them.
-        image_features (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the backbone's pooled features,
-            or, of shape `(batch_size, num_regions, feature_size)`, its regions where the model has attention; `None`
-            where a cache that has seen the image made them unnecessary.
+        loss: equation 10, averaged over the words of the batch; with `labels`.
+        logits: scores of each next word, of shape `(batch_size, sequence_length, vocab_size)`.
+        cache, past_key_values: the LSTM's state, by the name that the installed Transformers has for it.
+        decoder_hidden_states: outputs of the last LSTM layer, of shape `(batch_size, sequence_length, hidden_size)`.
+        cross_attentions: weights of the regions, of shape `(batch_size, sequence_length, num_regions)`.
+        decoder_attentions: an empty tuple, since no layer of an LSTM attends to words.
+        encoder_last_hidden_state, encoder_hidden_states: output of the encoder, and hidden states of the backbone.
+        image_features: of shape `(batch_size, feature_size)`, or `(batch_size, num_regions, feature_size)` with
+            attention; `None` if the cache has read them.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    if CACHE_NAME == "cache":
-        cache: NICCache | None = None
-    else:
+    if CACHE_NAME == "past_key_values":
         past_key_values: NICCache | None = None
-
-        @property
-        def cache(self) -> NICCache | None:  # type: ignore[misc]
-            """The LSTM's state, by the name that it has in Transformers 5.24 and later."""
-            return self.past_key_values
-
+    else:
+        cache: NICCache | None = None
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     decoder_attentions: tuple[()] | None = None
@@ -94,40 +56,99 @@ class NICOutput(ModelOutput):
     image_features: torch.Tensor | None = None
 
 
-class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
-    """Show and Tell: a caption of an image, word by word.
+class NICGenerationMixin(GenerationMixin):
+    """`GenerationMixin` for a model whose encoder reads images and whose state is an LSTM's."""
 
-    The encoder-decoder shape lets `generate()` run the backbone once an image, whatever the number of beams.
-    """
+    generation_config: Any
+    check_features: Any
+
+    def new_cache(self, cache_implementation: str | None, is_assistant: bool) -> Any:
+        """An empty state; `None` leaves it to `GenerationMixin`, as a subclass may."""
+        return NICCache()
+
+    def generate(self, inputs: Any = None, generation_config: GenerationConfig | None = None, **kwargs: Any) -> Any:
+        """Generate captions, as in Transformers.
+
+        Give `pixel_values`, or their features as `encoder_outputs`; and, if captions begin with given words,
+        `decoder_input_ids`, `<bos>` first, with a `decoder_attention_mask` that is 0 at padding.
+        """
+        features = kwargs.get("encoder_outputs")
+        if features is not None:
+            states = getattr(features, "hidden_states", None)
+            kwargs["encoder_outputs"] = BaseModelOutput(self.check_features(features), hidden_states=states)
+        elif inputs is None and kwargs.get("pixel_values") is None:
+            raise ValueError(NO_IMAGE)
+        # Transformers prefers the checkpoint's `max_new_tokens` to the caller's `max_length`.
+        if kwargs.get("max_new_tokens") is not None or kwargs.get("max_length") is not None:
+            kwargs = {"max_new_tokens": None, "max_length": None, **kwargs}
+        settings = generation_config or self.generation_config
+        implementation = kwargs.get("cache_implementation", settings.cache_implementation)
+        given = [kwargs.pop(name, None) for name in ("cache", "past_key_values")]
+        cache = given[1] if given[0] is None else given[0]
+        if cache is None and kwargs.get("use_cache", settings.use_cache) is not False:
+            cache = self.new_cache(implementation, getattr(settings, "is_assistant", False))
+            if cache is not None and implementation is not None:
+                kwargs["cache_implementation"] = None  # Transformers takes it without a cache only
+        if cache is not None and CACHE_NAME:
+            kwargs[CACHE_NAME] = cache
+        return super().generate(inputs, generation_config, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, cache: Any = None, past_key_values: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return the words that the LSTM has not read, and the image if it has not read that."""
+        cache = past_key_values if cache is None else cache
+        num_read = 0 if cache is None else cache.get_seq_length()
+        names = ["use_cache", "output_hidden_states", "output_attentions"]
+        names += [] if num_read else ["encoder_outputs", "decoder_attention_mask"]
+        inputs = {"decoder_input_ids": input_ids[:, num_read:], "cache": cache} | {n: kwargs.get(n) for n in names}
+        return inputs if CACHE_NAME else {**inputs, "use_cache": False}
+
+
+class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
+    """Show and Tell: a caption of an image, word by word."""
 
     config_class = NICConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["NICImageProjection", "NICLSTM"]  # noqa: RUF012
+    _no_split_modules = ["NICImageProjection", "LSTM"]  # noqa: RUF012
     _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}  # noqa: RUF012
 
     config: NICConfig
 
     def __init__(self, config: NICConfig) -> None:
         super().__init__(config)
-        if config.feature_size is None:
-            config.feature_size = infer_feature_size(
-                config.backbone_config,
-                config.use_backbone_pooler,
-                keep_regions=config.attention is not None,
-                feature_layers=config.feature_layers,
-            )
         self.encoder = NICEncoder(config)
+        if config.feature_size is None:
+            config.feature_size = self._infer_feature_size()
         self.image_projection = NICImageProjection(config.feature_size, config.embedding_size)
-        self.decoder = NICDecoder(config) if config.attention is None else NICAttentiveDecoder(config)
+        self.decoder = self.build_decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.bag_of_words = NICBagOfWords(config) if config.bag_of_words_loss else None
-        self._freeze()
+        self.bag_of_words = nn.Linear(config.embedding_size, config.vocab_size) if config.bag_of_words_loss else None
+        self.apply_freezing()
         self.generation_config = default_generation_config(config)
         self.post_init()
 
-    def _freeze(self) -> None:
+    def build_decoder(self, config: NICConfig) -> NICDecoder:
+        """The decoder, with random weights."""
+        return NICDecoder(config) if config.attention is None else NICAttentiveDecoder(config)
+
+    @torch.no_grad()
+    def _infer_feature_size(self) -> int:
+        config = self.encoder.backbone.config
+        size = getattr(config, "image_size", None) or 224
+        shape = (1, getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size[-2:]))
+        try:
+            return self.encoder.eval()(next(self.encoder.parameters()).new_zeros(shape)).last_hidden_state.shape[-1]
+        except Exception as error:  # of any model
+            raise ValueError(
+                f"a model of type '{config.model_type}' cannot be the backbone of a captioner: it does not turn "
+                f"`pixel_values` into a `pooler_output` or a `last_hidden_state` ({error})"
+            ) from error
+
+    def apply_freezing(self) -> None:
+        """Freeze the backbone and the word vectors as the configuration says."""
         self.encoder.set_frozen(self.config.freeze_backbone)
         self.decoder.embed_tokens.weight.requires_grad_(not self.config.freeze_word_embeddings)
 
@@ -137,7 +158,7 @@ class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
         if isinstance(module, nn.Linear | nn.Embedding):
             init.uniform_(module.weight, -bound, bound)
             if isinstance(module, nn.Linear) and module.bias is not None:
-                init.constant_(module.bias, RARE if isinstance(module, NICBagOfWords) else 0.0)
+                init.zeros_(module.bias)
         elif isinstance(module, nn.LSTM):
             forget_gate = torch.zeros(4, module.hidden_size)
             forget_gate[1] = self.config.forget_bias  # above 0: remember by default
@@ -153,185 +174,57 @@ class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
             init.ones_(module.std)
 
     @classmethod
-    def from_backbone_pretrained(
-        cls,
-        backbone: str | PathLike | PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        word_embeddings: torch.Tensor | None = None,
-        backbone_kwargs: dict[str, Any] | None = None,
-        **config: Any,
-    ) -> "NICForConditionalGeneration":
-        """Build a captioner around a pretrained vision model; the LSTM starts at random.
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint, as in Transformers; what is frozen stays so."""
+        loaded: Any = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()  # loading makes all weights trainable
+        return loaded
 
-        Args:
-            backbone: a Hub id, a path, or a loaded vision model. The image half of a CLIP-like model is taken.
-            tokenizer: gives `vocab_size` and the ids of the special tokens.
-            word_embeddings (`torch.FloatTensor` of shape `(vocab_size, embedding_size)`): word vectors to start from,
-                such as `nic_hf.tokenization.load_word_vectors(...).weights`; it sets `embedding_size`.
-            backbone_kwargs: passed to the backbone's `from_pretrained` (`revision`, `token`, `subfolder`, ...).
-            **config: fields of [`NICConfig`].
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save as in Transformers, with the code of the pipeline."""
+        from .pipeline_nic import ImageToTextPipeline  # a relative import, so that its code is saved too
 
-        Raises:
-            ValueError: where the backbone gives no image feature, its checkpoint lacks weights, or sizes disagree.
-        """
-        use_pooler = config.pop("use_backbone_pooler", True) and config.get("attention") is None
-        if isinstance(backbone, PreTrainedModel):
-            backbone, use_pooler = vision_part(backbone, use_pooler)
-        else:
-            backbone, use_pooler = load_backbone(backbone, use_pooler, backbone_kwargs or {})
-        if tokenizer is not None:
-            config["vocab_size"] = len(tokenizer)
-            for name in ("pad", "bos", "eos", "unk"):
-                token_id = getattr(tokenizer, f"{name}_token_id")
-                if token_id is None:
-                    raise ValueError(f"the tokenizer has no {name} token; a captioner needs pad, bos, eos and unk")
-                config[f"{name}_token_id"] = token_id
-        if word_embeddings is not None:
-            config["embedding_size"] = word_embeddings.shape[1]
-        backbone_config = copy.deepcopy(backbone.config)
-        backbone_config.num_labels = 2  # a classifier's labels are of no use to a captioner
-        model = cls(NICConfig(backbone_config=backbone_config, use_backbone_pooler=use_pooler, **config))
-        own = model.encoder.backbone.state_dict().keys()  # without the pooling layer, where that is left out
-        model.encoder.backbone.load_state_dict({k: v for k, v in backbone.state_dict().items() if k in own})
-        if word_embeddings is not None:
-            if len(word_embeddings) != model.config.vocab_size:
-                raise ValueError(
-                    f"{len(word_embeddings)} word vectors do not fit a vocabulary of {model.config.vocab_size} words"
-                )
-            model.decoder.embed_tokens.weight.data.copy_(word_embeddings)
-        return model
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint, as in Transformers, but refuse one that lacks weights, and read no pickle.
-
-        Raises:
-            ValueError: naming the tensors that are missing or have another shape than the configuration says.
-            OSError: where there is no such checkpoint, or its file is damaged. In a local folder also where the
-                weights are not those that `save_pretrained` wrote, by `weights.sha256` beside them.
-        """
-        if pretrained_model_name_or_path is not None:
-            check_path(pretrained_model_name_or_path)
-        wants_info = kwargs.pop("output_loading_info", False)
-        allow_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
-        kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True)
-        with damaged_file_as_oserror(pretrained_model_name_or_path):
-            if pretrained_model_name_or_path is not None:
-                check_local_files(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model, info = loaded
-        check_all_weights_loaded(pretrained_model_name_or_path, info, allow_mismatched_sizes)
-        if pretrained_model_name_or_path is not None:
-            check_digests(pretrained_model_name_or_path, kwargs.get("subfolder") or "", kwargs.get("variant"))
-        own_weights(model)
-        for module in model.modules():
-            if isinstance(module, nn.LSTM):
-                module.flatten_parameters()  # cuDNN wants them side by side; on a CPU it does nothing
-        model._freeze()  # loading made every weight trainable
-        return (model, info) if wants_info else model
-
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | PathLike,
-        is_main_process: bool = True,
-        state_dict: dict[str, Any] | None = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Save as Transformers does, but whole or not at all: a failure leaves an earlier checkpoint as it was.
-
-        With `push_to_hub` the saved files are pushed too, all in one commit.
-
-        Raises:
-            OSError: naming `save_directory`, where it cannot be written or the disk is full.
-            ValueError: after [`optimize_for_inference`].
-        """
-        if self.encoder.optimized:
-            raise ValueError(
-                "a captioner that was optimised for inference cannot be saved: save the one it was loaded as"
-            )
-        self.config.custom_pipelines = custom_pipelines()
-        of_saving = inspect.signature(PreTrainedModel.save_pretrained).parameters
-        of_hub = {name: kwargs.pop(name) for name in list(kwargs) if name not in of_saving or name == "token"}
-        push = {"commit_message": "Upload model", "tags": self.model_tags, **of_hub} if push_to_hub else None
-        with staged_save(save_directory, is_main_process, push) as directory:
-            super().save_pretrained(directory, is_main_process, state_dict, **kwargs)
+        # What `pipeline("image-to-text", trust_remote_code=True)` reads; the pipeline registry cannot have that name.
+        entry = {"pt": ["AutoModelForImageTextToText"], "type": "multimodal"}
+        entry["impl"] = f"pipeline_nic.{ImageToTextPipeline.__name__}"
+        self.config.custom_pipelines = {"image-to-text": entry}
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embedding."""
+        """Return the word embedding."""
         return self.decoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding."""
         self.decoder.embed_tokens = value  # type: ignore[assignment]
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Resize word embedding and output layer as in Transformers, and the layer of the bag-of-words loss."""
-        embedding = super().resize_token_embeddings(*args, **kwargs)
-        old = self.bag_of_words
-        if old is not None and len(old.weight) != self.config.vocab_size:
-            new = NICBagOfWords(self.config).to(old.weight)
-            self._init_weights(new)
-            for weights, kept in zip(new.parameters(), old.parameters(), strict=True):
-                number = min(len(weights), len(kept))
-                weights.data[:number] = kept.data[:number]
-            self.bag_of_words = new
-        return embedding
-
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """The backbone with its pooling, which `generate()` runs once an image."""
+        """Return the backbone with its pooling, which `generate()` runs once per image."""
         return self.encoder
 
-    def set_backbone_frozen(self, frozen: bool) -> None:
-        """Freeze or thaw the backbone, and say so in the configuration."""
-        self.config.freeze_backbone = frozen
-        self.encoder.set_frozen(frozen)
-
-    def optimize_for_inference(self, dtype: torch.dtype | None = None) -> "NICForConditionalGeneration":
-        """Caption faster from here on: BatchNorm folded, channels last. It can then be neither trained nor saved.
-
-        Args:
-            dtype: number format of the backbone, such as `torch.bfloat16`, which a CPU that has no instructions for it
-                leaves as it is; the LSTM keeps its own.
-
-        Returns:
-            This captioner.
-        """
-        if dtype is not None:
-            dtype = supported_dtype(dtype, self.device)
-        self.encoder = faster_encoder(self.encoder, dtype)
-        return self.eval().requires_grad_(False)
-
-    def set_feature_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Standardise image features by `mean` and `std`, each of shape `(feature_size,)`, of the training photos.
-
-        With attention they are those of all regions of all photos.
-        """
-        self.image_projection.mean.copy_(mean)
-        self.image_projection.std.copy_(std.clamp_min(1e-6))  # a feature that never moves carries no information
-
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Backbone features: what `encoder_outputs` takes.
-
-        Their shape is `(batch_size, feature_size)`, or `(batch_size, num_regions, feature_size)` with attention.
-        """
+        """Return features for `encoder_outputs`, of the shape of `image_features` in [`NICOutput`]."""
         features = self.encoder(pixel_values).last_hidden_state
         return features.squeeze(1) if self.config.attention is None else features
 
+    def check_features(self, encoder_outputs: Any) -> torch.Tensor:
+        """Return features of shape `(batch_size, num_features, feature_size)`, of a tensor or an encoder's output."""
+        features = encoder_outputs
+        if isinstance(features, dict | tuple | list):  # the encoder's output is a dict
+            features = features.get("last_hidden_state") if isinstance(features, dict) else next(iter(features), None)
+        is_pooled = self.config.attention is None
+        if torch.is_tensor(features) and is_pooled and features.ndim == 2:
+            features = features.unsqueeze(1)
+        shape = tuple(features.shape) if torch.is_tensor(features) else f"{features!r:.80}"
+        if len(shape) != 3 or shape[2] != self.config.feature_size or (shape[1] != 1 if is_pooled else shape[1] == 0):
+            expected = f"(batch_size, {'' if is_pooled else 'num_regions, '}{self.config.feature_size})"
+            raise ValueError(f"`encoder_outputs` must be features of shape {expected}, got {shape}")
+        return features
+
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """The words read to predict labels `(..., sequence_length)`: `<bos>`, then all labels but the last."""
+        """Shift labels `(..., sequence_length)` to the right: `<bos>`, then all labels but the last."""
         decoder_input_ids = F.pad(labels[..., :-1], (1, 0), value=self.config.decoder_start_token_id)
         return decoder_input_ids.masked_fill(decoder_input_ids == IGNORED_LABEL, self.config.pad_token_id)
-
-    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
-        backbone = self.encoder.backbone
-        if any(hasattr(module, "gradient_checkpointing") for module in backbone.modules()):
-            super()._set_gradient_checkpointing(enable, *args, **kwargs)
-        elif enable:
-            raise ValueError(
-                f"gradient checkpointing is the backbone's, and {type(backbone).__name__} has none: train without "
-                "`gradient_checkpointing`, with smaller batches and `gradient_accumulation_steps`"
-            )
 
     @can_return_tuple
     def forward(
@@ -352,111 +245,72 @@ class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
         """Score captions of images.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): the images.
-            decoder_input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words read, `<bos>` first.
-                Made from `labels` where it is not given.
-            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): words to predict, `<eos>` last, -100
-                where padded. Several captions of each image, of shape `(batch_size, num_captions, sequence_length)`,
-                share one pass of the backbone; logits are then those of `batch_size * num_captions` captions.
-            encoder_outputs (`torch.FloatTensor` of shape `(batch_size, feature_size)`, or what the encoder returned):
-                image features, in place of `pixel_values`. With attention `(batch_size, num_regions, feature_size)`;
-                several captions of each image, those of an image together, may then look at the same features.
-            cache (`NICCache`): state to go on from; once it has read the image, no image is needed.
+            pixel_values: the images, of shape `(batch_size, num_channels, height, width)`.
+            decoder_input_ids: words to read, `<bos>` first, of shape `(batch_size, sequence_length)`. Made from
+                `labels` by default.
+            labels: words to predict, `<eos>` last, -100 at padding, of shape `(batch_size, sequence_length)`. Several
+                captions per image, of shape `(batch_size, num_captions, sequence_length)`, share one pass of the
+                backbone; logits are then those of `batch_size * num_captions` captions.
+            encoder_outputs: replaces `pixel_values`, by `image_features` (see [`NICOutput`]) or the encoder's output.
+                Adjacent captions of an image may share the features of its regions.
+            cache, past_key_values: state to continue from. If it has read the image, no image is needed.
             use_cache: return the state after the last word. Defaults to the configuration's; `False` with labels.
-            output_hidden_states: also return the LSTM's outputs and the backbone's hidden states. Defaults to the
-                configuration's.
-            output_attentions: also return the weights of the regions, where there is attention. Defaults to the
-                configuration's.
-            num_items_in_batch: number of words over which the sum of losses is averaged, where it is more than this
-                batch holds (gradient accumulation). Trainer passes it.
-            past_key_values: the name of `cache` before Transformers 5.24.
-            decoder_attention_mask (`torch.LongTensor` of the shape of `decoder_input_ids`): 0 where these are padding,
-                which the LSTM then does not read. Not used in training with labels, where padding comes last.
-            return_dict (`bool`): return a [`NICOutput`], or a tuple of what it holds. Defaults to the configuration's.
-            **kwargs: ignored, so that `Trainer` and `generate()` may pass what other models need, and batches may
-                hold other columns.
-
-        Raises:
-            ValueError: where the image or the words are missing, or one does not fit the other.
-            TypeError: where a name among `kwargs` is close to one of those above.
+            output_hidden_states, output_attentions: see [`NICOutput`]. Default to the configuration's.
+            num_items_in_batch: divides the summed loss, with gradient accumulation. Passed by Trainer.
+            decoder_attention_mask: 0 at padding of `decoder_input_ids`, which the LSTM does not read. Ignored in
+                training with labels, where padding comes last.
+            **kwargs: `return_dict`; others are ignored, so that `Trainer` may pass the inputs of other models.
         """
-        check_keywords(kwargs)
         cache = past_key_values if cache is None else cache
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
+        config = self.config
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
         if decoder_input_ids is None:
             if labels is None:
-                raise ValueError(NO_WORDS)
+                raise ValueError("no words: give `labels` to train, or `decoder_input_ids` (`<bos>` first) to score")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        if use_cache is None:
-            use_cache = self.config.use_cache and labels is None
         num_captions = decoder_input_ids.shape[1] if decoder_input_ids.ndim == 3 else 1
         decoder_input_ids = decoder_input_ids.flatten(0, -2)
+        use_cache = config.use_cache and labels is None if use_cache is None else use_cache
+        cache = self.new_cache(None, False) if use_cache and cache is None else cache
 
-        inputs_embeds = self.decoder.embed_tokens(decoder_input_ids)  # shape: (batch_size, sequence_length, embedding)
-        image_features, image, regions = None, None, None
+        inputs = self.decoder.embed_tokens(decoder_input_ids)  # shape: (num_captions, sequence_length, embedding_size)
         state: Any = None
-        features, encoder_states = None, None
-        if cache is not None and cache.hidden_state is not None and cache.has_read_image:
+        regions, image, image_features, features, encoder_states = (None,) * 5
+        if cache is not None and cache.has_read_image:
             state, regions = (cache.hidden_state, cache.cell_state), cache.regions
         else:
+            if encoder_outputs is None and pixel_values is None:
+                raise ValueError(NO_IMAGE)
+            if encoder_outputs is None:
+                encoder_outputs = self.encoder(pixel_values, output_hidden_states=output_hidden_states)
+            encoder_states = getattr(encoder_outputs, "hidden_states", None)
+            features = self.check_features(encoder_outputs)
+            image_features = features.squeeze(1) if config.attention is None else features
+            image = self.image_projection(image_features)
+            if config.attention is not None:
+                regions = self.decoder.attention.read_regions(image)
+                num_captions = regions.captions_per_image(len(decoder_input_ids))
+                image = image.mean(dim=1)
             # The image is the input at t = -1 (equation 7), one step before <bos>.
-            features, encoder_states = self._encode(pixel_values, encoder_outputs, output_hidden_states)
-            image_features = features.squeeze(1) if self.config.attention is None else features
-            first_input = self.image_projection(image_features)
-            if self.config.attention is not None:
-                attention: NICAttention = self.decoder.attention  # type: ignore[assignment]
-                regions = attention.read_regions(first_input)
-                num_captions = regions.captions_a_photo(len(decoder_input_ids))
-                first_input = first_input.mean(dim=1)
-            image = first_input
-            first_input = first_input.unsqueeze(1).repeat_interleave(num_captions, dim=0)
-            inputs_embeds = torch.cat([first_input, inputs_embeds.to(first_input.dtype)], dim=1)
+            first_input = image.unsqueeze(1).repeat_interleave(num_captions, dim=0)
+            inputs = torch.cat([first_input, inputs.to(first_input.dtype)], dim=1)
 
-        # Padding is not computed in training on a CPU; elsewhere to find it takes longer than to compute it.
-        is_word = None
-        if labels is not None and self.training and labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            is_word = labels.flatten(0, -2) != IGNORED_LABEL
-        lengths = None if is_word is None or image is None else 1 + _num_words(is_word)  # and the image
         is_read = None if decoder_attention_mask is None else decoder_attention_mask.flatten(0, -2) > 0
         if is_read is None or (self.training and labels is not None) or is_read.all():
             is_read = None
         else:
-            is_read = F.pad(is_read, (inputs_embeds.shape[1] - is_read.shape[1], 0), value=True)  # the image is read
-        pieces, masks = [inputs_embeds], [is_read]
-        if use_cache:
-            cache = NICCache() if cache is None else cache
-            if cache.is_croppable:  # which takes the state after each word; the image is none
-                sizes = [1 + (image is not None)] + [1] * (decoder_input_ids.shape[1] - 1)
-                pieces = list(inputs_embeds.split(sizes, dim=1))
-                masks = [None] * len(pieces) if is_read is None else list(is_read.split(sizes, dim=1))
-        read = []
-        for number, piece in enumerate(pieces):
-            of_all = lengths if len(pieces) == 1 else None
-            outputs, state, weights = self._read(piece, state, regions, of_all, masks[number])
-            read.append((outputs, weights))
-            if use_cache and cache is not None:
-                num_tokens = piece.shape[1] - (image is not None and number == 0)
-                cache.update(state[0], state[1], num_tokens, regions)
-        hidden_states, weights = read[0]
-        if len(read) > 1:
-            hidden_states = torch.cat([outputs for outputs, _ in read], dim=1)
-            weights = None if weights is None else torch.cat([each for _, each in read if each is not None], dim=1)
-        if image_features is not None:
-            hidden_states = hidden_states[:, 1:]  # what the LSTM says on seeing the image alone predicts no word
-        if is_word is None:
-            logits = self.lm_head(hidden_states)  # shape: (batch_size, sequence_length, vocab_size)
-            scores = logits.flatten(0, 1)
-        else:
-            scores = self.lm_head(hidden_states[is_word])  # shape: (num_words, vocab_size)
-            logits = scores.new_zeros(*is_word.shape, scores.shape[-1]).index_put((is_word,), scores)
+            is_read = F.pad(is_read, (inputs.shape[1] - is_read.shape[1], 0), value=True)  # the image is read
+        own_cache = cache if use_cache else None
+        hidden_states, weights = self.read(inputs, state, regions, own_cache, image is not None, is_read, labels)
+        if image is not None:
+            hidden_states = hidden_states[:, 1:]  # no word is predicted from the image alone
+        logits, loss = self.score(hidden_states, labels, num_items_in_batch, weights, image)
 
         return NICOutput(
-            loss=None if labels is None else self._loss(scores, labels, num_items_in_batch, weights, image),
+            loss=loss,
             logits=logits,
-            **cache_field(cache if use_cache else None),
+            **{CACHE_NAME or "cache": own_cache},
             decoder_hidden_states=(hidden_states,) if output_hidden_states else None,
             cross_attentions=(weights,) if output_attentions and weights is not None else None,
             decoder_attentions=() if output_attentions else None,
@@ -465,148 +319,68 @@ class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
             image_features=image_features,
         )
 
-    def _encode(
-        self, pixel_values: torch.Tensor | None, encoder_outputs: Any, output_hidden_states: bool | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        """The encoder's output, of the shape that it has, and the backbone's hidden states where there are any."""
-        if encoder_outputs is None:
-            if pixel_values is None:
-                raise ValueError(NO_IMAGE)
-            encoder_outputs = self.encoder(pixel_values, output_hidden_states=output_hidden_states)
-        return self._check_features(encoder_outputs), getattr(encoder_outputs, "hidden_states", None)
-
-    def _read(
+    def read(
         self,
         inputs: torch.Tensor,
         state: State | None,
         regions: NICRegions | None,
-        lengths: torch.Tensor | None,
+        cache: NICCache | None,
+        starts_with_image: bool,
         is_read: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, State, torch.Tensor | None]:
-        """The LSTM's outputs, its state after them, and with attention the weights of the regions."""
-        if self.config.attention is not None and regions is None:
-            raise ValueError("`cache` holds no regions to look at: it is of a model without attention")
-        if is_read is not None:
-            return read_around_padding(self.decoder, inputs, is_read, state, *(() if regions is None else (regions,)))
-        if self.config.attention is None:
-            return *self.decoder(inputs, state, lengths), None
-        return self.decoder(inputs, state, regions)
+        labels: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run the decoder and update the cache. At padding, state and output are those of the input before it."""
+        is_by_word = is_read is not None or (cache is not None and cache.is_croppable)
+        read: list[tuple[torch.Tensor, ...]] = []
+        for position, step in enumerate(inputs.split(1, dim=1) if is_by_word else (inputs,)):
+            output, new, weights = self.decoder(step, state, regions)
+            if is_read is not None and state is not None:
+                keep = is_read[:, position, None]
+                new = (torch.where(keep, new[0], state[0]), torch.where(keep, new[1], state[1]))
+                output = new[0][-1].unsqueeze(1)
+            state = new
+            read.append((output,) if weights is None else (output, weights))
+            num_words = step.shape[1] - (starts_with_image and position == 0)
+            if cache is not None and num_words:
+                cache.update(state, num_words, regions)
+        if len(read) == 1:
+            return read[0][0], weights
+        outputs, *parts = (torch.cat(each, dim=1) for each in zip(*read, strict=True))
+        return outputs, parts[0] if parts else None
 
-    def _check_features(self, encoder_outputs: Any) -> torch.Tensor:
-        """Features of shape `(batch_size, 1, feature_size)`, from every form that users and caches hold them in.
-
-        With attention, of shape `(batch_size, num_regions, feature_size)`.
-        """
-        features, size = unwrapped_features(encoder_outputs), self.config.feature_size
-        if self.config.attention is not None:
-            fits = torch.is_tensor(features) and features.ndim == 3 and features.shape[1] > 0
-            fits, expected = fits and features.shape[2] == size, f"num_regions, {size}"
-        else:
-            if torch.is_tensor(features) and features.ndim == 2:
-                features = features.unsqueeze(1)
-            fits, expected = torch.is_tensor(features) and features.shape[1:] == (1, size), f"{size}"
-        if not fits:
-            given = f"shape {tuple(features.shape)}" if torch.is_tensor(features) else f"{features!r:.80}"
-            raise ValueError(f"`encoder_outputs` must be features of shape (batch_size, {expected}), got {given}")
-        return features
-
-    def _loss(
+    def score(
         self,
-        scores: torch.Tensor,
-        labels: torch.Tensor,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
-        weights: torch.Tensor | None = None,
-        image: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """-sum_t log p_t(S_t), equation 10, over the number of words; in training, with the losses beside it.
-
-        `scores` are of shape `(num_places, vocab_size)`, of all places of `labels` or of those alone that have words.
-        """
-        labels = labels.flatten(0, -2).to(scores.device)
-        is_word = labels != IGNORED_LABEL
+        weights: torch.Tensor | None,
+        image: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits, and the loss -sum_t log p_t(S_t) of equation 10 over the number of words."""
+        logits = self.lm_head(hidden_states)
+        if labels is None:
+            return logits, None
+        options = ("image_dropout", "variational_dropout", "recurrent_dropout", "bag_of_words_loss")
+        ignored = [name for name in (*options, "attention_regularisation") if getattr(self.config, name)]
+        if ignored and self.training:
+            logger.warning_once(f"without the package nic_hf training ignores {', '.join(ignored)}")
         loss = F.cross_entropy(
-            scores.float(),
-            labels.flatten() if len(scores) == labels.numel() else labels[is_word],
+            logits.flatten(0, 1).float(),
+            labels.flatten().to(logits.device),
             ignore_index=IGNORED_LABEL,
             reduction="mean" if num_items_in_batch is None else "sum",
             label_smoothing=self.config.label_smoothing if self.training else 0.0,
         )
-        if self.training:
-            costs = []  # of each caption, so over the number of words like the rest of its cost
-            if weights is not None and self.config.attention_regularisation:
-                penalty = doubly_stochastic_penalty(weights, is_word)
-                costs.append(self.config.attention_regularisation * penalty)
-            if self.bag_of_words is not None and image is not None:
-                costs.append(self.bag_of_words.loss(image, labels, is_word))
-            for cost in costs:
-                loss = loss + (cost / is_word.sum() if num_items_in_batch is None else cost).to(loss.device)
         if num_items_in_batch is None:
-            return loss
-        if torch.is_tensor(num_items_in_batch):
-            num_items_in_batch = num_items_in_batch.to(loss.device)
-        return loss / num_items_in_batch
-
-    def _sample(
-        self,
-        input_ids: torch.Tensor,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: GenerationConfig,
-        synced_gpus: bool = False,
-        streamer: Any = None,
-        **model_kwargs: Any,
-    ) -> Any:
-        given = (logits_processor, stopping_criteria, generation_config)
-        cache: Any = model_kwargs.get(CACHE_NAME)
-        is_plain = type(cache) is NICCache and runs_plain(self, NICForConditionalGeneration)
-        wants_more = synced_gpus or streamer is not None or generation_config.return_dict_in_generate
-        if wants_more or not is_plain or input_ids.device.type != "cpu":
-            theirs: Any = super()._sample  # type: ignore[misc]
-            return theirs(input_ids, *given, synced_gpus, streamer, **model_kwargs)
-        outputs = self(**self.prepare_inputs_for_generation(input_ids, **model_kwargs), return_dict=True)
-        return sample(self, input_ids, outputs.logits[:, -1], cache, *given)
-
-    def get_compiled_call(self, compile_config: Any) -> Callable[..., Any]:
-        """What `generate(cache_implementation="static")` runs for each word after the first: a compiled `forward`."""
-        compiled = super().get_compiled_call(compile_config)
-
-        def step(*args: Any, **kwargs: Any) -> Any:
-            # Without it the graph would break at the LSTM, of which a step runs the cell alone.
-            with torch._dynamo.config.patch(allow_rnn=True):
-                return compiled(*args, **kwargs)
-
-        return step
+            return logits, loss
+        return logits, loss / torch.as_tensor(num_items_in_batch, device=loss.device)
 
 
-def _num_words(is_word: torch.Tensor) -> torch.Tensor:
-    """Number of places up to the last word of each caption; those before it may be masked out."""
-    places = torch.arange(1, is_word.shape[1] + 1, device=is_word.device)
-    return (places * is_word).amax(dim=1)
-
-
-_ARGUMENTS = list(inspect.signature(NICForConditionalGeneration.forward).parameters)[1:]
-
-
-def check_keywords(kwargs: dict[str, Any]) -> None:
-    """Refuse a misspelt keyword of `forward`, which would be without effect; say once which others are.
-
-    Raises:
-        TypeError: naming the keyword that was meant.
-    """
-    for name, value in kwargs.items():
-        if value is None or name in TransformersKwargs.__optional_keys__ or name == "return_loss":
-            continue
-        near = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.65)
-        if near:
-            raise TypeError(f"forward() got an unexpected keyword argument '{name}'. Did you mean '{near[0]}'?")
-        logger.warning_once(f"a captioner does not read `{name}`")
-
-
-def unwrapped_features(encoder_outputs: Any) -> Any:
-    """The tensor in what users and caches hold features in, unchecked."""
-    if isinstance(encoder_outputs, dict):  # the encoder's output is one
-        return encoder_outputs.get("last_hidden_state")
-    return encoder_outputs[0] if isinstance(encoder_outputs, tuple | list) and encoder_outputs else encoder_outputs
+def default_generation_config(config: NICConfig) -> GenerationConfig:
+    """Beam 3 and at most 20 words, as in the 2016 paper; a special token is never part of a caption."""
+    never = sorted({config.pad_token_id, config.bos_token_id, config.unk_token_id})
+    ids = {f"{name}_token_id": getattr(config, f"{name}_token_id") for name in ("pad", "bos", "eos", "decoder_start")}
+    return GenerationConfig(num_beams=3, max_new_tokens=20, suppress_tokens=never, **ids)
 
 
 NICForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

@@ -11,7 +11,7 @@ _MOST = 10_000  # warnings that are remembered, so that memory does not grow wit
 
 
 def name_photos_in_warnings() -> None:
-    """Log what Python warns of while [`nic_hf.images_nic.load_photo`] reads a photo, each thing once a photo.
+    """Log what Python warns of while [`nic_hf.images.load_photo`] reads a photo, each thing once a photo.
 
     This is for whole processes: other warnings are shown as before. What libtiff writes on standard error by itself
     cannot be told apart by thread, and has no name.
@@ -22,7 +22,7 @@ def name_photos_in_warnings() -> None:
     logged: set[tuple[str, str]] = set()
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        images = sys.modules.get("nic_hf.images_nic")  # not imported: commands that read no photo need not wait for it
+        images = sys.modules.get("nic_hf.images")  # not imported: commands that read no photo need not wait for it
         name = getattr(images and images.reading, "name", None)
         if name is None:
             shown(message, category, filename, lineno, file, line)

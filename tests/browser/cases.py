@@ -15,7 +15,7 @@ from tiny import CAPTIONS
 from nic_hf.export.generation_settings import GenerationSettings
 from nic_hf.export.preprocessing import PhotoPreprocessor
 from nic_hf.export.search import generate
-from nic_hf.processing_nic import build_image_processor
+from nic_hf.model.processor import build_image_processor
 from nic_hf.tokenization import train_tokenizer
 
 SIZES = [(500, 375), (333, 500), (224, 224), (31, 97), (97, 30), (160, 161), (1, 1), (640, 40)]

@@ -45,7 +45,7 @@ def test_photos_are_read_as_in_python(project: Path, browser: Any, tmp_path: Pat
     from browser_captioner import hosting, open_page
     from PIL import Image, ImageCms
 
-    from nic_hf.images_nic import load_photo
+    from nic_hf.images import load_photo
 
     command = ["src/photo.ts", "--outDir", str(tmp_path / "page"), "--module", "esnext", "--target", "es2022"]
     options = ["--moduleResolution", "bundler", "--ignoreConfig"]

@@ -28,6 +28,7 @@ from nic_hf.captioning import (
 )
 from nic_hf.captioning.captioners import caption_batch, photo_size
 from nic_hf.captioning.photo_loader import PhotoLoader
+from nic_hf.model.encoder import OptimizedEncoder
 
 
 class Kept:
@@ -161,7 +162,7 @@ def test_what_is_no_lack_of_memory_is_not_tried_with_fewer_photos(error: Excepti
 def test_the_users_model_is_left_as_it_was(checkpoint: str) -> None:
     model = NICForConditionalGeneration.from_pretrained(checkpoint)
     captioner = TorchCaptioner(model, NICProcessor.from_pretrained(checkpoint), device="cpu")
-    assert captioner.model.encoder.optimized and not model.encoder.optimized
+    assert isinstance(captioner.model.encoder, OptimizedEncoder) and not isinstance(model.encoder, OptimizedEncoder)
 
 
 def test_the_digest_follows_weights_words_and_preprocessing(checkpoint: str, captioner: Captioner) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from shards import write_tar
 
 from nic_hf.captioning import PhotoSources
-from nic_hf.images_nic import load_photo
+from nic_hf.images import load_photo
 from nic_hf.photo_files import is_photo_name, left_out_line
 
 

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nic_hf import NICCache, NICConfig, NICForConditionalGeneration
-from nic_hf.attention_nic import NICAttention, NICRegions
+from nic_hf.layers_nic import NICAttention, NICRegions
 
 REGIONS = 5
 WORDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12], [1, 5, 5, 20, 21]])
@@ -596,7 +596,7 @@ def test_other_things_than_regions_are_refused(wrong: Any) -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     model = attentive_model()
-    with pytest.raises(ValueError, match="3 captions do not fit 2 photos"):
+    with pytest.raises(ValueError, match="3 captions do not fit 2 images"):
         model(encoder_outputs=regions_of(2), decoder_input_ids=WORDS)
     with torch.no_grad():
         cache = tiny_model()(pixel_values=tiny_pixels(3), decoder_input_ids=WORDS).cache
@@ -735,7 +735,7 @@ Path("captions.json").write_text(json.dumps([
 
 def test_a_checkpoint_works_where_nic_hf_is_not_installed(tmp_path: Path) -> None:
     model = save_tiny_checkpoint(tmp_path / "checkpoint", attention="soft", seed=79)
-    assert (tmp_path / "checkpoint" / "attention_nic.py").is_file()
+    assert (tmp_path / "checkpoint" / "layers_nic.py").is_file()
     (tmp_path / "photos").mkdir()
     for number, photo in enumerate(tiny_photos(3)):
         photo.save(tmp_path / "photos" / f"{number}.png")

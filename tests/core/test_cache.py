@@ -11,7 +11,7 @@ from tiny import tiny_model, tiny_pixels
 from torch._dynamo.utils import counters
 from transformers import CompileConfig
 
-from nic_hf.cache_nic import CACHE_NAME
+from nic_hf.modeling_nic import CACHE_NAME
 
 CAPTIONERS: list[dict[str, Any]] = [{}, {"num_hidden_layers": 2}, {"attention": "soft"}]
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny import CAPTIONS, save_tiny_checkpoint, tiny_model, tiny_pixels, tiny_processor
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
-from nic_hf.processing_nic import load_image_processor
+from nic_hf.model.processor import load_image_processor
 from nic_hf.tokenization import train_tokenizer
 
 

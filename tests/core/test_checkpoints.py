@@ -18,24 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from nic_hf import NICConfig, NICForConditionalGeneration, NICProcessor
 
-CODE = {
-    "attention_nic.py",
-    "decoder_nic.py",
-    "projection_nic.py",
-    "sampling_nic.py",
-    "backbone_nic.py",
-    "cache_nic.py",
-    "checkpoint_nic.py",
-    "configuration_nic.py",
-    "download_nic.py",
-    "generation_nic.py",
-    "images_nic.py",
-    "inference_nic.py",
-    "logits_nic.py",
-    "modeling_nic.py",
-    "pipeline_nic.py",
-    "processing_nic.py",
-}
+CODE = {"configuration_nic.py", "layers_nic.py", "modeling_nic.py", "pipeline_nic.py", "processing_nic.py"}
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nic_hf.download_nic import ALLOW_PRIVATE, download
-from nic_hf.images_nic import load_photo
+from nic_hf.download import ALLOW_PRIVATE, download
+from nic_hf.images import load_photo
 
 PUBLIC = "93.184.216.34"
 
@@ -276,7 +276,7 @@ def test_a_server_that_drips_while_tls_is_agreed_on_is_given_up_in_time(
 ) -> None:
     url = f"https://127.0.0.1:{dripping}/a.png"
     assert_given_up(url, allow_private=True)
-    monkeypatch.setattr("nic_hf.download_nic._public_addresses", lambda *at: [(2, 1, 6, "", ("127.0.0.1", dripping))])
+    monkeypatch.setattr("nic_hf.download._public_addresses", lambda *at: [(2, 1, 6, "", ("127.0.0.1", dripping))])
     assert_given_up(url, allow_private=False)
 
 

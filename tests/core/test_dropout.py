@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_config, tiny_labels, tiny_pixels
 
 from nic_hf import NICConfig, NICForConditionalGeneration
-from nic_hf.decoder_nic import NICLSTM, NICDecoder, NICDropout, drop_inputs, quick_dropout
+from nic_hf.model.decoder import NICLSTM, NICDropout, TrainedDecoder, drop_inputs, quick_dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -48,10 +48,10 @@ def test_nothing_is_dropped_in_eval_mode(variational: bool) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_recurrent_dropout_equals_a_loop_over_words_with_the_same_weights_dropped(layers: int) -> None:
-    decoder = NICDecoder(tiny_config(num_hidden_layers=layers, dropout=0.0, recurrent_dropout=0.4)).train()
+    decoder = TrainedDecoder(tiny_config(num_hidden_layers=layers, dropout=0.0, recurrent_dropout=0.4)).train()
     inputs = torch.randn(3, 6, decoder.lstm.input_size)
     torch.manual_seed(5)
-    outputs, (hidden, cell) = decoder(inputs)
+    outputs, (hidden, cell), _ = decoder(inputs)
 
     torch.manual_seed(5)
     weights = [[ih, quick_dropout(hh, 0.4), *biases] for ih, hh, *biases in decoder.lstm.all_weights]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nic_hf import NICProcessor
 from nic_hf.export.preprocessing import PhotoPreprocessor
-from nic_hf.images_nic import load_photo, to_rgb
+from nic_hf.images import load_photo, to_rgb
 
 RAMP = (np.mgrid[0:48, 0:64][1] * 1040).astype(np.int32)  # 0 to 65520
 GREYS = np.asarray(to_rgb(Image.fromarray(RAMP)))
@@ -153,7 +153,7 @@ def test_a_dark_pgm_of_16_bits_is_dark(pgm: bytes) -> None:
 
 
 def test_a_large_photo_keeps_its_white(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nic_hf.images_nic._KEPT_PIXELS", 100)
+    monkeypatch.setattr("nic_hf.images._KEPT_PIXELS", 100)
     dark = np.full((20, 20), 510)
     assert levels(b"P5 20 20 65535\n" + dark.astype(">u2").tobytes())[0] == 2
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nic_hf.images_nic import load_photo, to_rgb
+from nic_hf.images import load_photo, to_rgb
 
 WIDTH, HEIGHT = 5, 3
 # Every pixel differs, so that a flip or a turn shows.

@@ -16,10 +16,10 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nic_hf import NICForConditionalGeneration
-from nic_hf.backbone_nic import NICEncoder
 from nic_hf.data import load_captions
-from nic_hf.inference_nic import faster_encoder
-from nic_hf.processing_nic import load_image_processor
+from nic_hf.layers_nic import NICEncoder
+from nic_hf.model.encoder import faster_encoder
+from nic_hf.model.processor import load_image_processor
 
 
 def norms(model: nn.Module) -> int:

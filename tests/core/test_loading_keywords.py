@@ -10,7 +10,7 @@ from tiny import save_tiny_checkpoint, tiny_model, tiny_photos, tiny_processor
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, pipeline
 
 from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor
-from nic_hf.processing_nic import load_image_processor
+from nic_hf.model.processor import load_image_processor
 
 PHOTOS = tiny_photos(3)
 NATIVE = {"task": "image-text-to-text"}

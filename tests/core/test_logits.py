@@ -6,7 +6,7 @@ from tiny import tiny_model
 from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.generation.logits_process import MinLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from nic_hf.logits_nic import QuickLogitsProcessors
+from nic_hf.model.generation import QuickLogitsProcessors
 
 VOCABULARY = 11
 

@@ -156,8 +156,8 @@ def test_a_cache_reorders_repeats_selects_and_forgets() -> None:
     cache.reorder_cache(torch.tensor([0]))  # before the photo is read there is nothing to reorder
     assert cache.get_seq_length() == 0
     hidden_state, cell_state = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    cache.update(hidden_state, cell_state, num_tokens=2)
-    cache.update(hidden_state, cell_state, num_tokens=1)
+    cache.update((hidden_state, cell_state), num_tokens=2)
+    cache.update((hidden_state, cell_state), num_tokens=1)
     assert cache.get_seq_length() == 3
     assert cache.get_max_cache_shape() == -1
 

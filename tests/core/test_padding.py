@@ -5,8 +5,10 @@ import torch
 from tiny import tiny_config, tiny_labels, tiny_pixels
 from torch.nn import functional as F
 
-from nic_hf import NICForConditionalGeneration, decoder_nic
-from nic_hf.decoder_nic import NICLSTM
+from nic_hf import NICForConditionalGeneration
+from nic_hf.model import decoder
+from nic_hf.model.decoder import NICLSTM
+from nic_hf.model.losses import bag_of_words_loss
 
 LENGTHS = [3, 7, 1, 5, 5]
 
@@ -55,7 +57,7 @@ def test_large_weights_in_bfloat16_are_read_without_padding(
 
     loss, expected = learned()
     assert packed == [], "small ones are faster as they are"
-    monkeypatch.setattr(decoder_nic, "_FIT_INTO_CACHE", 0)
+    monkeypatch.setattr(decoder, "_FIT_INTO_CACHE", 0)
     packed_loss, found = learned()
     assert packed == [[4, 9, 6]], "the image, and the words"
     torch.testing.assert_close(packed_loss, loss, rtol=2e-3, atol=2e-3)
@@ -81,7 +83,10 @@ def test_words_alone_are_scored_and_the_loss_is_that_of_all_places(attention: st
     torch.testing.assert_close(output.logits[is_word], logits[is_word])
     assert output.logits.shape == logits.shape and not output.logits[~is_word].any()
     image = model.image_projection(output.image_features)
-    bag = model.bag_of_words.loss(image.mean(1) if attention else image, labels, is_word) / is_word.sum()
+    bag = (
+        bag_of_words_loss(model.bag_of_words, image.mean(1) if attention else image, labels, is_word, model.config)
+        / is_word.sum()
+    )
     expected = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, label_smoothing=0.1) + bag
     torch.testing.assert_close(output.loss, expected)
     output.loss.backward()

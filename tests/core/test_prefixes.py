@@ -128,15 +128,15 @@ def test_a_column_of_photos_takes_a_column_of_prompts(processor: NICProcessor) -
 
 def test_as_many_prompts_as_photos_are_needed(processor: NICProcessor) -> None:
     captioner = ImageToTextPipeline(model=tiny_model(), processor=processor)
-    with pytest.raises(ValueError, match='2 prompts, and more photos: give one for each photo, "" for none'):
+    with pytest.raises(ValueError, match='2 prompts for 4 photos: give one per photo, "" for none'):
         captioner(PHOTOS, prompt=["two", "a"])
-    with pytest.raises(ValueError, match="2 photos, and more prompts"):
+    with pytest.raises(ValueError, match="4 prompts for 2 photos"):
         captioner(PHOTOS[:2], prompt=PREFIXES)
-    with pytest.raises(ValueError, match="1 photos, and more prompts"):
+    with pytest.raises(ValueError, match="4 prompts for 1 photos"):
         captioner(PHOTOS[0], prompt=PREFIXES)
-    with pytest.raises(ValueError, match="1 prompts, and more photos"):
+    with pytest.raises(ValueError, match="zip"):
         list(captioner((photo for photo in PHOTOS), prompt=["a"]))
-    with pytest.raises(ValueError, match='2 texts for 3 photos: give one a photo, "" for none'):
+    with pytest.raises(ValueError, match='2 texts for 3 photos: give one per photo, "" for none'):
         processor(images=PHOTOS[:3], text=["two", "a"])
 
 

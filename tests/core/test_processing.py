@@ -16,7 +16,7 @@ from transformers import AutoProcessor
 from transformers.utils.logging import warning_once
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
-from nic_hf.processing_nic import build_image_processor, load_image_processor, squeeze_to
+from nic_hf.model.processor import build_image_processor, load_image_processor, squeeze_to
 
 MEAN, STD = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
 

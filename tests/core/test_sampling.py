@@ -8,8 +8,10 @@ from tiny import tiny_features, tiny_model, tiny_pixels
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
-from nic_hf import NICForConditionalGeneration, modeling_nic
-from nic_hf.cache_nic import CACHE_NAME, NICCache
+from nic_hf import NICForConditionalGeneration
+from nic_hf.model import generation
+from nic_hf.model.cache import NICCache
+from nic_hf.modeling_nic import CACHE_NAME
 
 GREEDY = {"num_beams": 1, "max_new_tokens": 9}
 SAMPLING = {**GREEDY, "do_sample": True}
@@ -31,8 +33,8 @@ def quick_runs(monkeypatch: pytest.MonkeyPatch) -> list:
         runs.append(args)
         return sample(*args)
 
-    sample = modeling_nic.sample
-    monkeypatch.setattr(modeling_nic, "sample", spy)
+    sample = generation.sample
+    monkeypatch.setattr(generation, "sample", spy)
     return runs
 
 
@@ -64,7 +66,7 @@ def test_words_are_those_of_transformers(
     model = tiny_model(**changes)
     found = generate(model, **settings)
     assert len(quick_runs) == 1
-    monkeypatch.delattr(NICForConditionalGeneration, "_sample")
+    monkeypatch.delattr(generation.FastGenerationMixin, "_sample")
     expected = generate(model, **settings)
     assert len(quick_runs) == 1, "the loop of Transformers was to run"
     assert torch.equal(found, expected)
@@ -77,7 +79,7 @@ def test_with_attention_too(settings: dict, quick_runs: list, monkeypatch: pytes
         settings = {**settings, "encoder_outputs": model.get_image_features(tiny_pixels(5))}
     found = generate(model, **settings)
     assert len(quick_runs) == 1
-    monkeypatch.delattr(NICForConditionalGeneration, "_sample")
+    monkeypatch.delattr(generation.FastGenerationMixin, "_sample")
     assert torch.equal(found, generate(model, **settings))
 
 

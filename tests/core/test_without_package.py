@@ -116,7 +116,8 @@ def test_the_image_to_text_pipeline_gives_the_same_captions(
 def test_what_is_saved_there_is_whole(folder: Path) -> None:
     original = {file.name: file for file in (folder / "checkpoint").iterdir()}
     for copy in ("copy", "copy-of-pipeline", "second-copy", "third-copy"):
-        assert {file.name for file in (folder / copy).iterdir()} == set(original)
+        # Digests of weights are recorded by the package.
+        assert {file.name for file in (folder / copy).iterdir()} == set(original) - {"weights.sha256"}
         for name, file in original.items():
             if name.endswith(".py") or name in ("tokenizer.json", "generation_config.json"):
                 assert (folder / copy / name).read_bytes() == file.read_bytes(), name

@@ -21,7 +21,7 @@ from nic_hf.data import (
     lower_blocks,
     split_encoder,
 )
-from nic_hf.processing_nic import NICProcessor, load_image_processor
+from nic_hf.model.processor import NICProcessor, load_image_processor
 from nic_hf.tokenization import train_tokenizer
 from nic_hf.training.fine_tuning import thaw_backbone
 

@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from nic_hf.evaluation import EvaluationDataError
 from nic_hf.evaluation.clip_score import clip_scores
-from nic_hf.processing_nic import build_image_processor
+from nic_hf.model.processor import build_image_processor
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

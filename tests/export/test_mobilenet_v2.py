@@ -11,7 +11,7 @@ from transformers import set_seed
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import load_captions
 from nic_hf.export import NICOnnxCaptioner, export_onnx, quantize_onnx
-from nic_hf.processing_nic import load_image_processor, squeeze_to
+from nic_hf.model.processor import load_image_processor, squeeze_to
 from nic_hf.tokenization import train_tokenizer
 
 NUM_PHOTOS = 24

@@ -11,7 +11,7 @@ from subset import real_backbone
 
 from nic_hf.export.preprocessing import PhotoPreprocessor
 from nic_hf.export.verification import check_pixels
-from nic_hf.processing_nic import build_image_processor, load_image_processor, squeeze_to
+from nic_hf.model.processor import build_image_processor, load_image_processor, squeeze_to
 
 SIZES = [(500, 375), (333, 500), (500, 333), (224, 224), (31, 97), (97, 30), (160, 161), (1, 1), (1023, 40)]
 

@@ -42,7 +42,7 @@ def test_a_caption_does_not_depend_on_its_batch(num_beams: int, attention: str |
 @pytest.mark.soak
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_caption_of_the_real_backbone_does_not_depend_on_its_batch(num_beams: int, test_data: Path) -> None:
-    from nic_hf.images_nic import load_photo
+    from nic_hf.images import load_photo
 
     model, processor = real_captioner(test_data, CAPTIONS, hidden_size=64, embedding_size=64, initializer_range=1.5)
     captioner = TorchCaptioner(model, processor, device="cpu")

@@ -19,8 +19,8 @@ from tiny import tiny_model, tiny_photos, tiny_tokenizer
 import nic_hf
 from nic_hf import ImageToTextPipeline, NICProcessor
 from nic_hf.data.feature_cache import load_photo_row
-from nic_hf.images_nic import load_photo
-from nic_hf.processing_nic import build_image_processor
+from nic_hf.images import load_photo
+from nic_hf.model.processor import build_image_processor
 
 GIBIBYTE = 2**30
 SECONDS = 10
@@ -129,7 +129,7 @@ LOADING_CHILD = """
 import sys, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from nic_hf.images_nic import load_photo
+from nic_hf.images import load_photo
 
 def refusal(content):
     try:
@@ -182,12 +182,12 @@ def test_large_photos_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
         at_once -= 1
         return image
 
-    monkeypatch.setattr("nic_hf.images_nic._bounded", bounded)
+    monkeypatch.setattr("nic_hf.images._bounded", bounded)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(load_photo, paths))
         assert most > 1, "these are small"
         most = 0
-        monkeypatch.setattr("nic_hf.images_nic._KEPT_PIXELS", 100)
+        monkeypatch.setattr("nic_hf.images._KEPT_PIXELS", 100)
         list(pool.map(load_photo, paths))
         assert most == 1
 
@@ -210,7 +210,7 @@ def test_long_and_large_photos_are_bounded(tmp_path: Path, monkeypatch: pytest.M
     marked = Image.new("L", (1, 501))
     marked.putpixel((0, 250), 255)
     assert load_photo(marked).getpixel((0, 50)) == (255, 255, 255), "the middle is kept"
-    monkeypatch.setattr("nic_hf.images_nic._KEPT_PIXELS", 1000)
+    monkeypatch.setattr("nic_hf.images._KEPT_PIXELS", 1000)
     for mode in ("1", "P", "I;16", "RGB", "RGBA", "CMYK", "F"):
         small = load_photo(Image.new(mode, (100, 60)))
         assert small.mode == "RGB" and small.size == (20, 12), mode
@@ -222,13 +222,13 @@ def test_reducing_in_strips_is_reducing(mode: str, monkeypatch: pytest.MonkeyPat
     if mode in ("RGBA", "LA"):
         image.putalpha(Image.radial_gradient("L").resize(image.size))
     wanted = load_photo(image.reduce(3))
-    monkeypatch.setattr("nic_hf.images_nic._KEPT_PIXELS", 7200)
+    monkeypatch.setattr("nic_hf.images._KEPT_PIXELS", 7200)
     assert load_photo(image).tobytes() == wanted.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
 def test_a_bounded_photo_still_stands_upright(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nic_hf.images_nic._KEPT_PIXELS", 1000)
+    monkeypatch.setattr("nic_hf.images._KEPT_PIXELS", 1000)
     (tmp_path / "photo.img").write_bytes(turned(photo(), 6, kind))
     found = load_photo(tmp_path / "photo.img")
     assert found.size == (16, 12)

@@ -15,7 +15,7 @@ import nic_hf
 from nic_hf.captioning.photo_sources import PhotoSources
 from nic_hf.data import CaptionDataError, SkippedItem, load_captions
 from nic_hf.data.tar_shards import tar_rows
-from nic_hf.images_nic import load_photo
+from nic_hf.images import load_photo
 
 OUTSIDE = [
     "../secret.jpg",

@@ -99,7 +99,7 @@ def test_a_save_that_is_killed_as_files_move_leaves_weights_that_load(
 def test_what_a_killed_save_left_goes_with_the_next_one_and_that_of_another_process_stays(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
-        "from nic_hf.checkpoint_nic import staged_save\n"
+        "from nic_hf.model.checkpoint import staged_save\n"
         "with staged_save(sys.argv[1]) as folder:\n"
         "    (folder / 'model.safetensors').write_bytes(bytes(10))\n"
         "    os.kill(os.getpid(), signal.SIGKILL) if len(sys.argv) > 2 else input()\n"

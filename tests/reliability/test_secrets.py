@@ -10,8 +10,8 @@ import pytest
 from tiny import save_tiny_checkpoint, tiny_photos
 
 import nic_hf
-from nic_hf.download_nic import ALLOW_PRIVATE, download, without_secrets
-from nic_hf.images_nic import load_photo
+from nic_hf.download import ALLOW_PRIVATE, download, without_secrets
+from nic_hf.images import load_photo
 
 SECRET = "hf_ThisIsNoRealTokenButMustNotBeSeen"
 

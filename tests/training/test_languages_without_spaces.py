@@ -14,7 +14,7 @@ from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.cli import app
 from nic_hf.data.scenes import Scene, draw_scene, make_scene, scene_backbone_config
 from nic_hf.evaluation.scores import _say_once
-from nic_hf.processing_nic import build_image_processor
+from nic_hf.model.processor import build_image_processor
 from nic_hf.tokenizer_style import cuts_unspaced
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # plots have no letters for them

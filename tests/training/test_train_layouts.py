@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from nic_hf import NICForConditionalGeneration
 from nic_hf.cli import app
-from nic_hf.processing_nic import build_image_processor
+from nic_hf.model.processor import build_image_processor
 
 
 @pytest.fixture(scope="module")

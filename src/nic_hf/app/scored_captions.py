@@ -14,10 +14,10 @@ from PIL import Image
 
 from ..captioning import TorchCaptioner
 from ..captioning.captioners import ONNX_MANIFEST
-from ..checkpoint_nic import check_path
-from ..images_nic import load_photo, photo_size, reason
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import NICProcessor
+from ..images import load_photo, photo_size, reason
+from ..model.captioner import NICForConditionalGeneration
+from ..model.checkpoint import check_path
+from ..model.processor import NICProcessor
 
 MAX_PIXELS = 50_000_000
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..contact_sheet import contact_sheet, save_picture
 from ..digests import number_digest
-from ..images_nic import load_photo
+from ..images import load_photo
 from ..progress_bar import progress_bar
 from .caption_file import CaptionFile
 from .caption_sinks import KEPT_FOR_SHEET, CaptionSink

@@ -25,7 +25,7 @@ class Captioner(Protocol):
 
     Attributes:
         name: where it was loaded from.
-        photo_size: width and height that are enough of a photo (see [`nic_hf.images_nic.load_photo`]), where known.
+        photo_size: width and height that are enough of a photo (see [`nic_hf.images.load_photo`]), where known.
     """
 
     name: str
@@ -55,9 +55,9 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
         from ..export import NICOnnxCaptioner
 
         return ArrayCaptioner(NICOnnxCaptioner.from_pretrained(name_or_path), os.fspath(name_or_path))
-    from ..checkpoint_nic import check_path
-    from ..modeling_nic import NICForConditionalGeneration
-    from ..processing_nic import NICProcessor
+    from ..model.captioner import NICForConditionalGeneration
+    from ..model.checkpoint import check_path
+    from ..model.processor import NICProcessor
 
     check_path(name_or_path)
     processor = NICProcessor.from_pretrained(name_or_path)

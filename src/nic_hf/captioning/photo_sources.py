@@ -25,7 +25,7 @@ class PhotoItem:
     Attributes:
         image_id: names it in the output: its path or address as it was given, `shard.tar/key.jpg` in a tar file, or a
             data set's own id. Names that are not UTF-8 have their odd bytes written as `\\xff`.
-        source: what [`nic_hf.images_nic.load_photo`] takes; None where there is a problem.
+        source: what [`nic_hf.images.load_photo`] takes; None where there is a problem.
         key: place in the order of the sources: number of the source, number in it.
         problem: why there is nothing to open.
     """

@@ -281,7 +281,7 @@ def _graceful(run: "CaptionRun", interrupted: list[int]) -> "Iterator[None]":
 
 
 def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_json: bool) -> None:
-    from ..download_nic import without_secrets
+    from ..download import without_secrets
     from ..photo_files import left_out_line
 
     if sidecar:

@@ -61,9 +61,9 @@ def card(
 def _captions(captioner: Path, photos: list[Path]) -> dict[str, str]:
     if not photos:
         return {}
-    from ..modeling_nic import NICForConditionalGeneration
+    from ..model.captioner import NICForConditionalGeneration
+    from ..model.processor import NICProcessor
     from ..pipeline_nic import ImageToTextPipeline
-    from ..processing_nic import NICProcessor
 
     model = NICForConditionalGeneration.from_pretrained(captioner)
     pipeline = ImageToTextPipeline(model=model, processor=NICProcessor.from_pretrained(captioner))

@@ -13,12 +13,12 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..backbone_nic import NICEncoder
 from ..digests import settings_digest, weights_digest
-from ..images_nic import load_photo
-from ..inference_nic import faster_encoder
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import NICProcessor
+from ..images import load_photo
+from ..layers_nic import NICEncoder
+from ..model.captioner import NICForConditionalGeneration
+from ..model.encoder import faster_encoder
+from ..model.processor import NICProcessor
 from ..writing import remove_leftovers
 from .augmentation import PhotoView
 from .errors import ITEMS_IN_WARNING

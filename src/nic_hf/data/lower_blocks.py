@@ -10,8 +10,8 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from ..backbone_nic import NICEncoder
-from ..inference_nic import faster_encoder, random_images
+from ..layers_nic import NICEncoder
+from ..model.encoder import faster_encoder, random_images
 
 _SAME = 1e-3  # of the largest feature: what folding BatchNorm changes by rounding
 
@@ -96,7 +96,8 @@ class UpperEncoder(NICEncoder):
         given = {name: nothing.expand(len(maps), *shape) for name, shape in self.lower.items()}
         given[list(given)[-1]] = maps
         with _replaced_by({self.backbone.get_submodule(name): output for name, output in given.items()}):
-            return self.encode(nothing.expand(len(maps), *self.photo_shape[1:]), self.photo_shape)
+            outputs = self.run_backbone(nothing.expand(len(maps), *self.photo_shape[1:]))
+            return self.features(outputs, self.photo_shape)
 
 
 def split_encoder(encoder: NICEncoder, photo_shape: Sequence[int] | None = None) -> UpperEncoder:

@@ -20,8 +20,8 @@ from datasets import Image
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from ..images_nic import load_photo
-from ..processing_nic import NICProcessor
+from ..images import load_photo
+from ..model.processor import NICProcessor
 from .caption_streams import stream_captions
 from .errors import ITEMS_IN_WARNING, CaptionDataError, ErrorCollector, OnError
 from .feature_cache import load_photo_row, photo_name

@@ -13,9 +13,10 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..configuration_nic import IGNORED_LABEL
 from ..digests import digest_of
 from ..languages import mirrored_word
-from ..processing_nic import IGNORED_LABEL, NICProcessor
+from ..model.processor import NICProcessor
 from .augmentation import PhotoView
 from .feature_cache import load_photo_row, warn_unreadable
 from .feature_files import FeatureTable

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..modeling_nic import NICForConditionalGeneration
+from ..model.captioner import NICForConditionalGeneration
 from .compatible_captioners import Member, load_members
 
 COUNTER = "num_batches_tracked"

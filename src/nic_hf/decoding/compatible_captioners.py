@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from ..configuration_nic import NICConfig
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import load_image_processor
+from ..model.captioner import NICForConditionalGeneration
+from ..model.processor import load_image_processor
 
 Member = str | PathLike | NICForConditionalGeneration
 

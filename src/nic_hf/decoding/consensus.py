@@ -12,9 +12,10 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
-from ..cache_nic import CACHE_NAME, cache_field
 from ..evaluation.cider import DocumentFrequencies, pair_similarities
 from ..evaluation.ngrams import Caption, CaptionTable
+from ..model.cache import cache_field
+from ..modeling_nic import CACHE_NAME
 from .diverse_beam import NEVER, end_ids
 
 

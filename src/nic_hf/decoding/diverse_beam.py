@@ -17,7 +17,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
-from ..cache_nic import CACHE_NAME, cache_field
+from ..model.cache import cache_field
+from ..modeling_nic import CACHE_NAME
 
 # Transformers adds this to the score of beams that are copies, have ended, or are excluded.
 NEVER = -1.0e9

@@ -11,21 +11,16 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from ..backbone_nic import NICEncoder
-from ..cache_nic import CACHE_NAME, NICCache, cache_field
-from ..configuration_nic import NICConfig
-from ..generation_nic import NO_IMAGE, NICGenerationMixin
-from ..modeling_nic import (
-    IGNORED_LABEL,
-    NICForConditionalGeneration,
-    NICOutput,
-    check_keywords,
-    unwrapped_features,
-)
+from ..configuration_nic import IGNORED_LABEL, NICConfig
+from ..layers_nic import NICEncoder
+from ..model.cache import NICCache, cache_field
+from ..model.captioner import NICForConditionalGeneration, check_keywords
+from ..model.generation import FastGenerationMixin
+from ..modeling_nic import NO_IMAGE, NICOutput
 from .compatible_captioners import Member, load_members
 
 
@@ -158,7 +153,7 @@ class NICEnsembleEncoder(nn.Module):
         return [bool(encoder.keep_regions) for encoder in self.encoders]
 
 
-class NICEnsemble(PreTrainedModel, NICGenerationMixin):
+class NICEnsemble(PreTrainedModel, FastGenerationMixin):
     """Several captioners with the same vocabulary, used like one: word probabilities are the mean of the members'.
 
     All decoding methods work, and so do `generate_captions` and [`ImageToTextPipeline`]. Members may differ in
@@ -334,26 +329,21 @@ class NICEnsemble(PreTrainedModel, NICGenerationMixin):
             if pixel_values is None:
                 raise ValueError(NO_IMAGE)
             encoder_outputs = self.encoder(pixel_values)
-        return self._check_features(encoder_outputs).squeeze(1)
+        return self.check_features(encoder_outputs).squeeze(1)
 
-    def _check_features(self, encoder_outputs: Any) -> torch.Tensor:
+    def check_features(self, encoder_outputs: Any) -> torch.Tensor:
+        """Return features of shape `(batch_size, 1, feature_size)`, of a tensor or an encoder's output."""
         if self.config.feature_size is not None:
-            return NICForConditionalGeneration._check_features(self, encoder_outputs)  # type: ignore[arg-type]
-        features = unwrapped_features(encoder_outputs)
+            return NICForConditionalGeneration.check_features(self, encoder_outputs)  # type: ignore[arg-type]
+        features = getattr(encoder_outputs, "last_hidden_state", encoder_outputs)
         if torch.is_tensor(features) and features.ndim == 2:
             features = features.unsqueeze(1)
         if not torch.is_tensor(features) or features.ndim != 3 or features.shape[1] != 1:
             raise ValueError("`encoder_outputs` must be the output of `get_image_features` of this ensemble")
         return features
 
-    def _prepare_cache_for_generation(  # type: ignore[override]
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
-        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
-            cache = NICEnsembleCache(len(self.readers))
-            if getattr(generation_config, "is_assistant", False):
-                cache.activate_past_recording()
-            model_kwargs[CACHE_NAME] = cache
+    def _empty_cache(self) -> NICEnsembleCache:
+        return NICEnsembleCache(len(self.readers))
 
 
 def find_same_encoder(encoder: NICEncoder, others: Sequence[nn.Module]) -> int | None:

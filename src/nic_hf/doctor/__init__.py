@@ -35,8 +35,8 @@ def examine(
     Raises:
         OSError, ValueError: there is no such captioner or data.
     """
-    from ..checkpoint_nic import check_path
     from ..configuration_nic import NICConfig
+    from ..model.checkpoint import check_path
     from .behaviour import Sample, check_behaviour, drawn_photos
     from .checkpoint import check_backbone_drift, check_preprocessing, load_checkpoint
     from .installation import check_installation

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbone_nic import load_backbone, vision_part
-from ..checkpoint_nic import DIGESTS, ChangedWeightsError, changed_weights, read_digests
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import NICProcessor, load_image_processor
+from ..model.backbone import load_backbone, vision_part
+from ..model.captioner import NICForConditionalGeneration
+from ..model.checkpoint import DIGESTS, ChangedWeightsError, changed_weights, read_digests
+from ..model.processor import NICProcessor, load_image_processor
 from .findings import Finding, Status
 
 # Number formats change by less than this; a BatchNorm that learns moves by more within a few steps.

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, CLIPModel, PreTrainedConfig
 
-from ..checkpoint_nic import check_all_weights_loaded, check_path, damaged_file_as_oserror
-from ..images_nic import load_photo
-from ..processing_nic import load_image_processor
+from ..images import load_photo
+from ..model.checkpoint import check_all_weights_loaded, check_path, damaged_file_as_oserror
+from ..model.processor import load_image_processor
 from ..progress_bar import progress_bar
 from .predictions_and_references import EvaluationDataError, check_captions, check_text
 

@@ -14,10 +14,11 @@ import torch
 import transformers
 
 from .._version import __version__
-from ..checkpoint_nic import staged_save
 from ..digests import weights_digest
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import NICProcessor, check_vocabulary
+from ..model.captioner import NICForConditionalGeneration
+from ..model.checkpoint import staged_save
+from ..model.encoder import OptimizedEncoder
+from ..model.processor import NICProcessor, check_vocabulary
 from ..progress_bar import progress_bar
 from ..writing import write_text
 from .generation_settings import resolve_settings
@@ -152,7 +153,7 @@ def _load(
         )
     elif processor is None:
         raise ValueError("give the model's `processor` too: an ONNX captioner preprocesses photos and decodes words")
-    if model.encoder.optimized:
+    if isinstance(model.encoder, OptimizedEncoder):
         raise ValueError("a captioner that was optimized for inference cannot be exported: load it again")
     check_vocabulary(processor.tokenizer, model.config.to_dict(), "the processor")
     resolve_settings(model.generation_config.to_diff_dict())

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..attention_nic import NICAttention, NICRegions
-from ..modeling_nic import NICForConditionalGeneration
+from ..layers_nic import NICAttention, NICRegions
+from ..model.captioner import NICForConditionalGeneration
 from .onnx_folder import DECODER_STEP, ENCODER, FIRST_STEP
 
 OPSET = 18
@@ -48,9 +48,9 @@ class _FirstStep(nn.Module):
         first_input = model.image_projection(image_features)
         if config.attention is None:
             zeros = first_input.new_zeros(config.num_hidden_layers, first_input.shape[0], config.hidden_size)
-            _, state = model.decoder(first_input.unsqueeze(1), (zeros, zeros))
+            _, state, _ = model.decoder(first_input.unsqueeze(1), (zeros, zeros))
             return state
-        attention: NICAttention = model.decoder.attention  # type: ignore[assignment]
+        attention: NICAttention = model.decoder.attention
         regions = attention.read_regions(first_input)
         _, state, _ = model.decoder(first_input.mean(dim=1, keepdim=True), None, regions)
         return (*state, *regions)

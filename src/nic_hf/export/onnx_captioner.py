@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint_nic import staged_save
+from ..model.checkpoint import staged_save
 from .generation_settings import GenerationSettings, resolve_settings
 from .onnx_folder import (
     CONFIG,
@@ -175,7 +175,7 @@ class NICOnnxCaptioner:
         """Caption photos.
 
         Args:
-            images: a photo (path, bytes, PIL image, array; see [`nic_hf.images_nic.load_photo`]), or a list of photos.
+            images: a photo (path, bytes, PIL image, array; see [`nic_hf.images.load_photo`]), or a list of photos.
             batch_size: number of photos per batch.
             **settings: as for [`~NICOnnxCaptioner.generate`].
 

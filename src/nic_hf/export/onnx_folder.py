@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint_nic import check_path
 from ..digests import file_digest
+from ..model.checkpoint import check_path
 from ..writing import write_text
 
 ENCODER, FIRST_STEP, DECODER_STEP = "encoder.onnx", "first_step.onnx", "decoder_step.onnx"

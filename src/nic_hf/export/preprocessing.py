@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..images_nic import load_photo
+from ..images import load_photo
 
 # Settings without effect on the pixels.
 _WITHOUT_EFFECT = {
@@ -82,7 +82,7 @@ class PhotoPreprocessor:
         self.size, self.crop = ({"shortest_edge": int(short / share)}, square) if short < 384 else (square, self.crop)
 
     def __call__(self, images: Sequence[Any]) -> np.ndarray:
-        """Preprocess photos (see [`nic_hf.images_nic.load_photo`]) to shape `(len(images), 3, height, width)`.
+        """Preprocess photos (see [`nic_hf.images.load_photo`]) to shape `(len(images), 3, height, width)`.
 
         Raises:
             OSError: if a photo cannot be read; the message names the file.

@@ -22,8 +22,8 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from PIL import Image
 
-from ..checkpoint_nic import staged_save
-from ..images_nic import load_photo
+from ..images import load_photo
+from ..model.checkpoint import staged_save
 from .graphs import errors_only
 from .onnx_captioner import NICOnnxCaptioner
 from .onnx_folder import (

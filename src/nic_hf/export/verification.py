@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..modeling_nic import NICForConditionalGeneration
+from ..model.captioner import NICForConditionalGeneration
 from .onnx_captioner import NICOnnxCaptioner
 from .preprocessing import PhotoPreprocessor
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..checkpoint_nic import changed_weights
+from ..model.checkpoint import changed_weights
 
 logger = logging.getLogger(__name__)
 

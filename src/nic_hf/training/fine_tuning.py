@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import torch
 
-from ..modeling_nic import NICForConditionalGeneration
+from ..model.captioner import NICForConditionalGeneration
 
 
 def thaw_backbone(model: NICForConditionalGeneration, which: str | float | None = None) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 import transformers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import NICProcessor
+from ..model.captioner import NICForConditionalGeneration
+from ..model.processor import NICProcessor
 from ..writing import write_bytes, write_text
 from .checkpoint_integrity import RECIPE_FILE
 from .hub_upload import push_captioner

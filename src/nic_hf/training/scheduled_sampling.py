@@ -2,8 +2,8 @@
 
 import torch
 
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import IGNORED_LABEL
+from ..configuration_nic import IGNORED_LABEL
+from ..model.captioner import NICForConditionalGeneration
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
+from ..configuration_nic import IGNORED_LABEL
 from ..data.torch_datasets import CaptionDataset
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import IGNORED_LABEL
+from ..model.captioner import NICForConditionalGeneration
 from .arguments import CaptioningTrainingArguments
 from .rewards import CaptionReward
 from .trainer import CaptioningTrainer

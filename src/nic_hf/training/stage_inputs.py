@@ -18,8 +18,8 @@ from ..data import (
     load_captions,
     split_encoder,
 )
-from ..modeling_nic import NICForConditionalGeneration
-from ..processing_nic import NICProcessor, load_image_processor, squeeze_to
+from ..model.captioner import NICForConditionalGeneration
+from ..model.processor import NICProcessor, load_image_processor, squeeze_to
 from ..tokenization import train_tokenizer
 from ..tokenizer_style import cuts_unspaced
 from ..word_vectors import load_word_vectors

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
+from ..configuration_nic import IGNORED_LABEL
 from ..data.length_grouped_sampler import LengthGroupedSampler
 from ..data.stream_loader import StreamLoader
 from ..data.streaming import StreamingCaptionDataset
@@ -27,7 +28,6 @@ from ..data.torch_datasets import CaptionCollator, CaptionDataset, PhotoDataset
 from ..dataset_captions import generate_captions
 from ..evaluation.scores import score_captions
 from ..evaluation.words import caption_length
-from ..processing_nic import IGNORED_LABEL
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
 from .checkpoint_integrity import begin_checkpoint, last_checkpoint, read_json, why_unfinished

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from ..modeling_nic import NICForConditionalGeneration
+from ..model.captioner import NICForConditionalGeneration
 from ..tokenization import Segmentation, extend_tokenizer, unknown_words
 from ..word_vectors import load_word_vectors
 

@@ -14,7 +14,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ...modeling_nic import IGNORED_LABEL, NICForConditionalGeneration
+from ...configuration_nic import IGNORED_LABEL
+from ...model.captioner import NICForConditionalGeneration
 from ...progress_bar import progress_bar
 
 # Limits on the states kept at a time, and on the (prefix, photo) pairs whose logits are computed at a time.
@@ -79,7 +80,7 @@ def caption_log_likelihoods(
         for first in range(0, len(image_features), PHOTOS_A_BLOCK):
             photos = slice(first, first + PHOTOS_A_BLOCK)
             inputs = model.image_projection(image_features[photos].to(model.device)).unsqueeze(1)
-            _, state = model.decoder(inputs)
+            _, state, _ = model.decoder(inputs)
             for block, levels in zip(blocks, trees, strict=True):
                 scores[photos, block] = scorer.score(state, levels, len(block)).cpu().numpy()
                 bar.update(len(inputs) * len(block))

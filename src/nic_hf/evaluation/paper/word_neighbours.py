@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from ...modeling_nic import NICForConditionalGeneration
+from ...model.captioner import NICForConditionalGeneration
 
 
 def nearest_words(

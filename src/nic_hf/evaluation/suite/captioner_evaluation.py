@@ -13,8 +13,8 @@ import torch
 from ...data import PhotoDataset, cache_features, load_captions
 from ...data.errors import NoSplitError, OnError
 from ...digests import captioner_digest, settings_digest
-from ...modeling_nic import NICForConditionalGeneration
-from ...processing_nic import NICProcessor
+from ...model.captioner import NICForConditionalGeneration
+from ...model.processor import NICProcessor
 from ...progress_bar import progress_bar
 from ...writing import write_text
 from ..paper.published import NEIGHBOUR_WORDS

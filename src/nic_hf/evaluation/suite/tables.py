@@ -13,8 +13,8 @@ import torch
 
 from ...data import PhotoDataset
 from ...dataset_captions import generate_caption_lists, generate_captions
-from ...modeling_nic import NICForConditionalGeneration
-from ...processing_nic import NICProcessor
+from ...model.captioner import NICForConditionalGeneration
+from ...model.processor import NICProcessor
 from ...tokenization import count_words
 from ..cider import DocumentFrequencies
 from ..diversity import diversity_scores, self_cider

@@ -1,16 +1,15 @@
-"""The LSTM, and dropout: on what it reads, on what it says, and on the way from one word to the next."""
+"""The decoder of training and of fast captioning: all kinds of dropout, no padding read, one fused cell per word."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .configuration_nic import NICConfig
-
-State = tuple[torch.Tensor, torch.Tensor]
+from ..configuration_nic import NICConfig
+from ..layers_nic import NICAttentiveDecoder, NICDecoder, NICRegions, State
 
 # The image and <bos>, with which `generate()` begins: on a CPU nn.LSTM takes longer to prepare than these take.
 _FEW = 2
@@ -187,65 +186,92 @@ def _stacked(parts: Sequence[torch.Tensor], dimension: int) -> torch.Tensor:
     return parts[0].unsqueeze(dimension) if len(parts) == 1 else torch.stack(list(parts), dim=dimension)
 
 
-class NICDecoder(nn.Module):
-    """The LSTM: image first, then words; p(t+1) from what it has read (equations 4 to 9)."""
+class _TrainedDecoder:
+    """The dropout and the LSTM of [`TrainedDecoder`] and [`TrainedAttentiveDecoder`]."""
 
     def __init__(self, config: NICConfig) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        super().__init__(config)  # type: ignore[call-arg]
         self.dropout = NICDropout(config.dropout, config.variational_dropout)
         self.image_dropout = config.dropout if config.image_dropout is None else config.image_dropout
-        self.lstm = NICLSTM(
-            config.embedding_size,
-            config.hidden_size,
-            config.num_hidden_layers,
-            config.dropout,
-            config.recurrent_dropout,
-        )
+        self.hidden_size, self.num_layers = config.hidden_size, config.num_hidden_layers
+
+    @staticmethod
+    def build_lstm(input_size: int, config: NICConfig) -> NICLSTM:
+        """An LSTM that reads inputs of `input_size`."""
+        size = (input_size, config.hidden_size, config.num_hidden_layers)
+        return NICLSTM(*size, config.dropout, config.recurrent_dropout)
+
+
+class TrainedDecoder(_TrainedDecoder, NICDecoder):
+    """The core's decoder with all kinds of dropout, and a faster LSTM."""
+
+    dropout: NICDropout
 
     def forward(
         self,
         inputs_embeds: torch.Tensor,
-        state: tuple[torch.Tensor, torch.Tensor] | None = None,
+        state: State | None = None,
+        regions: NICRegions | None = None,
         lengths: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Read inputs of shape `(batch_size, sequence_length, embedding_size)`, going on from `state`.
-
-        With `lengths`, of shape `(batch_size,)`, what lies behind so many inputs may be left out (see [`NICLSTM`]).
-
-        Returns:
-            The outputs, of shape `(batch_size, sequence_length, hidden_size)`, and the state (h, c) after them, each
-            of shape `(num_hidden_layers, batch_size, hidden_size)`.
-        """
-        if not self.training:  # dropout that drops nothing still takes a twentieth of a word's time
-            return self.lstm(inputs_embeds, state)
+    ) -> tuple[torch.Tensor, State, None]:
+        """See [`NICDecoder.forward`]; inputs after the first `lengths`, of shape `(num_captions,)`, may be skipped."""
+        if not self.training:  # dropout that drops nothing still takes a twentieth of the time of a word
+            return *self.lstm(inputs_embeds, state), None
         inputs_embeds = drop_inputs(inputs_embeds, self.dropout, self.image_dropout if state is None else None)
         outputs, state = self.lstm(inputs_embeds, state, lengths)
-        return self.dropout(outputs), state
+        return self.dropout(outputs), state, None
 
 
-def read_around_padding(
-    decoder: Any, inputs_embeds: torch.Tensor, is_read: torch.Tensor, state: State | None, *regions: object
-) -> tuple[torch.Tensor, State, torch.Tensor | None]:
-    """Let a decoder read input by input, and keep the state of a caption where there is nothing to read.
+class TrainedAttentiveDecoder(_TrainedDecoder, NICAttentiveDecoder):
+    """The core's decoder with attention, with all kinds of dropout, and a faster LSTM."""
 
-    Args:
-        decoder: an [`NICDecoder`] or [`NICAttentiveDecoder`].
-        inputs_embeds (`torch.FloatTensor` of shape `(num_captions, sequence_length, embedding_size)`): what is read.
-        is_read (`torch.BoolTensor` of shape `(num_captions, sequence_length)`): false where padded. The first input
-            that is read without a state, the image, must be true.
-        state: (h, c) to go on from.
-        *regions: what else the decoder takes.
+    lstm: NICLSTM
+    dropout: NICDropout
 
-    Returns:
-        As the decoder. Outputs at padding are those of the input before it.
-    """
-    outputs, weights = [], []
-    for place in range(inputs_embeds.shape[1]):
-        _, new, *seen = decoder(inputs_embeds[:, place : place + 1], state, *regions)
-        keep = is_read[:, place, None]
-        state = new if state is None else (torch.where(keep, new[0], state[0]), torch.where(keep, new[1], state[1]))
-        outputs.append(state[0][-1])
-        weights += seen
-    assert state is not None
-    return decoder.dropout(torch.stack(outputs, dim=1)), state, torch.cat(weights, dim=1) if weights else None
+    def forward(
+        self, inputs_embeds: torch.Tensor, state: State | None = None, regions: NICRegions | None = None
+    ) -> tuple[torch.Tensor, State, torch.Tensor]:
+        """See [`NICAttentiveDecoder.forward`]."""
+        if regions is None:
+            raise ValueError("`cache` holds no regions to attend to: it is that of a model without attention")
+        num_captions = inputs_embeds.shape[0]  # not len(), which would be a constant in a traced graph
+        outputs, attended = [], []
+        weights = self.lstm.draw_weights() if self._is_alone() else []
+        mask: torch.Tensor | None = None
+        if state is None:
+            zeros = inputs_embeds.new_zeros(num_captions, self.hidden_size)
+            cells = [(zeros, zeros)] * self.num_layers
+        else:
+            cells = list(zip(state[0], state[1], strict=True))
+        for position, inputs in enumerate(inputs_embeds.unbind(dim=1)):
+            if position == 0 and state is None:
+                context = inputs.new_zeros(num_captions, regions.features.shape[-1])
+            else:
+                context, seen = self.attention(cells[-1][0], regions)
+                attended.append(seen)
+            inputs = torch.cat([inputs, context], dim=-1)
+            mask = self.dropout.draw_mask(inputs) if mask is None else mask
+            if position == 0 and state is None and self.image_dropout != self.dropout.p:
+                inputs = quick_dropout(inputs, self.image_dropout, self.training)
+            else:
+                inputs = self.dropout(inputs, mask)
+            cells = self.lstm.step(inputs, cells, weights) if weights else self._read(inputs, cells)
+            outputs.append(cells[-1][0])
+        hidden_state, cell_state = (torch.stack(part) for part in zip(*cells, strict=True))
+        no_word = inputs_embeds.new_zeros(num_captions, 0, regions.keys.shape[1])
+        return (
+            self.dropout(torch.stack(outputs, dim=1)),
+            (hidden_state, cell_state),
+            torch.stack(attended, dim=1) if attended else no_word,
+        )
+
+    def _is_alone(self) -> bool:
+        """Whether the LSTM's weights are in place; PEFT, FSDP and Accelerate put them there while it runs."""
+        hooked = self.lstm._forward_hooks or self.lstm._forward_pre_hooks or "forward" in vars(self.lstm)
+        return type(self.lstm) is NICLSTM and not hooked
+
+    def _read(self, inputs: torch.Tensor, cells: list[State]) -> list[State]:
+        """One word through all layers, by the LSTM as a whole."""
+        hidden, cell = (torch.stack(part) for part in zip(*cells, strict=True))
+        _, state = self.lstm(inputs.unsqueeze(1), (hidden, cell))
+        return list(zip(*state, strict=True))

@@ -15,7 +15,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-DIGESTS = "weights.sha256"  # the file beside the weights
+DIGESTS = "weights.sha256"  # the file next to the weights
+CORE = ("configuration_nic", "layers_nic", "modeling_nic", "processing_nic", "pipeline_nic")  # in each checkpoint
 
 if TYPE_CHECKING:  # the ONNX captioner uses this file without torch
     from torch import nn
@@ -164,22 +165,15 @@ def own_weights(model: "nn.Module") -> None:
             tensor.data = tensor.data.clone()
 
 
-def custom_pipelines() -> dict[str, dict[str, Any]]:
-    """What `pipeline("image-to-text", model=..., trust_remote_code=True)` reads in `config.json`.
-
-    It is the one door to that name which every supported Transformers leaves open: 5.19 and later rewrite the name
-    before they look in the pipeline registry.
-    """
-    # Here and not at the top: a relative import anywhere in this file makes the pipeline's code travel with the
-    # model's, and only saving needs it.
-    from .pipeline_nic import ImageToTextPipeline
-
+def save_code(folder: Path | None) -> dict[str, str]:
+    """Copy the core into `folder`, if given, and return the `auto_map` by which Transformers finds its classes."""
+    source = Path(__file__).parents[1]
+    if folder is not None:
+        for name in CORE:
+            shutil.copyfile(source / f"{name}.py", folder / f"{name}.py")
     return {
-        "image-to-text": {
-            "impl": f"pipeline_nic.{ImageToTextPipeline.__name__}",
-            "pt": ["AutoModelForImageTextToText"],
-            "type": "multimodal",
-        }
+        "AutoConfig": "configuration_nic.NICConfig",
+        "AutoModelForImageTextToText": "modeling_nic.NICForConditionalGeneration",
     }
 
 

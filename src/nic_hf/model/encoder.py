@@ -8,12 +8,31 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .backbone_nic import NICEncoder
+from ..layers_nic import NICEncoder
 
 logger = logging.getLogger(__name__)
 
 # Folding changes the order of rounding, and nothing else: this much of the largest feature.
 _ROUNDING = 1e-3
+
+
+class OptimizedEncoder(NICEncoder):
+    """A frozen copy of an encoder, for inference only."""
+
+    def __init__(self, encoder: NICEncoder) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(copy.deepcopy(encoder).__dict__)
+        self.set_frozen(True)
+
+    def set_frozen(self, frozen: bool) -> None:
+        """Freeze the backbone.
+
+        Raises:
+            ValueError: if it is to be unfrozen.
+        """
+        if not frozen:
+            raise ValueError("a model that was optimized for inference cannot be trained: load the checkpoint again")
+        super().set_frozen(True)
 
 
 @torch.no_grad()
@@ -31,9 +50,7 @@ def faster_encoder(encoder: NICEncoder, dtype: torch.dtype | None = None) -> NIC
         The copy, on the same device.
     """
     image = random_images(encoder, 1)
-    plain = copy.deepcopy(encoder)
-    plain.set_frozen(True)
-    plain.optimized = True
+    plain = OptimizedEncoder(encoder)
     expected = plain(image).last_hidden_state
     faster = copy.deepcopy(plain)
     _fold(faster, image)

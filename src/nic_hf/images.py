@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Neither torch nor Transformers is imported: the ONNX captioner reads photos without them.
-from .download_nic import download, without_secrets
+from .download import download, without_secrets
 
 # Photos may take no gigabyte, whatever a few bytes of a file claim: Pillow's own limit is 179 million pixels, and half
 # of what is decoded needs several copies on the way to RGB.
@@ -56,7 +56,7 @@ def load_photo(
         timeout: seconds after which a download is given up; 30 where not given.
         at_least: width and height that are enough. A JPEG of twice that or more is decoded at a half, a quarter or an
             eighth of its size, which takes a fraction of the time.
-        allow_private: download from private addresses too (see [`nic_hf.download_nic.download`]).
+        allow_private: download from private addresses too (see [`nic_hf.download.download`]).
         name: what to call it in errors, where `source` has no name of its own.
 
     Returns:
