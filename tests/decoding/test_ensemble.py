@@ -343,7 +343,7 @@ def test_errors_say_what_is_wrong(ensemble: NICEnsemble, tmp_path: Path) -> None
         ensemble(decoder_input_ids=torch.tensor([[1]]))
     with pytest.raises(ValueError, match="no words"):
         ensemble(pixel_values=tiny_pixels(1))
-    with pytest.raises(ValueError, match=r"shape \(batch_size, 18\), got shape \(1, 1, 10\)"):
+    with pytest.raises(ValueError, match=r"shape \(batch_size, 18\), got \(1, 1, 10\)"):
         ensemble.generate(encoder_outputs=tiny_features(1))
     with pytest.raises(NotImplementedError, match="save its `members`"):
         ensemble.save_pretrained(tmp_path)
