@@ -1,4 +1,4 @@
-"""What Python gives for many photos, searches and words: what examples/browser is to give too."""
+"""Results of Python for photos, searches and words, which examples/browser must reproduce."""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ TARGETS = [(224, 224), (64, 48), (299, 31), (1, 1), (500, 375)]
 
 
 def write_cases(file: Path) -> None:
-    """Write all cases as JSON; `examples/browser/test/cases.ts` tells what they are."""
+    """Write all cases as JSON, described in `examples/browser/test/cases.ts`."""
     images = _photos()
     cases = {
         "images": [{"width": i.width, "height": i.height, "data": _base64(np.asarray(i))} for i in images],
@@ -57,7 +57,7 @@ class TableReader:
 
 
 def _photos() -> list[Image.Image]:
-    """Noise, in which every weight of a filter shows."""
+    """Noise, in which every weight of a filter matters."""
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in SIZES]
 
@@ -103,7 +103,7 @@ def _search_case(random: np.random.Generator) -> dict[str, Any]:
 
 
 def _random_settings(random: np.random.Generator, vocab_size: int) -> dict[str, Any]:
-    """Settings of a captioner, most of them as they mostly are."""
+    """Random settings of a captioner, mostly with default values."""
     beams = int(random.integers(1, 7))
     words = random.integers(3, vocab_size, 6).tolist()
     choices: dict[str, list[Any]] = {

@@ -1,4 +1,4 @@
-"""examples/browser with its packages, built; a captioner for it; a real browser."""
+"""examples/browser built with its packages, a captioner for it, and a real browser."""
 
 import hashlib
 import re
@@ -80,7 +80,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return save_tiny_photos(tmp_path_factory.mktemp("photos"))
 
 
-# Two drivers in one process do not get along, and the app's tests have one of their own: closed with each module.
+# Two drivers in one process do not work, and the app's tests have another one: close it after each module.
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")

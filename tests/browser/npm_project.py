@@ -1,4 +1,4 @@
-"""The folder of the page, and how its commands are run."""
+"""The folder of the page, and a function to run its commands."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The TypeScript of examples/browser: its types, its own tests, and the same answers as Python."""
+"""The TypeScript of examples/browser: types, unit tests, and agreement with Python."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_photos_are_read_as_in_python(project: Path, browser: Any, tmp_path: Pat
     noise.resize((1100, 1001)).save(photos / "several strips.png")  # more pixels than go through a canvas at once
     noise.resize((1, 130)).save(photos / "long.png")  # the middle is kept
     noise.save(photos / "lossless.webp", lossless=True)
-    # A profile that would swap red and green, which Python leaves alone.
+    # A profile that would swap red and green, which Python ignores.
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = profile.replace(b"rXYZ", b"....").replace(b"gXYZ", b"rXYZ").replace(b"....", b"gXYZ")
     noise.save(photos / "profile.png", icc_profile=swapped)

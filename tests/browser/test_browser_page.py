@@ -1,4 +1,4 @@
-"""The built page in headless Chromium, as static files in a folder of a host: photos, the camera, what goes wrong."""
+"""The built page in headless Chromium, served as static files: photos, the camera, errors."""
 
 import base64
 import io

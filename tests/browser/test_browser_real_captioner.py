@@ -1,4 +1,4 @@
-"""A trained captioner with a real backbone on a hundred real photos: in the browser the captions that Python finds."""
+"""A trained captioner with a real backbone on a hundred real photos: the same captions in the browser as in Python."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def flickr(flickr8k: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(test_data: Path, flickr: Path, tmp_path_factory: pytest.TempPathFactory) -> NICOnnxCaptioner:
-    """A captioner that has learned enough to say different things of different photos, in 8 bits."""
+    """An 8-bit captioner trained enough to give different captions for different photos."""
     folder = tmp_path_factory.mktemp("trained")
     model, processor = Workshop(test_data, flickr, folder).trained()
     return export_onnx(model, folder / "int8", processor=processor, int8=True)
@@ -41,7 +41,7 @@ def test_a_hundred_photos_get_the_captions_of_python(
             expected = [trained.caption(photo, num_beams=beams) for photo in photos["PNG"]]
             assert len(expected) == NUM_PHOTOS and len(set(expected)) > 20
             assert captions_of(page, photos["PNG"], beams)[0] == expected
-        # Chromium and Pillow may decode a JPEG a level apart.
+        # Chromium and Pillow may decode a JPEG with a difference of one level.
         found, _ = captions_of(page, photos["JPEG"], 1)
         assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 0.95 * NUM_PHOTOS
         page.close()

@@ -1,3 +1,3 @@
-"""Settings for the tests of decoding."""
+"""Settings for the decoding tests."""
 
 from one_thread import one_thread as one_thread

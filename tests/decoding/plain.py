@@ -1,4 +1,4 @@
-"""Decoding over lists of words, written from its definition: what the tests compare with."""
+"""Decoding over lists of words, written from its definition, to compare with."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Caption = tuple[float, float, tuple[int, ...]]  # score with penalties, score wi
 def mean_next_scores(
     models: Sequence[NICForConditionalGeneration], features: Sequence[torch.Tensor], suppressed: Sequence[int] = NEVER
 ) -> NextScores:
-    """log of the mean probability of each next word; `features` are those of one photo, one tensor a model."""
+    """log of the mean probability of each next word; `features` of one photo are one tensor per model."""
     known: dict[tuple[int, ...], list[float]] = {}
 
     @torch.no_grad()
@@ -40,7 +40,7 @@ def mean_next_scores(
 
 
 def words_of(row: torch.Tensor) -> tuple[int, ...]:
-    """The words generated, up to `<eos>`, without `<bos>` and padding."""
+    """The generated words up to `<eos>`, without `<bos>` and padding."""
     words = row[1:].tolist()
     return tuple(words[: words.index(EOS) + 1] if EOS in words else words)
 

@@ -1,4 +1,4 @@
-"""average_checkpoints: the plain mean of weights, and nothing lost on the way."""
+"""average_checkpoints: the mean of all weights."""
 
 from pathlib import Path
 

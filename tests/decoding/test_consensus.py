@@ -1,4 +1,4 @@
-"""Consensus decoding: what it chooses has the highest expected CIDEr-D among what the beam search found."""
+"""Consensus decoding chooses the caption with the highest expected CIDEr-D among those of the beam search."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def consensus() -> ConsensusDecoding:
 
 
 def expected_gain(candidates: list[tuple[int, ...]], scores: list[float], sharpness: float) -> list[float]:
-    """By the tool that scores captions for the tables, a pair a photo."""
+    """Computed by `score_captions`, with each pair as a photo."""
     texts = [" ".join(map(str, caption)) for caption in candidates]
     known = [[" ".join(map(str, ids)) for ids in tiny_tokenizer()(list(own)).input_ids] for own in PHOTOS]
     pairs = {(i, j): texts[i] for i in range(len(texts)) for j in range(len(texts))}

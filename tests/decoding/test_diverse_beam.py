@@ -1,4 +1,4 @@
-"""Diverse beam search: the library's beam search for one group, a plain one for several."""
+"""Diverse beam search, compared with Transformers' beam search for one group and a plain one for several."""
 
 import functools
 from typing import Any
@@ -83,7 +83,7 @@ def test_groups_find_what_a_plain_search_finds(
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_groups_that_end_as_soon_as_they_are_full_find_what_a_plain_search_finds(seed: int, penalty: float) -> None:
-    # With four words captions end early, and groups often finish the same one.
+    # With four words captions end early, and groups often find the same ones.
     model, features = tiny_model(seed=seed, vocab_size=8), tiny_features(3)
     settings: dict[str, Any] = {"length_penalty": 0.5, "early_stopping": True}
     found = search(model, features, 3, penalty, num_beams=6, num_return_sequences=6, **settings)

@@ -1,4 +1,4 @@
-"""NICEnsemble: the mean of the members' probabilities, in every way of decoding."""
+"""NICEnsemble: the mean of the members' probabilities, with all decoding methods."""
 
 import itertools
 from pathlib import Path
@@ -27,7 +27,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 def three_members() -> list[NICForConditionalGeneration]:
-    """Of different backbones and sizes; the first and the last share a backbone."""
+    """Models with different backbones and sizes; the first and the last share a backbone."""
     first, second = tiny_model(), tiny_model(seed=1, hidden_size=5, num_hidden_layers=2, backbone_config=VIT)
     third = tiny_model(seed=2, embedding_size=6)
     third.encoder.load_state_dict(first.encoder.state_dict())

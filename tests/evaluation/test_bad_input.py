@@ -1,4 +1,4 @@
-"""What cannot be scored is an error that names the id, the row, or the file and the line; never a silent zero."""
+"""Invalid input is an error that names the id, the row, or the file and line; never a silent zero."""
 
 import gzip
 import json
@@ -154,7 +154,7 @@ def test_empty_sets_have_no_diversity():
         ([], [], "predictions are empty"),
         (["a dog"], [["a dog"], ["a cat"]], "Mismatch in the number of predictions (1) and references (2)"),
         ([NAN], [["a dog"]], "prediction of row 0 is not text: nan"),
-        # `evaluate` looks at the first alone, and makes "nan" of the second.
+        # `evaluate` only checks the first one, and converts the second to "nan".
         (["a dog", NAN], [["a dog"], ["a cat"]], "prediction of row 1 is not text: nan"),
         (["a dog", None], [["a dog"], ["a cat"]], "prediction of row 1 is not text: None"),
         ([5], [["a dog"]], "prediction of row 0 is not text: 5"),
@@ -191,7 +191,7 @@ LINE = '{"image_id": 1, "caption": "A"}\n'
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        # Cut off.
+        # Truncated.
         ("p.json", '[{"image_id": 1, "caption": "A"}, {"image_id": 2, "cap', ": not JSON: .*line 1 column"),
         ("p.json", '{"1": "A", "2": "B', ": not JSON: .*line 1"),
         ("p.json", '{\n"1": "A",\n"2": "B', ": not JSON: .*line 3"),
@@ -199,7 +199,7 @@ LINE = '{"image_id": 1, "caption": "A"}\n'
         ("p.jsonl", LINE + '{"image_id": 2, "cap', ": line 2: not JSON"),
         ("p.jsonl", '{"image_id": 2, "cap', ": line 1: not JSON"),
         ("p.json", LINE + '{"image_id": 2, "cap', ": line 2: not JSON"),
-        # Of other types.
+        # Wrong types.
         ("p.json", '{"1": NaN}', ": (the|a) caption of 1 is not text: nan"),
         ("p.jsonl", LINE + '{"image_id": 2, "caption": NaN}\n', ": line 2: (the|a) caption of 2 is not text: nan"),
         ("p.json", '[{"image_id": NaN, "caption": "A"}]', ': entry 0: "image_id" is neither a number nor text: nan'),
@@ -210,14 +210,14 @@ LINE = '{"image_id": 1, "caption": "A"}\n'
         ("p.json", '["A dog."]', ": entry 0: expected .* and found 'A dog.'"),
         ("p.json", '[{"image_id": 1, "caption": "A"}, null]', ": entry 1: expected .* and found None"),
         ("p.json", '{"annotations": [{"image_id": 1}]}', r": annotations\[0\]: expected"),
-        # One line of JSON lines is no {id: caption}.
+        # A single line of JSON lines is not {id: caption}.
         ("p.jsonl", '{"image_id": "1", "text": "A dog."}\n', ": entry 0: expected .*image_id"),
         ("p.json", "null", ": contains NoneType; expected"),
         ("p.txt", "image,caption\na.jpg,A dog.\n", ": not JSON: .*; expected"),
         ("p.json", '{"1": "A"}{"2": "B"}', ": not JSON: Extra data"),
         pytest.param("p.json", "[" * 100_000, ": not JSON: maximum recursion depth", id="deep"),
         pytest.param("p.json", "[" + "1" * 5000 + "]", ": not JSON: Exceeds the limit", id="long number"),
-        # Twice.
+        # Duplicates.
         ("p.json", '{"1": "A", "1": "B"}', ": the key 1 appears twice"),
         (
             "p.jsonl",

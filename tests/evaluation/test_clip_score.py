@@ -1,4 +1,4 @@
-"""CLIP-S and RefCLIP-S of a tiny random CLIP model beside a plain computation, one photo at a time."""
+"""CLIP-S and RefCLIP-S of a tiny random CLIP model, compared with a plain computation for one photo at a time."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ from nic_hf.model.processor import build_image_processor
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-# As CLIP's own: the end of text has the highest number and pads, too; a word's last letter is a token of its own.
+# Like CLIP's: end of text has the highest id and is the padding; the last letter of a word is a separate token.
 TOKENS = [*LETTERS, *(letter + "</w>" for letter in LETTERS), START, END]
 IMAGE_SIZE, MAX_TOKENS = 24, 40
 PHOTOS = dict(zip("xyz", tiny_photos(3, seed=1), strict=True))
@@ -49,7 +49,7 @@ def clip(tmp_path_factory) -> Path:
 
 
 def plain_scores(photos, captions, references) -> dict[str, dict[str, float]]:
-    """The formulas, a photo and a caption at a time, by the model's parts."""
+    """The formulas for one photo and one caption at a time, with the parts of the model."""
     model = tiny_clip_model()
     settings = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": IMAGE_SIZE}}
     prepare = build_image_processor({**settings, "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}})
@@ -85,7 +85,7 @@ def test_scores_equal_a_plain_computation(clip, batch_size):
     assert list(ours) == list(CAPTIONS)
     for image_id, scores in expected.items():
         assert ours[image_id] == pytest.approx(scores, abs=1e-5)
-    # The photos and captions tell apart: a formula without its photo, or without its 2.5, would not pass.
+    # Photos and captions matter: a formula without the photo or the factor of 2.5 would not pass.
     assert len({round(scores["clip_s"], 3) for scores in expected.values()}) == 3
     assert max(scores["clip_s"] for scores in expected.values()) > 0.1
 
@@ -144,7 +144,7 @@ def test_an_empty_caption_is_scored_with_a_warning(clip, caplog):
     ],
 )
 def test_ids_and_captions_that_cannot_be_scored_are_named(changes, message):
-    # No model is read before the check.
+    # The check comes before loading the model.
     arguments = {"photos": PHOTOS, "captions": CAPTIONS, "references": REFERENCES, **changes}
     with pytest.raises(EvaluationDataError, match=message):
         clip_scores("/no/such/clip", **arguments, progress=False)

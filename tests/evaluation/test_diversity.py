@@ -1,4 +1,4 @@
-"""Diversity of captions on cases that can be worked out by hand."""
+"""Diversity of captions in cases that can be computed by hand."""
 
 import pytest
 

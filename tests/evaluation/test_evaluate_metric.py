@@ -1,4 +1,4 @@
-"""`CaptionMetric` in the library `evaluate`."""
+"""`CaptionMetric` in the `evaluate` library."""
 
 import pytest
 

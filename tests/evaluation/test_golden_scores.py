@@ -1,4 +1,4 @@
-"""Scores beside those that pycocoevalcap gave, with its tokenizer in Java (`tests/golden/make_score_golden.py`)."""
+"""Scores compared with pycocoevalcap's, with its Java tokenizer (`tests/golden/make_score_golden.py`)."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ sys.path.insert(0, str(GOLDEN))
 
 from score_corpora import CORPORA  # noqa: E402
 
-# Two of the hard strings are Chinese and Thai, which are otherwise cut into characters.
+# Two of the difficult strings are Chinese and Thai, which are split into characters by default.
 TOKENS = {"hard strings": ptb_tokenize}
 
 

@@ -1,4 +1,4 @@
-"""METEOR beside pycocoevalcap, and what happens where Java cannot run a metric."""
+"""METEOR compared with pycocoevalcap, and errors if Java cannot run a metric."""
 
 import logging
 from pathlib import Path
@@ -27,7 +27,7 @@ HARD_REFERENCES |= {"reference empty": ["", "a dog"], "lines": ["the dog\nruns",
 
 
 def flickr8k_captions(flickr8k: Path, number: int) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The first caption of test photos, and the others as its references."""
+    """The first caption of test photos, with the others as references."""
     names = (flickr8k / "Flickr_8k.testImages.txt").read_text("utf-8").split()[:number]
     captions: dict[str, list[str]] = {name: [] for name in names}
     for line in (flickr8k / "Flickr8k.token.txt").read_text("utf-8").splitlines():
@@ -45,7 +45,7 @@ def test_meteor_equals_pycocoevalcap(flickr8k):
 
     meteor = Meteor()  # its Java starts while ours runs
     predictions, references = flickr8k_captions(flickr8k, 320)
-    # In between, so that an answer that is lost or comes twice moves those of the photos after it.
+    # In between, so that a lost or duplicate answer would shift the answers of later photos.
     predictions = {**dict(list(predictions.items())[:160]), **HARD_PREDICTIONS, **predictions}
     references |= HARD_REFERENCES
     ours = score_captions(predictions, references, ["meteor"], per_image=True, tokenize=str.split)

@@ -1,4 +1,4 @@
-"""Tokens against the Java tool's: recorded ones, and where Java is at hand those of perturbed captions."""
+"""Tokens compared with the Java tool's: recorded ones and, if Java is available, those of perturbed captions."""
 
 import importlib.util
 import json

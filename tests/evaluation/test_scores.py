@@ -1,4 +1,4 @@
-"""`score_captions` beside pycocoevalcap's own scorers, and on bad input."""
+"""`score_captions` compared with pycocoevalcap's scorers, and its errors."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
 
 
 def coco_scores(predictions, references):
-    """Corpus and photo scores of pycocoevalcap on captions that are tokenized already."""
+    """Corpus and photo scores of pycocoevalcap for tokenized captions."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge

@@ -1,4 +1,4 @@
-"""Bootstrap intervals and the paired test, beside SciPy."""
+"""Bootstrap intervals and the paired test, compared with SciPy."""
 
 import random
 

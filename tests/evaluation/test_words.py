@@ -1,4 +1,4 @@
-"""Words as scores count them, in scripts without spaces and in Turkish; and scores that are 0 say why."""
+"""Words in scripts without spaces and in Turkish, and warnings about scores of 0."""
 
 import math
 from collections.abc import Iterator

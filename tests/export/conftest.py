@@ -1,4 +1,4 @@
-"""ONNX captioners that tests share: a tiny one, one with attention, and what they were exported from."""
+"""ONNX captioners shared by tests: a tiny one, one with attention, and their PyTorch models."""
 
 from pathlib import Path
 

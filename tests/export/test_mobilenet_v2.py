@@ -1,4 +1,4 @@
-"""MobileNetV2 on real photos: one feature of all its layers, and soft attention to its regions, as in PyTorch."""
+"""MobileNetV2 on real photos: features of all layers and soft attention to regions, as in PyTorch."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 class Exported:
-    """A captioner that has learned a caption of each photo by heart, in PyTorch and in ONNX, and the photos."""
+    """A captioner that has memorized a caption of each photo, in PyTorch and ONNX, and the photos."""
 
     def __init__(self, backbone: Path, photos: list[Any], captions: list[str], folder: Path, **config: Any) -> None:
         set_seed(0)
@@ -106,7 +106,7 @@ def test_in_8_bits_it_is_a_third_as_large_and_reads_and_says_much_the_same(
     assert (rounded.folder / encoder).stat().st_size < (exported.onnx.folder / encoder).stat().st_size / 3
     pixels = exported.onnx.preprocess(exported.photos)
     exact, features = exported.onnx.get_image_features(pixels), rounded.get_image_features(pixels)
-    # The weights of this backbone come from 8 bits, so that only activations lose anything.
+    # The weights of this backbone come from 8 bits, so only activations lose precision.
     assert np.linalg.norm(features - exact) / np.linalg.norm(exact) < (0.2 if precision == "int8, static" else 1e-5)
     words = exported.onnx.generate(encoder_outputs=exact, num_beams=1)
     theirs, ours = (

@@ -1,4 +1,4 @@
-"""`nic export onnx`, the folder that it writes, and folders that are not whole."""
+"""`nic export onnx`, its output folder, and incomplete folders."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def nic_export(*arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `nic export onnx` writes; tests must not change it."""
+    """Output of `nic export onnx`; tests must not change it."""
     folder = tmp_path_factory.mktemp("files")
     save_tiny_checkpoint(folder / "checkpoint")
     done = nic_export(folder / "checkpoint", folder / "onnx")

@@ -1,4 +1,4 @@
-"""`NICOnnxCaptioner.generate` against `generate()` of the same weights in PyTorch."""
+"""`NICOnnxCaptioner.generate` compared with `generate()` of the same weights in PyTorch."""
 
 import os
 import subprocess
@@ -85,7 +85,7 @@ def test_photos_go_through_the_encoder(tiny_onnx: NICOnnxCaptioner, num_beams: i
     np.testing.assert_allclose(tiny_onnx.get_image_features(pixels), expected, atol=1e-5)
     found = tiny_onnx.generate(pixel_values=pixels.numpy(), num_beams=num_beams)
     np.testing.assert_array_equal(found, model.generate(pixel_values=pixels, num_beams=num_beams))
-    # A tensor and a list are as good.
+    # Tensors and lists work too.
     for form in (pixels, pixels.tolist()):
         np.testing.assert_array_equal(tiny_onnx.generate(form, num_beams=num_beams), found)
 
@@ -163,7 +163,7 @@ def test_a_generation_config_is_taken(tiny_onnx: NICOnnxCaptioner) -> None:
     found = compare(tiny_onnx, model, encoder_outputs=features, generation_config=config)
     same = {"num_beams": 2, "length_penalty": 0.2, "max_new_tokens": 7, "num_return_sequences": 2}
     np.testing.assert_array_equal(tiny_onnx.generate(encoder_outputs=features, generation_config=same), found)
-    # Its length goes before the checkpoint's, either way of saying it, and what is given beside it before both.
+    # Its length, in either form, takes precedence over the checkpoint's, and arguments over both.
     short = compare(tiny_onnx, model, encoder_outputs=features, generation_config=GenerationConfig(max_length=4))
     assert short.shape[1] == 4
     np.testing.assert_array_equal(
@@ -174,7 +174,7 @@ def test_a_generation_config_is_taken(tiny_onnx: NICOnnxCaptioner) -> None:
 
 
 def next_word_probabilities(features: torch.Tensor, **settings: Any) -> np.ndarray:
-    """What the library samples the first word from, by its own processors."""
+    """The distribution of the first word, by Transformers' logits processors."""
     model = tiny_model(num_hidden_layers=2)
     with torch.no_grad():
         output = model.generate(
@@ -229,7 +229,7 @@ def test_a_seed_gives_the_same_captions_again(tiny_onnx: NICOnnxCaptioner) -> No
 
 
 def test_beam_sampling_draws_pairs_of_words_without_replacement(tiny_onnx: NICOnnxCaptioner) -> None:
-    # With two beams and one word, the better of the first two draws is returned first.
+    # With two beams and one word, the better of the two samples is returned first.
     features, draws = tiny_features(1), 3000
     p = next_word_probabilities(features, top_k=4)
     words = np.flatnonzero(p)

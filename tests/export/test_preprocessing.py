@@ -1,4 +1,4 @@
-"""Photos prepared with Pillow and NumPy alone: the pixels of Transformers' image processors, to the bit."""
+"""Preprocessing with Pillow and NumPy gives exactly the pixels of Transformers' image processors."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A trained captioner with a real backbone on real photos: the same captions in ONNX, in 8 bits, and without torch."""
+"""A trained captioner with a real backbone on real photos: the same captions in ONNX, 8 bits, and without torch."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def flickr(flickr8k: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(test_data: Path, flickr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A captioner that has learned enough to say different things of different photos."""
+    """A captioner trained enough to give different captions for different photos."""
     folder = tmp_path_factory.mktemp("onnx")
     model, processor = Workshop(test_data, flickr, folder).trained()
     model.save_pretrained(folder / "checkpoint")
@@ -113,7 +113,7 @@ def test_8_bits_take_a_quarter_of_the_room_and_say_much_the_same(
     def size(folder: Path) -> int:
         return sum(file.stat().st_size for file in folder.glob("*.onnx"))
 
-    # The graphs themselves, with their scales and names, are a good part of a captioner as small as this one.
+    # The structure of the graphs, with scales and names, is a large part of such a small captioner.
     assert size(rounded.folder) < 0.45 * size(captioner.folder)
     assert rounded.manifest["precision"] == f"int8, {way}"
     assert rounded.manifest["next_words_as_float32"] > 0.9

@@ -1,4 +1,4 @@
-"""How graphs are opened and run: 8-bit sums that are right everywhere, and memory that does not suffice."""
+"""Opening and running graphs: correct 8-bit sums on all CPUs, and a lack of memory."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from nic_hf.export import NICOnnxCaptioner, quantize_onnx, sessions
 
 
 def products(columns: int, precise: bool) -> np.ndarray:
-    """Sums of 8 x 255 x 127 in ONNX Runtime, with 8-bit products as they come, or with those that cannot overflow."""
+    """Sums of 8 x 255 x 127 in ONNX Runtime, with the default 8-bit kernels or those without overflow."""
     weights = helper.make_tensor("w", TensorProto.INT8, [8, columns], bytes([127] * 8 * columns), raw=True)
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
@@ -80,7 +80,7 @@ except (MemoryError, RuntimeError) as error:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process by RLIMIT_AS")
 def test_a_batch_that_does_not_fit_into_memory_is_captioned_in_parts(tiny_onnx: NICOnnxCaptioner) -> None:
-    """Under a real limit: ONNX Runtime's own exception for that is neither MemoryError nor RuntimeError."""
+    """With a real limit: ONNX Runtime's exception is neither MemoryError nor RuntimeError."""
     paths = {"PYTHONPATH": str(Path(nic_hf.__file__).parents[1]), "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
     outputs: dict[str, Any] = {}
     for memory in ("plenty", "little"):

@@ -1,4 +1,4 @@
-"""Write what the Java tool makes of captions: `ptb_hard.jsonl` and `ptb_digests.json`, beside this file.
+"""Write the Java tool's tokens of captions to `ptb_hard.jsonl` and `ptb_digests.json`, next to this file.
 
 Run with pycocoevalcap 1.2 and Java installed and NIC_HF_TEST_DATA naming the folder of real test data. The hard
 captions are those of `ptb_hard.jsonl` itself: to add some, append lines `["the caption", ""]` there and run this.
@@ -17,7 +17,7 @@ DIGESTS = HERE / "ptb_digests.json"
 
 
 def java_tokens(captions: Iterable[str]) -> list[str]:
-    """What pycocoevalcap's `PTBTokenizer` makes of captions, tokens joined by blanks."""
+    """Tokens of captions by pycocoevalcap's `PTBTokenizer`, separated by spaces."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     tokenized = PTBTokenizer().tokenize({index: [{"caption": text}] for index, text in enumerate(captions)})
@@ -25,7 +25,7 @@ def java_tokens(captions: Iterable[str]) -> list[str]:
 
 
 def corpora(folder: Path) -> dict[str, list[str]]:
-    """Captions of the real corpora, in their files' order."""
+    """Captions of the real corpora, in the order of their files."""
     flickr8k = (folder / "flickr8k" / "Flickr8k.token.txt").read_text().splitlines()
     return {
         "flickr8k": [line.split("\t")[1] for line in flickr8k],
@@ -38,7 +38,7 @@ def corpora(folder: Path) -> dict[str, list[str]]:
 
 
 def _captions(node: object) -> list[str]:
-    """Captions in a JSON value: the texts named "caption", and lists of nothing but texts."""
+    """Captions in a JSON value: texts named "caption", and lists of texts."""
     if isinstance(node, dict):
         return [
             text
@@ -51,7 +51,7 @@ def _captions(node: object) -> list[str]:
 
 
 def digest(tokens: list[str]) -> dict[str, int | str]:
-    """Number of captions and SHA-256 of their tokens, one caption a line."""
+    """Number of captions and SHA-256 of their tokens, with one caption per line."""
     return {"captions": len(tokens), "sha256": hashlib.sha256("\n".join(tokens).encode()).hexdigest()}
 
 

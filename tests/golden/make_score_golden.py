@@ -1,4 +1,4 @@
-"""Write `scores.json`: scores by pycocoevalcap 1.2, tokens and all, for `tests/evaluation/test_golden_scores.py`.
+"""Write `scores.json`: scores by pycocoevalcap 1.2 and its tokenizer, for `tests/evaluation/test_golden_scores.py`.
 
     NIC_HF_TEST_DATA=path/to/data python tests/golden/make_score_golden.py
 
@@ -31,7 +31,7 @@ def main() -> None:
         scores = {f"bleu_{n}": bleu[n - 1] for n in range(1, 5)} | {"rouge_l": float(rouge), "cider": float(cider)}
         golden["corpora"][name] = {"photos": len(predictions), "scores": scores}
         if len(predictions) <= 1000:
-            # Each photo's, and not in rounded form: a mean can be right by two faults.
+            # Scores of each photo, not rounded: errors could cancel in a mean.
             columns = {"bleu_4": bleus[3], "rouge_l": rouges, "cider": ciders}
             golden["corpora"][name]["per_image"] = {key: [float(v) for v in column] for key, column in columns.items()}
         print(name, scores)

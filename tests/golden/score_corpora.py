@@ -1,4 +1,4 @@
-"""Predictions and references that the golden scores are of."""
+"""Predictions and references of the golden scores."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Corpus = tuple[dict[str, str], dict[str, list[str]]]
 
 
 def coco_example(data: Path) -> Corpus:
-    """The example of coco-caption, whose scores were published with it."""
+    """The example of coco-caption, which has published scores."""
     folder = data / "eval"
     return (
         load_predictions(folder / "coco_fakecap_results.json"),
@@ -32,22 +32,22 @@ def _one_against_the_others(captions: dict[str, list[str]]) -> Corpus:
 
 
 def flickr8k(data: Path) -> Corpus:
-    """All test captions of Flickr8k: the first of each photo against the other four."""
+    """All test captions of Flickr8k: the first one of each photo, with the other four as references."""
     return _one_against_the_others(_flickr8k_test(data))
 
 
 def coco_val2014(data: Path) -> Corpus:
-    """All captions of COCO val2014: the first of each photo against the others."""
+    """All captions of COCO val2014: the first one of each photo, with the others as references."""
     return _one_against_the_others(load_references(data / "eval" / "coco_val2014_captions.json.gz"))
 
 
 def model(beam: int, data: Path) -> Corpus:
-    """Captions of a model trained by the paper's recipe, for Flickr8k's test photos."""
+    """Captions by a model trained with the paper's recipe for Flickr8k's test photos."""
     return load_predictions(GOLDEN / f"predictions-beam{beam}.jsonl"), _flickr8k_test(data)
 
 
 def hard_strings(data: Path) -> Corpus:
-    """Each hard caption against the next four, and against itself and others where its number is even."""
+    """Each difficult caption with the next four as references, for even indices also itself and others."""
     lines = (GOLDEN / "ptb_hard.jsonl").read_text("utf-8").splitlines()
     hard = [json.loads(line)[0] for line in lines]
     predictions, references = {}, {}

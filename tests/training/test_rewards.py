@@ -1,4 +1,4 @@
-"""The reward of self-critical training, beside the scores that are reported."""
+"""The reward of self-critical training, compared with the scores of captions."""
 
 import pytest
 from tiny import CAPTIONS, tiny_tokenizer
@@ -14,7 +14,7 @@ def test_rewards_are_the_scores_of_captions_that_end_in_a_word_more(flickr8k) ->
     tokenizer = train_tokenizer([caption for own in photos for caption in own], min_frequency=1)
     ids = [tokenizer(own).input_ids for own in photos]
     texts = [[" ".join(map(str, caption)) for caption in own] for own in ids]
-    # Two captions of the next photo, one of its own, one in other order, one word.
+    # Two captions of the next photo, one of the same photo, one reversed, and one word.
     predictions = [[*ids[n - 1][:2], ids[n][0], ids[n][1][::-1], ids[n][2][:1]] for n in range(len(ids))]
 
     reward = CaptionReward(ids)(predictions, ids)

@@ -101,7 +101,7 @@ def test_every_crowdflower_judgment_of_flickr8k_is_read(flickr8k, caplog):
     file = flickr8k / "CrowdFlowerAnnotations.txt"
     lines = file.read_bytes().split(b"\n")
     fit = [line for line in lines if re.fullmatch(rb"\S+\.jpg\t\S+\.jpg#\d\t[\d.]+\t\d+\t\d+", line)]
-    # The copy in the test data lost 32 KiB, in lines 32,419 to 32,483; a whole one has some 540 pairs more.
+    # The copy in the test data lacks 32 KiB in lines 32,419 to 32,483; the original has about 540 more pairs.
     assert len(fit) >= 47_288
     judgments = load_crowdflower_judgments(file, captions, skip_malformed=True)
     assert len(judgments) == len(fit)

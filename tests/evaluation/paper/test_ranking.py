@@ -1,4 +1,4 @@
-"""Ranking: likelihoods against the model's own loss, pair by pair, and ranks against sorting."""
+"""Ranking: likelihoods compared with the model's loss for each pair, and ranks compared with sorting."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ from nic_hf.evaluation.paper.ranking import (
     search_ranking,
 )
 
-# One caption is a prefix of another, two are alike, one is only <eos>.
+# One caption is a prefix of another, two are equal, and one is only <eos>.
 CAPTIONS = [[4, 5, 6, 2], [4, 5, 2], [7, 2], [4, 5, 6, 8, 9, 2], [2], [4, 5, 2], [9, 8, 7, 6, 5, 4, 2], [7, 4, 2]]
 
 
 def pair_by_pair(model: torch.nn.Module, features: torch.Tensor) -> np.ndarray:
-    """log p of each caption for each photo from the model's own loss."""
+    """log p of each caption for each photo from the model's loss."""
     scores = np.empty((len(features), len(CAPTIONS)))
     for photo, feature in enumerate(features):
         for number, caption in enumerate(CAPTIONS):

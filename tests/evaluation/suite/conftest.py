@@ -1,4 +1,4 @@
-"""A captioner trained for a moment on a few photos, and its evaluation."""
+"""A captioner trained briefly on a few photos, and its evaluation."""
 
 import csv
 from pathlib import Path
@@ -17,7 +17,7 @@ def evaluated(flickr8k: Path, test_data: Path, tmp_path_factory: pytest.TempPath
     data = make_subset(flickr8k, folder / "flickr", train=48, dev=6, test=12)
     with (data / "captions.txt").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    # Of each photo the first of its five captions, which the report shows.
+    # The first of five captions of each photo, which the report shows.
     rows = [[name, f"{caption} {MARKUP}" if place % 5 == 0 else caption] for place, (name, caption) in enumerate(rows)]
     with (data / "captions.txt").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])

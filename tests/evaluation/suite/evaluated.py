@@ -1,4 +1,4 @@
-"""What tests of the suite share."""
+"""Shared by the tests of the suite."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ MARKUP = "<img src=x onerror=alert(1)> & ![a](http://localhost/b.png)"  # in cap
 
 @dataclass
 class Evaluated:
-    """A run, its data, and what `evaluate_captioner` made of it."""
+    """A run, its data, and its evaluation by `evaluate_captioner`."""
 
     run: Path
     data: Path

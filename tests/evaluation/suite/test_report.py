@@ -1,4 +1,4 @@
-"""The report: whole, offline, small, and drawn by a real browser."""
+"""The report: complete, offline, small, and rendered by a real browser."""
 
 import base64
 import html
@@ -29,7 +29,7 @@ def test_one_file_holds_everything(page: str) -> None:
         with Image.open(io.BytesIO(base64.b64decode(photo.partition(",")[2]))) as image:
             assert max(image.size) == 200
             image.load()
-    # 1,000 photos of a real test split have the same thumbnails, and a row of text each.
+    # 1,000 photos of a real test split have the same thumbnails, and one row of text each.
     assert len(page) + 1000 * 400 < 10_000_000
 
 
@@ -74,7 +74,7 @@ def test_markdown_says_the_same_and_its_pictures_are_there(evaluated: Evaluated)
 def test_a_browser_draws_it(evaluated: Evaluated, tmp_path: Path) -> None:
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
-    # Pictures that do not load, or text wider than a phone, would show in what the page measures of itself.
+    # Images that do not load, or text wider than a phone, would affect these measurements.
     probe = tmp_path / "probe.html"
     measure = (
         "document.title = JSON.stringify({bad: [...document.images].filter(i => !i.naturalWidth).length,"

@@ -1,4 +1,4 @@
-"""The tables of a checkpoint: against their definitions, written whole, and not computed twice."""
+"""The tables of a checkpoint: compared with their definitions, saved completely, and not computed twice."""
 
 import json
 import shutil
