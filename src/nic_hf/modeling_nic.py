@@ -97,7 +97,7 @@ class NICGenerationMixin(GenerationMixin):
         self, input_ids: torch.Tensor, cache: Any = None, past_key_values: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Return the words that the LSTM has not read, and the image if it has not read that."""
-        cache = past_key_values if cache is None else cache
+        cache = (past_key_values if cache is None else cache) if CACHE_NAME else None
         num_read = 0 if cache is None else cache.get_seq_length()
         names = ["use_cache", "output_hidden_states", "output_attentions"]
         names += [] if num_read else ["encoder_outputs", "decoder_attention_mask"]

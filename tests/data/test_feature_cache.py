@@ -363,7 +363,9 @@ def die_while_encoding(folder: Path, cache: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def count(module: torch.nn.Module, args: Any) -> None:
-        if type(module).__name__ in ("NICEncoder", "OptimizedEncoder") and torch.is_inference_mode_enabled():  # as in `counted`
+        if (
+            type(module).__name__ in ("NICEncoder", "OptimizedEncoder") and torch.is_inference_mode_enabled()
+        ):  # as in `counted`
             die_in_the_second_chunk()
 
     torch.nn.modules.module.register_module_forward_pre_hook(count)

@@ -150,7 +150,7 @@ class NICStaticCache(NICCache):
         raise ValueError("a static cache keeps no states to go back to: leave `cache_implementation` out")
 
     def count(self, num_tokens: int) -> None:
-        """Count words that the last step read."""
+        """Count words that the next step reads."""
         self.seq_length += num_tokens
 
     def update(self, state: State, num_tokens: int, regions: NICRegions | None = None) -> None:

@@ -127,6 +127,7 @@ class FastGenerationMixin(NICGenerationMixin):
             # A slice's strides tell how many words came before it, and a compiled step would be made for each number.
             words = inputs["decoder_input_ids"]
             inputs["decoder_input_ids"] = words.clone(memory_format=torch.contiguous_format)
+            cache.count(words.shape[1])
         return inputs
 
     def _expand_inputs_for_generation(
@@ -179,12 +180,6 @@ class FastGenerationMixin(NICGenerationMixin):
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> "QuickLogitsProcessors":
         theirs: Any = super()._get_logits_processor  # type: ignore[misc]
         return QuickLogitsProcessors(theirs(*args, **kwargs), self.config.vocab_size)
-
-    def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        state = outputs.get(CACHE_NAME)
-        if isinstance(state, NICStaticCache):
-            state.count(outputs.logits.shape[1])
-        return super()._update_model_kwargs_for_generation(outputs, *args, **kwargs)
 
     def _sample(
         self,
