@@ -183,11 +183,13 @@ def test_captions_that_share_a_sample_are_evaluated_as_apart(workshop: Workshop,
 def test_batches_are_of_like_length_where_features_are_cached_and_random_where_the_backbone_runs(
     workshop: Workshop, tmp_path: Path
 ) -> None:
-    trainer = workshop.trainer(tmp_path)
-    assert isinstance(trainer._get_train_sampler(), LengthGroupedSampler)
+    def sampler(trainer: CaptioningTrainer) -> Any:
+        return trainer.get_train_dataloader().batch_sampler.sampler
+
+    assert isinstance(sampler(workshop.trainer(tmp_path)), LengthGroupedSampler)
     photos = PhotoDataset(workshop.rows["train"], workshop.processor)
-    sampler = trainer._get_train_sampler(CaptionDataset(photos, workshop.processor.tokenizer))
-    assert isinstance(sampler, RandomSampler)
+    pixels = CaptionDataset(photos, workshop.processor.tokenizer)
+    assert isinstance(sampler(workshop.trainer(tmp_path, train=pixels)), RandomSampler)
 
 
 def test_evaluation_arguments_reach_generate(workshop: Workshop, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def begin_checkpoint(checkpoint: Path) -> None:
 
 def files_of(checkpoint: Path) -> dict[str, int]:
     """Size in bytes of each file that a run is resumed from, by its name, `/` between folders."""
-    others = (PROVENANCE_FILE, CARD_FILE)
+    others = (PROVENANCE_FILE, CARD_FILE, RECIPE_FILE, STATE_FILE)
     files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in others)
     return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
 

@@ -1,4 +1,4 @@
-"""A Trainer that writes model cards, and pushes what others need and may have."""
+"""A Trainer that writes model cards and pushes captioners to the Hub."""
 
 import dataclasses
 import logging
@@ -11,8 +11,7 @@ from typing import Any
 
 from huggingface_hub import CommitInfo
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import HubStrategy
-from transformers.utils import PushInProgress
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
 
 from .checkpoint_integrity import read_json
 from .hub_upload import hub_api, hub_errors, published_files, push_captioner
@@ -24,21 +23,34 @@ _LINKS = ".pushing-"
 
 
 class PublishingTrainer(Trainer):
-    """A Trainer that writes model cards, and pushes what others need and may have.
+    """A Trainer that writes model cards and pushes captioners to the Hub.
 
-    `README.md` is written beside each checkpoint and, by `create_model_card()` and `push_to_hub()`, in the folder of
-    the run. Trainer itself would push all that is in that folder: sample captions with the photos above them too.
+    `create_model_card()` and `push_to_hub()` write `README.md` to the output directory. Trainer itself would push
+    everything in that directory, including sample captions with the photos above them.
 
     Attributes:
-        card_facts (`CardFacts`): what no file of the run says.
-        recipe (`dict`): as `recipe.yaml` holds it; by default made of the arguments.
+        card_facts (`CardFacts`): what no file of the run tells.
+        recipe (`dict`): as in `recipe.yaml`; by default made of the training arguments.
+        strategy: which checkpoints are pushed during training, from `hub_strategy`.
+        pushes: the latest pushes of checkpoints.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.card_facts = CardFacts()
         self.recipe: dict[str, Any] | None = None
+        self.strategy = HubStrategy.END
+        self.pushes: list[Future] = []
         super().__init__(*args, **kwargs)
-        self.add_callback(_CardOfCheckpoint(self))
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train, with checkpoints pushed by [`PushCheckpointsCallback`]."""
+        self.strategy = HubStrategy(self.args.hub_strategy)
+        # With any other value Trainer would push by itself: everything in the output directory.
+        self.args.hub_strategy = HubStrategy.END
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.args.hub_strategy = self.strategy
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's, with errors of one line."""
@@ -115,7 +127,7 @@ class PublishingTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self.create_model_card(**kwargs)
-        self._finish_current_push()
+        self.wait_for_pushes()
         options: dict[str, Any] = {
             "message": commit_message or "End of training",
             "token": token,
@@ -130,50 +142,73 @@ class PublishingTrainer(Trainer):
             **options,
         )
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push a checkpoint while training goes on; by links to its files, since Trainer may remove it meanwhile."""
-        strategy = self.args.hub_strategy
-        if not self.is_world_process_zero() or strategy == HubStrategy.END:
-            return
-        running: Any = self.push_in_progress
-        busy = running is not None and not running.is_done()
-        if busy and not self.args.hub_always_push:
-            return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        folder = Path(checkpoint_folder)
-        self.write_card(folder)
-        places: dict[Any, str] = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: folder.name}
-        place = places.get(strategy)
-        if not busy:
-            for left in folder.parent.glob(f"{_LINKS}*"):  # by a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
-        job = hub_api().run_as_future(
-            _push_links,
-            _linked(folder, published_files(folder) if place is None else None),
-            str(self.hub_model_id),
-            place,
-            message=f"Training in progress, step {self.state.global_step}",
-            token=self.args.hub_token,
-            revision=self.args.hub_revision,
-        )
-        jobs = [*running.jobs, job] if busy else [job]
-        self.push_in_progress = PushInProgress(jobs)  # type: ignore[arg-type, assignment]
+    def wait_for_pushes(self) -> None:
+        """Wait until the checkpoints have been pushed; failures were logged."""
+        for push in self.pushes:
+            push.result()
 
 
-class _CardOfCheckpoint(TrainerCallback):
-    """Puts a model card beside the weights of each checkpoint."""
+class ModelCardCallback(TrainerCallback):
+    """Write a model card to each checkpoint."""
 
     def __init__(self, trainer: PublishingTrainer) -> None:
         self.trainer = trainer
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the card; a failure is logged and does not end training."""
         if not state.is_world_process_zero:
             return
-        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+        folder = _checkpoint(args, state)
         try:
             self.trainer.write_card(folder)
-        except (OSError, ValueError) as error:  # no reason to end training
+        except (OSError, ValueError) as error:
             logger.warning("%s: no model card: %s", folder, error)
+
+
+class PushCheckpointsCallback(TrainerCallback):
+    """Push each checkpoint in the background, as `hub_strategy` and `hub_always_push` say.
+
+    It pushes hard links to the files, since Trainer may delete the checkpoint meanwhile.
+    """
+
+    def __init__(self, trainer: PublishingTrainer) -> None:
+        self.trainer = trainer
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Start the push of a checkpoint."""
+        pushes = self.trainer.pushes
+        busy = any(not push.done() for push in pushes)
+        wanted = args.push_to_hub and self.trainer.strategy != HubStrategy.END
+        if not wanted or not state.is_world_process_zero or (busy and not args.hub_always_push):
+            return
+        self.trainer.callback_handler.on_push_begin(args, state, control)
+        folder = _checkpoint(args, state)
+        places: dict[Any, str] = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: folder.name}
+        place = places.get(self.trainer.strategy)
+        if not busy:
+            pushes.clear()
+            for left in folder.parent.glob(f"{_LINKS}*"):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        job = hub_api().run_as_future(
+            _push_links,
+            _linked(folder, published_files(folder) if place is None else None),
+            str(self.trainer.hub_model_id),
+            place,
+            message=f"Training in progress, step {state.global_step}",
+            token=args.hub_token,
+            revision=args.hub_revision,
+        )
+        pushes.append(job)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Wait for the pushes in progress."""
+        self.trainer.wait_for_pushes()
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def _linked(folder: Path, names: list[str] | None) -> Path:

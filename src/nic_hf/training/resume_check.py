@@ -92,9 +92,14 @@ def weights_digest(module: torch.nn.Module) -> str:
 
 
 def save_provenance(description: Mapping[str, Any], checkpoint: Path) -> None:
-    """Write it into a checkpoint, with the sizes of the files that are there."""
-    text = json.dumps({**description, "files": files_of(checkpoint)}, indent=1, ensure_ascii=False)
-    write_text(checkpoint / PROVENANCE_FILE, text + "\n")
+    """Write a description of [`describe`] into a checkpoint."""
+    write_text(checkpoint / PROVENANCE_FILE, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+
+
+def record_files(checkpoint: Path) -> None:
+    """Add the files of a complete checkpoint to its description."""
+    description = read_json(checkpoint / PROVENANCE_FILE) or {}
+    save_provenance({**description, "files": files_of(checkpoint)}, checkpoint)
 
 
 def check_provenance(now: Mapping[str, Any], checkpoint: str | Path, processing_class: Any = None) -> None:

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..contact_sheet import contact_sheet, save_picture
 from ..data.feature_cache import load_photo_row
-from ..data.torch_datasets import CaptionDataset, PhotoDataset
+from ..data.torch_datasets import PhotoDataset
 from ..dataset_captions import generate_captions
 from .tracking import log_picture
 
@@ -49,21 +49,3 @@ class SampleCaptionsCallback(TrainerCallback):
             file.write(json.dumps({"step": state.global_step, "captions": captions}, ensure_ascii=False) + "\n")
         for image_id, caption in captions.items():
             tqdm.write(f"  {image_id}: {caption}", file=sys.stderr)  # print() would break Trainer's progress bar
-
-
-class EpochViewsCallback(TrainerCallback):
-    """Draws other views of photos in each epoch (see [`CaptionDataset.set_epoch`]).
-
-    Accelerate tells the epoch to a sampler, and to a data set only where its sampler has no use for it.
-    """
-
-    def __init__(self, dataset: CaptionDataset) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Choose the views of the epoch."""
-        self.dataset.set_epoch(int(state.epoch or 0))
-
-    on_evaluate = on_epoch_begin  # an evaluation of the same data set has begun an epoch of its own

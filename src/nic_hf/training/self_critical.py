@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import GenerationConfig
+from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..configuration_nic import IGNORED_LABEL
 from ..data.torch_datasets import CaptionDataset
 from ..model.captioner import NICForConditionalGeneration
 from .arguments import CaptioningTrainingArguments
+from .divergence import gradient_norm
 from .rewards import CaptionReward
 from .trainer import CaptioningTrainer
 
@@ -84,6 +85,8 @@ class SelfCriticalTrainer(CaptioningTrainer):
         )
         self._sums: Counter[str] = Counter()
         self._without_reward = 0
+        if not self.args.cross_entropy_weight:  # cross-entropy always has a gradient
+            self.add_callback(_NoEmptySteps())
 
     def compute_loss(
         self,
@@ -132,14 +135,6 @@ class SelfCriticalTrainer(CaptioningTrainer):
             loss = loss + self.args.cross_entropy_weight * losses.sum() / words
         self._note(on_host[0], rewards, reward_seconds, time.perf_counter() - start)
         return loss
-
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """Trainer's. A step in which there was nothing to learn is no step: no weight decay, no momentum."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        # Cross-entropy always has a gradient, and a GPU is not waited for to see that.
-        if not self.args.cross_entropy_weight and norm is not None and float(norm) == 0.0:
-            model.zero_grad(set_to_none=True)
-        return norm
 
     def _sample(self, captioner: Any, features: torch.Tensor) -> torch.Tensor:
         """Sampled captions as labels: `<eos>` last where it was reached, -100 after it."""
@@ -217,6 +212,16 @@ class SelfCriticalTrainer(CaptioningTrainer):
             logs["reward_share"] = sums["reward_seconds"] / sums["seconds"]
             self._sums = Counter()
         super().log(logs, start_time)
+
+
+class _NoEmptySteps(TrainerCallback):
+    """Skip a step if there is no gradient at all, rather than apply weight decay and momentum."""
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        if float(gradient_norm(model)) == 0.0:
+            model.zero_grad(set_to_none=True)
 
 
 def _advantages(rewards: np.ndarray) -> np.ndarray:

@@ -1,24 +1,19 @@
 """A Trainer whose evaluation captions photos."""
 
+import functools
 import json
 import logging
-import time
-import traceback
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch.nn import functional as F
-from transformers import (
-    EarlyStoppingCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, seed_worker
 
 from ..configuration_nic import IGNORED_LABEL
 from ..data.length_grouped_sampler import LengthGroupedSampler
@@ -30,13 +25,14 @@ from ..evaluation.scores import score_captions
 from ..evaluation.words import caption_length
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
+from .callbacks import CheckpointCallback, EpochViewsCallback, StreamPassesCallback, TrainingClock
 from .checkpoint_integrity import begin_checkpoint, last_checkpoint, read_json, why_unfinished
-from .divergence import FiniteNumbers
-from .ema import WeightAverage
+from .divergence import DivergenceCallback
+from .ema import WeightAverageCallback
 from .fine_tuning import set_backbone_learning_rate
-from .hub_trainer import PublishingTrainer
+from .hub_trainer import ModelCardCallback, PublishingTrainer, PushCheckpointsCallback
 from .resume_check import ResumeError, check_provenance, describe, save_provenance
-from .sample_captions import EpochViewsCallback, SampleCaptionsCallback
+from .sample_captions import SampleCaptionsCallback
 from .scheduled_sampling import mixed_inputs
 
 logger = logging.getLogger(__name__)
@@ -91,27 +87,29 @@ class CaptioningTrainer(PublishingTrainer):
         kwargs.setdefault("data_collator", CaptionCollator())
         super().__init__(*args, **kwargs)
         self.eval_generate_kwargs = eval_generate_kwargs or {}
-        self._loss_and_words: list[torch.Tensor] | None = None  # of each caption of the evaluation at hand
-        self._finite = FiniteNumbers(self.args)
-        self._training_since: float | None = None
-        self._train_seconds: float | None = None  # before that moment
-        self.average: WeightAverage | None = None
-        if self.args.ema_decay:
-            self.add_callback(_Averaging(self))
+        self._loss_and_words: list[torch.Tensor] | None = None  # of each caption of the current evaluation
+        self._provenance: dict[str, Any] = {}
+        self._stream_from: Path | None = None  # the checkpoint with the position at which a stream continues
+        self.stream: StreamLoader | None = None
+        self.clock = TrainingClock()
+        self.divergence = DivergenceCallback(self.args)
+        self.checkpoints = CheckpointCallback()
+        self.ema = WeightAverageCallback(self.args.ema_decay) if self.args.ema_decay else None
+        self._passes = StreamPassesCallback()
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, SampleCaptionsCallback):
                 callback.trackers = self.callback_handler.callbacks
+        callbacks: list[TrainerCallback | None] = [self.clock, self.divergence, self.ema]
         if self.args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
-        self._provenance: dict[str, Any] = {}
-        self._checkpoint: Path | None = None  # that this run was resumed from
-        self._stream_from: Path | None = None  # the same, where the stream goes on too
-        self.stream: StreamLoader | None = None  # where training is on one
+            callbacks.append(EarlyStoppingCallback(self.args.early_stopping_patience))
         if isinstance(self.train_dataset, StreamingCaptionDataset):
             _check_stream(self.train_dataset, self.args)
-            self.add_callback(_Passes(self))
+            callbacks.append(self._passes)
         elif isinstance(self.train_dataset, CaptionDataset):
-            self.add_callback(EpochViewsCallback(self.train_dataset))
+            callbacks.append(EpochViewsCallback(self.train_dataset))
+        for callback in (*callbacks, ModelCardCallback(self), self.checkpoints, PushCheckpointsCallback(self)):
+            if callback is not None:
+                self.add_callback(callback)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's, with the backbone's weights at `backbone_learning_rate`."""
@@ -123,31 +121,39 @@ class CaptioningTrainer(PublishingTrainer):
         return optimizer
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Trainer's, timed, and after a look at the checkpoint to go on from."""
+        """Train, after a check of the checkpoint to resume from."""
         self._provenance = describe(
             self.accelerator.unwrap_model(self.model), self.processing_class, self.train_dataset
         )
         self._provenance["order"] = {
-            "samples a step": self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            "samples a step": self.get_total_train_batch_size(self.args),
+            "seed": self._data_seed,
         }
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
-        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        resumed_from = None if checkpoint is None else Path(checkpoint)
         skip = self.args.ignore_data_skip
-        self._stream_from = None if skip else self._checkpoint
-        # Trainer would fetch and drop all batches before; a stream knows its position.
+        self._stream_from = None if skip else resumed_from
+        # Trainer would fetch and drop all batches before the checkpoint; a stream knows its position.
         self.args.ignore_data_skip = skip or isinstance(self.train_dataset, StreamingCaptionDataset)
-        self._training_since, self._train_seconds = time.monotonic(), None
+        if self.ema is not None:
+            self.ema.resumed_from = resumed_from
         try:
-            result = super().train(checkpoint, *args, **kwargs)
-            if self.average is not None and not (
-                self.args.load_best_model_at_end and self.state.best_model_checkpoint
-            ):
-                self.average.swap()
-            return result
+            return super().train(checkpoint, *args, **kwargs)
+        except (OSError, RuntimeError) as error:
+            folder = self.checkpoints.saving
+            # PyTorch's writer raises a plain RuntimeError if the disk is full.
+            if folder is None or not (isinstance(error, OSError) or type(error) is RuntimeError):
+                raise
+            reason = error if isinstance(error, OSError) else f"the disk may be full ({error})"
+            raise OSError(f"cannot write {folder}: {reason}; resume from an earlier checkpoint") from error
         finally:
-            self._training_since, self._train_seconds, self.average = None, None, None
-            self.args.ignore_data_skip = skip
+            self.clock.running, self.args.ignore_data_skip = False, skip
+            if self.ema is not None:
+                self.ema.average = None
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
         """The checkpoint to go on from, checked; None to begin anew."""
@@ -168,39 +174,45 @@ class CaptioningTrainer(PublishingTrainer):
         return checkpoint
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's, with `train_seconds` while it trains; it stops where loss or gradient are no numbers."""
-        self._finite.check()
-        if self._training_since is not None or self._train_seconds is not None:
-            logs["train_seconds"] = round(self._trained_for(), 3)
+        """Log, with `train_seconds` during training and `skipped` samples of a stream."""
+        if self.clock.running:
+            logs["train_seconds"] = round(self.clock.seconds, 3)
         if self.stream is not None and self.stream.skipped():
             logs["skipped"] = self.stream.skipped()  # by this process
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's, of the averaged weights where there are such; its time is not counted as training."""
-        if self._training_since is None:
+        """Evaluate, with the averaged weights if there are any; the time does not count as training."""
+        with self.clock.paused(), nullcontext() if self.ema is None else self.ema.applied():
             return super().evaluate(*args, **kwargs)
-        self._train_seconds, self._training_since = self._trained_for(), None
-        with nullcontext() if self.average is None else self.average.applied():
-            metrics = super().evaluate(*args, **kwargs)
-        self._training_since = time.monotonic()
-        return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's; a checkpoint of a run with averaged weights holds those, and beside them the trained ones."""
-        if self.average is None:
-            super().save_model(output_dir, _internal_call)
-            return
-        with self.average.applied():
-            super().save_model(output_dir, _internal_call)
-            if _internal_call and self.args.should_save and output_dir is not None:
-                self.average.save_trained(Path(output_dir))
+        """Save the model, with averaged weights if there are any.
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.args.ema_decay:
-            self.average = WeightAverage(self.accelerator.unwrap_model(model or self.model), self.args.ema_decay)
-            self.average.load_trained(Path(resume_from_checkpoint))
+        In a checkpoint this comes first, and `trainer_state.json` last. It also writes everything else that resuming
+        needs and Trainer does not write, so that a kill at any moment leaves one complete checkpoint: this or the one
+        before.
+
+        Raises:
+            TrainingDivergedError: if weights of a checkpoint are NaN or Inf.
+        """
+        step = self.state.global_step
+        folder = Path(output_dir or self.args.output_dir or ".")
+        is_checkpoint = _internal_call and folder.name == f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if is_checkpoint:
+            self.divergence.check()
+            self.divergence.check_parameters(self.accelerator.unwrap_model(self.model).named_parameters(), step)
+            self.checkpoints.saving = folder
+            if self.args.should_save:
+                begin_checkpoint(folder)
+                save_provenance(self._provenance, folder)
+            if self.stream is not None:
+                write_text(folder / self._stream_file(), json.dumps(self.stream.state_dict()) + "\n")
+            self.accelerator.wait_for_everyone()
+        with nullcontext() if self.ema is None else self.ema.applied() as average:
+            super().save_model(output_dir, _internal_call)
+            if is_checkpoint and average is not None and self.args.should_save:
+                average.save_trained(folder)
 
     def compute_loss(
         self,
@@ -223,58 +235,45 @@ class CaptioningTrainer(PublishingTrainer):
         return super().get_batch_samples(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's, which stops where the loss is no number any more."""
+        """Train on a batch, and stop if the loss is NaN or Inf."""
         loss = super().training_step(*args, **kwargs)
-        self._finite.watch("the loss", loss, self.state.global_step + 1)
+        self.divergence.watch("the loss", loss, self.state.global_step + 1)
         return loss
 
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """Trainer's, which stops where the gradient is no number; on a CPU, before it changes the weights."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        # A scaler of half precision meets such gradients now and then, and leaves the step out itself.
-        if norm is not None and self.accelerator.scaler is None:
-            self._finite.watch("the norm of the gradient", torch.as_tensor(norm), self.state.global_step + 1)
-        return norm
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Trainer's, in an order that a kill at any moment leaves a whole checkpoint: this one or the one before.
-
-        Raises:
-            OSError: naming the folder, where it cannot be written or the disk is full.
-        """
-        self._finite.check()
-        weights = self.accelerator.unwrap_model(self.model).named_parameters()
-        self._finite.check_weights(weights, self.state.global_step)
-        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self._checkpoint is not None and folder.resolve() == self._checkpoint.resolve():
-            return  # nothing was trained since
-        if self.args.should_save:
-            begin_checkpoint(folder)
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as error:
-            # PyTorch names no file where a disk is full, and its own writer raises a plain RuntimeError.
-            writers = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
-            ours = isinstance(error, OSError) or "torch.serialization" in writers
-            if not ours or str(folder) in str(error):
-                raise
-            reason = error if isinstance(error, OSError) else f"the disk may be full ({error})"
-            raise OSError(f"cannot write {folder}: {reason}; go on with a checkpoint before it") from error
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Trainer's, and the positions in a stream; last before the file that says that the checkpoint is whole."""
-        super()._save_rng_state(output_dir)
-        folder = Path(output_dir)
-        if self.stream is not None:
-            write_text(folder / self._stream_file(), json.dumps(self.stream.state_dict()) + "\n")
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            save_provenance(self._provenance, folder)
-
     def get_train_dataloader(self) -> Any:
-        """Trainer's; of a stream, this process's share, from the position of the checkpoint on."""
-        if not isinstance(self.train_dataset, StreamingCaptionDataset):
+        """The data loader of the training dataset.
+
+        A stream gives this process's share, from the position of the checkpoint on. If features are cached, batches
+        contain captions of similar length. Otherwise Trainer's own is used: where the backbone runs, padding is cheap,
+        and batches of similar captions are batches of similar photos, which the BatchNorm of a trained backbone should
+        not see.
+        """
+        dataset = self.train_dataset
+        if isinstance(dataset, StreamingCaptionDataset):
+            return self._stream_loader(dataset)
+        if (
+            not isinstance(dataset, CaptionDataset)
+            or dataset.photos.features is None
+            or self.args.train_sampling_strategy != "random"
+        ):
             return super().get_train_dataloader()
+        sampler = LengthGroupedSampler(dataset.lengths(), self.get_total_train_batch_size(self.args), self._data_seed)
+        worker_init = functools.partial(
+            seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+        )
+        loader: DataLoader = DataLoader(
+            dataset,
+            self._device_batch_size,
+            sampler=sampler,
+            collate_fn=self.data_collator,
+            drop_last=self.args.dataloader_drop_last,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            worker_init_fn=worker_init,
+            **self._worker_options(),
+        )
+        return self.accelerator.prepare(loader)
+
+    def _stream_loader(self, dataset: StreamingCaptionDataset) -> StreamLoader:
         state = None
         if self._stream_from is not None:
             state = read_json(self._stream_from / self._stream_file())
@@ -283,41 +282,32 @@ class CaptioningTrainer(PublishingTrainer):
                     f"{self._stream_from} holds no {self._stream_file()}: it was not trained on a stream, or by fewer"
                     " processes. ignore_data_skip=True begins the stream anew"
                 )
-        workers = self.args.dataloader_num_workers
-        self.stream = StreamLoader(
-            self.train_dataset.share(self.args.process_index, self.args.world_size),
-            self._train_batch_size,
+        self.stream = self._passes.stream = StreamLoader(
+            dataset.share(self.args.process_index, self.args.world_size),
+            self._device_batch_size,
             self.data_collator,
             state,
-            num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            **self._worker_options(),
         )
         return self.stream
 
+    @property
+    def _device_batch_size(self) -> int:
+        """Samples a device and forward pass; `auto_find_batch_size` changes it."""
+        args = self.args
+        return self.get_total_train_batch_size(args) // (args.gradient_accumulation_steps * args.world_size)
+
+    def _worker_options(self) -> dict[str, Any]:
+        workers = self.args.dataloader_num_workers
+        return {
+            "num_workers": workers,
+            "pin_memory": self.args.dataloader_pin_memory,
+            "multiprocessing_context": self.args.dataloader_multiprocessing_context if workers else None,
+            "prefetch_factor": self.args.dataloader_prefetch_factor if workers else None,
+        }
+
     def _stream_file(self) -> str:
         return f"stream_{self.args.process_index}.json"
-
-    def _trained_for(self) -> float:
-        if self._train_seconds is None:  # the first line of this run: what came before was loaded with the checkpoint
-            self._train_seconds = max((line.get("train_seconds", 0.0) for line in self.state.log_history), default=0.0)
-        now = time.monotonic()
-        return self._train_seconds + (now - (self._training_since or now))
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if (
-            not isinstance(dataset, CaptionDataset)
-            or dataset.photos.features is None
-            or self.args.train_sampling_strategy != "random"
-        ):
-            # Where the backbone runs, padding is cheap, and batches of like captions are batches of like photos: the
-            # BatchNorm of a backbone that learns should not see those.
-            return super()._get_train_sampler(train_dataset)
-        batch_size = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(dataset.lengths(), batch_size, seed)
 
     def evaluation_loop(
         self,
@@ -355,7 +345,7 @@ class CaptioningTrainer(PublishingTrainer):
         """Add up the loss and the words of a batch of captions; logits of a whole data set fit no memory."""
         if self._loss_and_words is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         labels = inputs["labels"]  # shape: (batch_size, sequence_length), or with captions in between
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs, return_dict=True).logits.flatten(0, 1).float()
@@ -395,37 +385,3 @@ def _check_stream(dataset: StreamingCaptionDataset, args: CaptioningTrainingArgu
     for name in ("save_strategy", "eval_strategy"):
         if getattr(args, name) == "epoch":
             logger.warning('%s is "epoch", and a stream has none: it will be done once, at the end; say "steps"', name)
-
-
-class _Passes(TrainerCallback):
-    """Lets `epoch` count passes over a stream; Trainer takes all `max_steps` for one epoch."""
-
-    def __init__(self, trainer: CaptioningTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.trainer.stream is not None:
-            state.epoch = self.trainer.stream.passes()
-
-
-class _Averaging(TrainerCallback):
-    """Feeds the moving average of a trainer's weights."""
-
-    def __init__(self, trainer: CaptioningTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        if self.trainer.average is None:
-            self.trainer.average = WeightAverage(model, self.trainer.args.ema_decay)
-        self.trainer.average.updates = state.global_step
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.trainer.average is not None:
-            self.trainer.average.update()
