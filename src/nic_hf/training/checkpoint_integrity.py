@@ -42,12 +42,17 @@ def why_unfinished(checkpoint: str | Path) -> str | None:
     folder = Path(checkpoint)
     if read_json(folder / STATE_FILE) is None:
         return f"no {STATE_FILE} that can be read"
-    for name, size in recorded_files(folder).items():
+    record = read_json(folder / PROVENANCE_FILE) or {}
+    for name, size in record.get("files", {}).items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         if path.suffix in (".safetensors", *_TORCH_FILES) and path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes and had {size}"
+    if "files" not in record and (folder / "rng_state_0.pth").is_file():  # killed before the slowest process was done
+        for process in range(record.get("processes", 1)):
+            if not (folder / f"rng_state_{process}.pth").is_file():
+                return f"rng_state_{process}.pth is missing"
     for path in folder.iterdir():
         if path.suffix == ".safetensors" and not _opens(path):
             return f"{path.name} is damaged"
@@ -70,11 +75,6 @@ def files_of(checkpoint: Path) -> dict[str, int]:
     others = (PROVENANCE_FILE, CARD_FILE, RECIPE_FILE, STATE_FILE)
     files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in others)
     return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
-
-
-def recorded_files(checkpoint: Path) -> dict[str, int]:
-    """What `files_of` gave when the checkpoint was written; nothing for one of an older version."""
-    return (read_json(checkpoint / PROVENANCE_FILE) or {}).get("files", {})
 
 
 def read_json(path: Path) -> Any:

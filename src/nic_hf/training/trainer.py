@@ -125,6 +125,7 @@ class CaptioningTrainer(PublishingTrainer):
         self._provenance = describe(
             self.accelerator.unwrap_model(self.model), self.processing_class, self.train_dataset
         )
+        self._provenance["processes"] = self.args.world_size
         self._provenance["order"] = {
             "samples a step": self.get_total_train_batch_size(self.args),
             "seed": self._data_seed,
