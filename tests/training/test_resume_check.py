@@ -14,10 +14,11 @@ from workshop import Workshop
 
 from nic_hf import NICProcessor
 from nic_hf.data import CaptionDataset, PhotoDataset
+from nic_hf.digests import weights_digest
 from nic_hf.tokenization import train_tokenizer
 from nic_hf.training import CaptioningTrainer, ResumeError, TrainingDivergedError, divergence, last_checkpoint
 from nic_hf.training.checkpoint_integrity import why_unfinished
-from nic_hf.training.resume_check import describe, weights_digest
+from nic_hf.training.resume_check import describe
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
 

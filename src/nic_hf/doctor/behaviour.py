@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
+from ..processing_nic import IGNORED_LABEL
 from .findings import Finding, Status
 
 _BATCH = 16
@@ -179,16 +181,12 @@ def _worth(model: Any, tokenizer: Any, features: torch.Tensor, captions: Sequenc
 
 
 def _loss(model: Any, tokenizer: Any, features: torch.Tensor, captions: Sequence[str]) -> float:
-    labels = tokenizer(list(captions)).input_ids
-    longest = max(map(len, labels))
-    padded = torch.tensor([row + [-100] * (longest - len(row)) for row in labels], device=features.device)
+    rows = [torch.tensor(row) for row in tokenizer(list(captions)).input_ids]
+    labels = pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL).to(features.device)
     total = words = 0.0
-    for start in range(0, len(padded), _BATCH):
-        part = padded[start : start + _BATCH]
-        count = float((part != -100).sum())
-        total += (
-            float(model(encoder_outputs=features[start : start + _BATCH], labels=part, return_dict=True).loss) * count
-        )
+    for part, seen in zip(labels.split(_BATCH), features.split(_BATCH), strict=True):
+        count = float((part != IGNORED_LABEL).sum())
+        total += float(model(encoder_outputs=seen, labels=part, return_dict=True).loss) * count
         words += count
     return total / words
 

@@ -1,25 +1,29 @@
 """Captioners on the Hub: one commit with what others need, and nothing of what they may not have."""
 
 import contextlib
+import glob
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import filter_repo_objects
 
 from .._version import __version__
-from .model_card import CARD_FILE, CardFacts, write_model_card
+from .checkpoint_integrity import CARD_FILE, RECIPE_FILE
+from .model_card import CardFacts, write_model_card
 
-# A run's folder also holds sample captions drawn over photos of others, and logs with the same.
-PUBLISHED = re.compile(
-    r"config\.json|generation_config\.json|weights\.sha256|\w+_nic\.py|model[\w.-]*\.safetensors(\.index\.json)?"
-    r"|processor_config\.json|preprocessor_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
-    rf"|recipe\.yaml|{re.escape(CARD_FILE)}|adapter_config\.json|adapter_model\.safetensors"
+# An output directory also holds sample captions drawn over photos of others, and logs with the same.
+PUBLISHED = (
+    *("config.json", "generation_config.json", "weights.sha256", "*_nic.py"),
+    *("model*.safetensors", "model*.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors"),
+    *("processor_config.json", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *(RECIPE_FILE, CARD_FILE),
 )
 NEEDED = ("config.json", "tokenizer.json")
-ONNX = re.compile(r"(onnx/)?[\w.-]+(\.onnx|\.onnx[._]data|\.json)")
+ONNX = ("*.onnx", "*.onnx[._]data")
 
 
 def published_files(folder: str | os.PathLike, onnx: bool = False) -> list[str]:
@@ -33,19 +37,21 @@ def published_files(folder: str | os.PathLike, onnx: bool = False) -> list[str]:
         ValueError: where there is no captioner.
     """
     root = Path(folder)
-    files = [path.relative_to(root).as_posix() for path in sorted(root.glob("*")) if path.is_file()]
-    chosen = [name for name in files if PUBLISHED.fullmatch(name)]
+    chosen = _matching(root, PUBLISHED)
     missing = [name for name in NEEDED if name not in chosen]
     if missing or not any(name.endswith(".safetensors") for name in chosen):
         raise ValueError(f"{folder}: no captioner: it holds no {', '.join(missing or ['model.safetensors'])}")
     if onnx:
-        exported = [name for name in files if ".onnx" in name]
-        exported += [path.relative_to(root).as_posix() for path in sorted(root.glob("onnx/*")) if path.is_file()]
-        exported = [name for name in exported if ONNX.fullmatch(name)]
+        exported = _matching(root, ONNX) + [f"onnx/{name}" for name in _matching(root / "onnx", (*ONNX, "*.json"))]
         if not any(name.endswith(".onnx") for name in exported):
             raise ValueError(f"{folder}: no ONNX files; export them first")
         chosen += exported
     return chosen
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[str]:
+    files = (path.name for path in sorted(folder.glob("*")) if path.is_file())
+    return list(filter_repo_objects(files, allow_patterns=list(patterns)))
 
 
 def push_captioner(
@@ -88,7 +94,7 @@ def push_captioner(
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=Path(folder),
-            allow_patterns=[_literal(name) for name in files],
+            allow_patterns=[glob.escape(name) for name in files],
             commit_message=message,
             token=token,
             revision=revision,
@@ -135,10 +141,6 @@ def _is_of_http(error: BaseException) -> bool:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def hub_api() -> HfApi:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ..evaluation.score_names import JAVA_METRICS, SCORES
 from ..writing import markdown_text, write_text
@@ -29,7 +28,7 @@ from .run_records import (
     sample_captions,
 )
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 TAGS = ("image-captioning", "show-and-tell", "nic")
 EXAMPLES = 8
 # What of a recipe the card shows, and the value that is not worth a line; all of it is in recipe.yaml.
@@ -113,7 +112,7 @@ def write_model_card(
         ValueError: where the folder holds no captioner, or a file is not what it should be; it is named.
     """
     card = model_card(folder, facts, recipe=recipe, evaluation=evaluation, samples=samples, state=state)
-    return write_text(output or Path(folder) / CARD_FILE, str(card))
+    return write_text(output or Path(folder) / CARD_FILE, f"{str(card).rstrip()}\n")
 
 
 def model_card(
@@ -176,8 +175,9 @@ def model_card(
         model_name=name,
         eval_results=list(_eval_results(usual, data_name, known)) or None,
     )
-    text = _template().render(
-        card_data=card_data,
+    return ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
         name=name,
         repo_id=facts.repo_id or name,
         note=facts.note,
@@ -205,18 +205,6 @@ def model_card(
         diversity=None if parts is None else _diversity_note(parts, results),
         citations=[CITATION, *([known.citation] if known else [])],
     )
-    return ModelCard(text)
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("model_card.md.jinja")
 
 
 # Names.

@@ -3,7 +3,6 @@
 Trainer would go on without a word: weights of the same shapes load, and the numbers of the words mean others.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -13,20 +12,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration_nic import NICConfig
 from ..data.streaming import StreamingCaptionDataset
 from ..data.torch_datasets import CaptionDataset
+from ..digests import compared_settings, digest_of, weights_digest
 from ..writing import write_text
 from .checkpoint_integrity import PROVENANCE_FILE, files_of, read_json
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-# What says where settings came from, and not what they are.
-_NO_SETTINGS = ("_name_or_path", "auto_map", "processor_class", "transformers_version", "dtype", "torch_dtype")
 # What of the model may be changed on the way: nothing learned takes another meaning. The backbone is compared apart.
 _MAY_CHANGE = (
     "attention_regularisation",
@@ -72,23 +69,14 @@ def describe(model: Any, processing_class: Any, dataset: Any) -> dict[str, Any]:
         "model": {name: getattr(config, name, None) for name in NICConfig.__annotations__ if name not in _MAY_CHANGE},
         "vocabulary": None if tokenizer is None else _vocabulary(tokenizer),
         "backbone": {
-            "config": None if encoder is None else _settings(config.backbone_config.to_dict()),
+            "config": None if encoder is None else compared_settings(config.backbone_config.to_dict()),
             "frozen": frozen,
             # The weights of one that learns are the checkpoint's own.
             "weights": weights_digest(encoder) if frozen and encoder is not None else None,
         },
-        "preprocessing": None if image_processor is None else _settings(image_processor.to_dict()),
+        "preprocessing": None if image_processor is None else compared_settings(image_processor.to_dict()),
         "data": _data(dataset),
     }
-
-
-def weights_digest(module: torch.nn.Module) -> str:
-    """A digest of a module's parameters and buffers."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def save_provenance(description: Mapping[str, Any], checkpoint: Path) -> None:
@@ -144,13 +132,9 @@ def _tokenizer(processing_class: Any) -> PreTrainedTokenizerBase | None:
     return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
 
 
-def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps({k: v for k, v in settings.items() if k not in _NO_SETTINGS}, default=str))
-
-
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     words = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
-    return {"words": len(tokenizer), "digest": _digest(words.encode())}
+    return {"words": len(tokenizer), "digest": digest_of([words.encode()])}
 
 
 def _vocabulary_differences(before: Any, now: Any, checkpoint: Path, words: Mapping[str, int]) -> list[str]:
@@ -198,7 +182,7 @@ def _data(dataset: Any) -> dict[str, Any]:
         shards = dataset.stream.num_shards
         first = dataset.stream.shard(num_shards=shards, index=0).select_columns(["image_id", "captions"])
         rows = [[row["image_id"], row["captions"]] for row in islice(first, _PHOTOS_A_BLOCK)]
-        return {"kind": "a stream of photos", "shards": shards, "first photos": _digest(json.dumps(rows).encode())}
+        return {"kind": "a stream of photos", "shards": shards, "first photos": digest_of([json.dumps(rows).encode()])}
     return {"kind": type(dataset).__name__, "samples": len(dataset) if hasattr(dataset, "__len__") else None}
 
 
@@ -217,7 +201,7 @@ def _captions(dataset: CaptionDataset) -> dict[str, Any]:
         first, last = ends[start - 1] if start else 0, ends[start + len(own) - 1]
         captions = labels.slice(first, last - first)
         lengths, words = pc.list_value_length(captions).to_numpy(), pc.list_flatten(captions).to_numpy()
-        digest = _digest(json.dumps(own).encode(), lengths.tobytes(), words.tobytes())
+        digest = digest_of([json.dumps(own).encode(), lengths.tobytes(), words.tobytes()])
         blocks.append([digest[:8], own[0]])
     features = [photos.features, *(features for _, features in photos.views)]
     files = [str(Path(*file.path.parts[-2:])) for table in features if table is not None for file in table.files]
@@ -228,7 +212,7 @@ def _captions(dataset: CaptionDataset) -> dict[str, Any]:
         "captions_per_sample": dataset.captions_per_sample,
         "views": [str(view) for view, _ in photos.views],
         # Their names are digests of photos, backbone and preprocessing.
-        "features": _digest(*(Path(file).as_posix().encode() for file in files)) if files else None,
+        "features": digest_of(Path(file).as_posix().encode() for file in files) if files else None,
         "photos_a_block": size,
         "blocks": blocks,
     }
@@ -256,10 +240,3 @@ def _data_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             "the features of the photos: the files of the photos, the preprocessing or the format of the cache changed"
         )
     return differences
-
-
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()

@@ -2,17 +2,20 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback, TrackioCallback
 
 from ..contact_sheet import contact_sheet, save_picture
 from ..data.feature_cache import load_photo_row
 from ..data.torch_datasets import PhotoDataset
 from ..dataset_captions import generate_captions
-from .tracking import log_picture
 
 
 class SampleCaptionsCallback(TrainerCallback):
@@ -49,3 +52,17 @@ class SampleCaptionsCallback(TrainerCallback):
             file.write(json.dumps({"step": state.global_step, "captions": captions}, ensure_ascii=False) + "\n")
         for image_id, caption in captions.items():
             tqdm.write(f"  {image_id}: {caption}", file=sys.stderr)  # print() would break Trainer's progress bar
+
+
+def log_picture(trackers: Iterable[TrainerCallback], name: str, picture: Image.Image, step: int) -> None:
+    """Log a picture to TensorBoard and trackio if the run is tracked there.
+
+    The callbacks of Transformers log numbers and text only. They have logged the scores of the same evaluation before.
+    """
+    for tracker in trackers:
+        if isinstance(tracker, TensorBoardCallback) and tracker.tb_writer is not None:
+            tracker.tb_writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        if isinstance(tracker, TrackioCallback):
+            import trackio
+
+            trackio.log({name: trackio.Image(picture.convert("RGB"))}, step=step)
