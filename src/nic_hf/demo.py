@@ -17,19 +17,30 @@ from transformers import set_seed
 
 from .configuration_nic import NICConfig
 from .contact_sheet import contact_sheet, save_picture
-from .data import CaptionDataset, PhotoDataset, cache_features, load_captions
+from .data import CaptionDataset, PhotoDataset
 from .data.feature_cache import load_photo_row
 from .data.scene_grammar import caption_is_correct, explain_caption
 from .data.scenes import IMAGE_SIZE, Scene, make_scenes, scene_backbone_config
 from .model.captioner import NICForConditionalGeneration
-from .model.processor import NICProcessor, build_image_processor, load_image_processor, squeeze_to
+from .model.processor import NICProcessor, build_image_processor, squeeze_to
 from .tokenization import train_tokenizer
 from .training import CaptioningTrainer, CaptioningTrainingArguments
 from .training.progress_callback import show_progress
+from .training.recipe_settings import DataSettings, ModelSettings
+from .training.stage_inputs import caption_datasets, load_splits, new_captioner
 from .writing import write_text
 
 NUM_SCENES = {"train": 15000, "validation": 200, "test": 300}
 SHEET_PHOTOS = 20
+SCENES_RECIPE = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 32,
+    "learning_rate": 2.5e-3,
+    "max_grad_norm": 1.0,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+}
 
 
 @dataclass
@@ -57,9 +68,9 @@ class _Task:
 
     model: NICForConditionalGeneration
     processor: NICProcessor
-    photos: dict[str, PhotoDataset]
-    recipe: dict[str, Any]
-    captions_per_sample: int = 1
+    train: CaptionDataset
+    evaluation: CaptionDataset
+    test: PhotoDataset
     judge: Callable[[dict[str, Any], str], bool] | None = None
 
 
@@ -90,7 +101,13 @@ def run_demo(
         raise ValueError("photos need a pretrained backbone and a backbone needs photos: give both, or neither")
     start = time.perf_counter()
     output = Path(output)
-    CaptioningTrainingArguments(output_dir=str(output / "run")).check_paths()
+    recipe: dict[str, Any] = SCENES_RECIPE if data is None else {}
+    if epochs is not None:
+        recipe = {**recipe, "num_train_epochs": epochs}
+    args = CaptioningTrainingArguments(
+        output_dir=str(output / "run"), seed=seed, logging_steps=100, report_to="none", **recipe
+    )
+    args.check_paths()
     _quieten()
     set_seed(seed)
     if data is None or backbone is None:
@@ -98,19 +115,15 @@ def run_demo(
         task = _scenes(seed)
     else:
         say(f"Reading photos and captions of {data}.")
-        task = _photos(data, backbone)
-    if epochs is not None:
-        task.recipe["num_train_epochs"] = epochs
+        task = _photos(data, backbone, args)
 
-    train, test = task.photos["train"], task.photos["test"]
+    train, test = task.train.photos, task.test
     say(f"Training on {len(train):,} pictures; {len(task.processor.tokenizer) - 4:,} words.")
     trainer = CaptioningTrainer(
         model=task.model,
-        args=CaptioningTrainingArguments(
-            output_dir=str(output / "run"), seed=seed, logging_steps=100, report_to="none", **task.recipe
-        ),
-        train_dataset=CaptionDataset(train, task.processor.tokenizer, captions_per_sample=task.captions_per_sample),
-        eval_dataset=CaptionDataset(task.photos["validation"], task.processor.tokenizer),
+        args=args,
+        train_dataset=task.train,
+        eval_dataset=task.evaluation,
         processing_class=task.processor,
     )
     show_progress(trainer)
@@ -163,22 +176,8 @@ def _scenes(seed: int) -> _Task:
     def judge(row: dict[str, Any], caption: str) -> bool:
         return caption_is_correct(caption, Scene.from_json(row["scene"]))
 
-    return _Task(
-        model=model,
-        processor=processor,
-        photos=photos,
-        recipe={
-            "num_train_epochs": 1,
-            "per_device_train_batch_size": 32,
-            "learning_rate": 2.5e-3,
-            "max_grad_norm": 1.0,
-            "eval_strategy": "no",
-            "save_strategy": "no",
-            "load_best_model_at_end": False,
-        },
-        captions_per_sample=2,
-        judge=judge,
-    )
+    train = CaptionDataset(photos["train"], tokenizer, captions_per_sample=2)
+    return _Task(model, processor, train, CaptionDataset(photos["validation"], tokenizer), photos["test"], judge)
 
 
 def _standardise_features(model: NICForConditionalGeneration, photos: PhotoDataset) -> None:
@@ -190,20 +189,15 @@ def _standardise_features(model: NICForConditionalGeneration, photos: PhotoDatas
     model.set_feature_statistics(features.mean(dim=0), features.std(dim=0) / 0.3)
 
 
-def _photos(data: str, backbone: str) -> _Task:
-    splits = {split: load_captions(data, split) for split in ("train", "validation", "test")}
-    tokenizer = train_tokenizer(caption for captions in splits["train"]["captions"] for caption in captions)
-    image_processor = load_image_processor(backbone)
+def _photos(data: str, backbone: str, args: CaptioningTrainingArguments) -> _Task:
+    settings = DataSettings(data=data, predict_split="test")
+    tables = load_splits(settings, args)
+    model, processor = new_captioner(ModelSettings(backbone=backbone), tables["train"], min_frequency=5)
+    image_processor = processor.image_processor
     target = getattr(image_processor, "crop_size", None) or image_processor.size
     squeeze_to(image_processor, target["height"], target["width"])
-    processor = NICProcessor(image_processor, tokenizer)
-    model = NICForConditionalGeneration.from_backbone_pretrained(
-        backbone, tokenizer=tokenizer, dropout=0.5, label_smoothing=0.1
-    )
-    features = {split: cache_features(model, processor, photos) for split, photos in splits.items()}
-    model.set_feature_statistics(*features["train"].statistics())
-    photos = {split: PhotoDataset(splits[split], processor, features[split]) for split in splits}
-    return _Task(model, processor, photos, recipe={})
+    photos, train, evaluation = caption_datasets(model, processor, tables, settings, args)
+    return _Task(model, processor, train, evaluation, photos["predict"])
 
 
 def _draw_sheet(photos: PhotoDataset, captions: dict[str, str], verdicts: list[bool] | None, path: Path) -> Path:
@@ -223,7 +217,7 @@ def _draw_sheet(photos: PhotoDataset, captions: dict[str, str], verdicts: list[b
 
 
 def _report(result: DemoResult, task: _Task, say: Callable[[str], None]) -> None:
-    test = task.photos["test"]
+    test = task.test
     say("")
     for row in test.rows[:8]:
         example = test.photos[row]
