@@ -4,8 +4,8 @@
     python examples/train_captioner.py --data path/to/flickr8k --backbone google/mobilenet_v2_1.0_224 \
         --output_dir runs/flickr8k
 
-`nic train` does the same by recipes, in one stage or several; this script shows how, to be changed to one's needs.
-Two processes or GPUs: put `torchrun --nproc_per_node 2` in place of `python`.
+`nic train` does the same with recipes of one or more stages; this script is for your own changes. For two processes or
+GPUs, replace `python` by `torchrun --nproc_per_node 2`.
 """
 
 import json
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StartSettings:
-    """Where training starts from."""
+    """Start of training."""
 
     from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Captioner to train further. It brings its own backbone, and sizes."}
+        default=None, metadata={"help": "Captioner to train further; its backbone and sizes are kept."}
     )
 
 
@@ -42,10 +42,7 @@ def main() -> None:
         parse = parser.parse_json_file if sys.argv[1].endswith(".json") else parser.parse_yaml_file
         try:
             model_settings, data_settings, training_args, start = parse(sys.argv[1])
-        except (
-            TypeError,
-            ValueError,
-        ) as error:  # not JSON, an option that does not exist, or one that has to be given
+        except (TypeError, ValueError) as error:  # invalid JSON, or an unknown or missing option
             raise ValueError(f"{sys.argv[1]}: {error}") from error
     else:
         model_settings, data_settings, training_args, start = parser.parse_args_into_dataclasses()
@@ -55,8 +52,8 @@ def main() -> None:
     training_args.check_paths()
     set_seed(training_args.seed)
 
-    # Photos and captions; a pretrained backbone and an LSTM that starts at random, whose words are learned from the
-    # training split only; and the features of the photos, which a frozen backbone computes once.
+    # Photos and captions, a captioner with the vocabulary of the training split, and the features of the photos, which
+    # are computed once if the backbone is frozen.
     tables = load_splits(data_settings, training_args)
     is_new = start.from_checkpoint is None
     learned = tables["train"], data_settings.min_frequency
@@ -100,6 +97,6 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, ValueError) as error:
-        # Bad input, and not a mistake in here: the message says what is wrong.
+        # Invalid input: the message is enough.
         print("error:", *str(error).split(), file=sys.stderr)
         sys.exit(2)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Train a captioner further for the score of its captions (self-critical training, Rennie et al. 2017).
+"""Train a captioner to maximize the score of its captions (self-critical training, Rennie et al. 2017).
 
     python examples/train_self_critical.py --checkpoint runs/flickr8k --data path/to/flickr8k \
         --output_dir runs/flickr8k-self-critical
 
-Start from the best checkpoint of cross-entropy training. The log shows reward, length and variety of what it samples.
+Start from the best checkpoint of cross-entropy training. The log shows reward, length and diversity of the samples.
 """
 
 import logging
@@ -20,14 +20,14 @@ from nic_hf.training import SampleCaptionsCallback, SelfCriticalTrainer, SelfCri
 
 @dataclass
 class Arguments:
-    """What to train, and on what."""
+    """Model and data."""
 
     checkpoint: str = field(metadata={"help": "Captioner to start from: a folder or Hub id."})
-    data: str = field(metadata={"help": "Captioned photos: see `nic_hf.data.load_captions` for the forms it takes."})
-    train_split: str = field(default="train", metadata={"help": "Split to learn from."})
-    eval_split: str = field(default="validation", metadata={"help": "Split to choose by."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where image features are kept between runs."})
-    num_sample_photos: int = field(default=8, metadata={"help": "Photos whose captions are logged through training."})
+    data: str = field(metadata={"help": "Captioned photos; see `nic_hf.data.load_captions` for the formats."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str = field(default="validation", metadata={"help": "Split that selects the best checkpoint."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Cache of image features."})
+    num_sample_photos: int = field(default=8, metadata={"help": "Number of photos whose captions are logged."})
 
 
 def main() -> None:
@@ -50,12 +50,12 @@ def main() -> None:
             )
         photos[split] = PhotoDataset(table, processor, features)
     train, evaluation = photos[args.train_split], photos[args.eval_split]
-    captions_a_photo = max(map(len, train.references().values()))
+    captions_per_photo = max(map(len, train.references().values()))
 
     trainer = SelfCriticalTrainer(
         model=model,
         args=training_args,
-        train_dataset=CaptionDataset(train, processor.tokenizer, captions_per_sample=captions_a_photo),
+        train_dataset=CaptionDataset(train, processor.tokenizer, captions_per_sample=captions_per_photo),
         eval_dataset=CaptionDataset(evaluation, processor.tokenizer),
         processing_class=processor,
         callbacks=[SampleCaptionsCallback(evaluation.first(args.num_sample_photos))],

@@ -27,7 +27,7 @@ def test_it_trains_captions_judges_and_draws(tmp_path: Path, monkeypatch: pytest
     scenes = [make_scene("test", index)[0] for index in range(12)]
     correct = sum(map(caption_is_correct, result.captions.values(), scenes)) / len(scenes)
     assert result.metrics["correct"] == correct
-    assert any(line.startswith(f"{correct:.1%} of 12 scenes captioned right") for line in lines)
+    assert any(line.startswith(f"{correct:.1%} of 12 captions are correct") for line in lines)
     with Image.open(result.sheet) as sheet:
         assert sheet.format == "PNG"
         assert min(sheet.size) > 200
@@ -63,9 +63,7 @@ def test_photos_without_a_backbone_are_one_clear_line(options: list[str], tmp_pa
     command = [sys.executable, "-m", "nic_hf", "demo", "--output", str(tmp_path / "out"), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert done.stderr.strip() == (
-        "nic demo: photos need a pretrained backbone and a backbone needs photos: give both, or neither"
-    )
+    assert done.stderr.strip() == ("nic demo: data and backbone must be given together")
     assert not (tmp_path / "out").exists()
 
 

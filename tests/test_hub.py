@@ -259,14 +259,14 @@ def test_a_private_repository_needs_a_token(hub: HubServer, author: dict[str, An
         assert kind == "OSError" and "someone/secret" in message and "token" in message
     kind, message = author["bad token"]
     assert kind == "PermissionError"
-    assert message.startswith("cannot push captioner to someone/captioner: the token is missing, wrong")
+    assert message.startswith("cannot push captioner to someone/captioner: the token is missing, invalid")
 
 
 def test_a_push_that_breaks_off_leaves_the_repository_as_it_was(hub: HubServer, author: dict[str, Any]) -> None:
     kind, message = author["interrupted"]
     assert kind == "ConnectionError"
-    assert message.startswith("cannot push other to someone/interrupted: the connection broke off")
-    assert "The repository is as it was before; push again" in message and "\n" not in message
+    assert message.startswith("cannot push other to someone/interrupted: the connection was lost")
+    assert "The repository is unchanged; push again" in message and "\n" not in message
     assert author["after the interruption"] == captions()
     titles = [commit.title for commit in hub.repository("someone/interrupted").refs["main"]]
     assert titles == ["initial commit", "before", "again"]
@@ -279,7 +279,7 @@ def test_a_large_file_that_breaks_off_is_sent_again(author: dict[str, Any]) -> N
 def test_a_wrong_folder_is_refused_before_anything_is_sent(author: dict[str, Any]) -> None:
     kind, message = author["no captioner"]
     assert kind == "ValueError"
-    assert message == f"{Path('captioner/samples')}: no captioner: it holds no config.json, tokenizer.json"
+    assert message == f"{Path('captioner/samples')}: not a captioner: there is no config.json, tokenizer.json"
     kind, message = author["no such repository"]
     assert kind == "OSError" and "someone/nothing" in message
 

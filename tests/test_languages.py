@@ -106,7 +106,7 @@ def test_the_saved_file_needs_nothing_but_transformers(tmp_path, segmentation):
 def test_what_is_done_is_said(caplog, without_icu):
     caplog.set_level("INFO")
     assert tokens(train_tokenizer(CHINESE, min_frequency=1), "棕色的狗") == list("棕色的狗")
-    assert "cut into single characters, since icu4py" in caplog.text and "nic_hf[languages]" in caplog.text
+    assert "are split into characters, since icu4py" in caplog.text and "nic_hf[languages]" in caplog.text
     with pytest.raises(ImportError, match=r"nic_hf\[languages\]"):
         train_tokenizer(CHINESE, min_frequency=1, segmentation="words")
 
@@ -115,7 +115,7 @@ def test_words_found_are_said(caplog):
     pytest.importorskip("icu4py")
     caplog.set_level("INFO")
     train_tokenizer(CHINESE, min_frequency=1)
-    assert caplog.messages == ["captions in a script without spaces: cut into the words that ICU finds"]
+    assert caplog.messages == ["captions in a script without spaces are split into words by ICU"]
 
 
 def test_a_stray_sign_leaves_an_english_tokenizer_as_it_is(caplog):
@@ -134,7 +134,7 @@ def test_a_stray_sign_leaves_an_english_tokenizer_as_it_is(caplog):
 def test_spaces_alone_can_be_asked_for():
     tokenizer = train_tokenizer(["一只 棕色 的 狗"], min_frequency=1, segmentation="spaces")
     assert tokens(tokenizer, "一只 棕色 的 狗") == ["一只", "棕色", "的", "狗"]
-    with pytest.raises(ValueError, match="segmentation must be one of auto, words, characters, spaces, not 'word'"):
+    with pytest.raises(ValueError, match="segmentation must be one of auto, words, characters, spaces, got 'word'"):
         train_tokenizer(["a"], min_frequency=1, segmentation="word")
 
 
@@ -214,13 +214,15 @@ def test_nothing_new_is_no_error_and_other_tokenizers_are_refused():
     from tokenizers import pre_tokenizers
 
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(ValueError, match="train_tokenizer only"):
+    with pytest.raises(ValueError, match=r"can only be added to a tokenizer of nic_hf\.tokenization\.train_tokenizer"):
         extend_tokenizer(tokenizer, ["a cat"], min_frequency=1)
 
 
 def test_what_a_minimum_frequency_costs_is_said(caplog):
     train_tokenizer(["a dog runs", "a cat sleeps"], min_frequency=2)
-    assert "66.7 % of the captions' words become <unk>: min_frequency=2 keeps 1 of 5 distinct words" in caplog.text
+    assert (
+        "66.7% of the words in the captions become <unk>: min_frequency=2 keeps 1 of 5 distinct words" in caplog.text
+    )
     caplog.clear()
     train_tokenizer(["a dog runs", "a cat sleeps"], min_frequency=1)
     assert not caplog.messages

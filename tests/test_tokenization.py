@@ -297,14 +297,17 @@ def test_a_100_kb_caption_is_encoded(tokenizer, piece):
     [
         ([], "no captions"),
         (iter(()), "no captions"),
-        ("a dog runs", "not a str"),
-        (b"a dog runs", "not a bytes"),
-        ({"dog.jpg": ["a dog runs"]}, "not a dict"),
-        (["a dog", None], "caption 1 is not a string but a NoneType: None"),
-        (["a dog", "a cat", ["a dog", "a cow"]], "caption 2 is not a string but a list: .*cow"),
-        (["a dog", float("nan")], "caption 1 is not a string but a float: nan"),
+        ("a dog runs", "got str"),
+        (b"a dog runs", "got bytes"),
+        ({"dog.jpg": ["a dog runs"]}, "got dict"),
+        (["a dog", None], "caption 1 is a NoneType, not a string: None"),
+        (["a dog", "a cat", ["a dog", "a cow"]], "caption 2 is a list, not a string: .*cow"),
+        (["a dog", float("nan")], "caption 1 is a float, not a string: nan"),
         (["a dog", "a \ud83d"], "caption 1 is not valid Unicode"),
-        (["a dog", "a cat", "..."], "no word occurs 5 times: .* 3 distinct words, .* 2 times; lower min_frequency"),
+        (
+            ["a dog", "a cat", "..."],
+            "no word occurs 5 times: .* 3 distinct words, .* most 2 times; lower min_frequency",
+        ),
         (["...", "!"], "0 distinct words"),
     ],
 )
@@ -315,7 +318,7 @@ def test_captions_that_teach_nothing_are_refused(captions, message):
 
 @pytest.mark.parametrize("name", ["min_frequency", "max_length"])
 def test_limits_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         train_tokenizer(["a dog"], **{name: 0})
 
 
@@ -329,6 +332,6 @@ def test_few_captions_keep_rarer_words(caplog: pytest.LogCaptureFixture) -> None
     assert not caplog.text
     with caplog.at_level("INFO"):
         assert train_tokenizer(few, None).get_vocab() == train_tokenizer(few, 1).get_vocab()
-    assert "words seen 1 times or more are learned, in place of 5" in caplog.text
+    assert "words that occur 1 times or more are learned, instead of 5" in caplog.text
     twice = ["a dog runs"] * 2
     assert train_tokenizer(twice, None).get_vocab() == train_tokenizer(twice, 2).get_vocab()

@@ -111,9 +111,9 @@ def test_the_report_names_what_is_missing():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", ": the file holds no vectors"),
-        ("\n\n", ": the file holds no vectors"),
-        ("5 3\n", ": the file holds no vectors"),
+        ("", ": the file has no vectors"),
+        ("\n\n", ": the file has no vectors"),
+        ("5 3\n", ": the file has no vectors"),
         ("dog\n", ": line 1: expected `word v1 v2 ...`"),
         ("the 1 2 3\ndog 1 2\n", ": line 2: expected 3 values after the word, found 2"),
         ("the 1 2 3\ndog 1 2 3 4\n", ": line 2: expected 3 values after the word, found 4"),
@@ -124,8 +124,8 @@ def test_the_report_names_what_is_missing():
         ("dog 1 2 nan\n", ": line 1: value 3 is not a finite 32-bit number: nan"),
         ("dog -inf 2 3\n", ": line 1: value 1 is not a finite 32-bit number: -inf"),
         ("dog 1e300 2 3\n", ": line 1: value 1 is not a finite 32-bit number: 1e300"),
-        ("the 1 2\na 1 2\n", ": none of the 4 words of the vocabulary is among the 2 of the file"),
-        ("9 2\ndog 1 2\n", ": line 1 promises 9 vectors, the file holds 1: is it complete?"),
+        ("the 1 2\na 1 2\n", ": none of the 4 words of the vocabulary is among the 2 in the file"),
+        ("9 2\ndog 1 2\n", ": line 1 declares 9 vectors, but the file has 1: is it complete?"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_line(tmp_path, tokenizer, content, message):
@@ -150,7 +150,7 @@ def test_a_missing_file_is_not_taken_for_a_hub_id(tmp_path, tokenizer, name):
 def test_a_tokenizer_without_words_is_refused(tmp_path):
     backend = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
     wordless = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
-    with pytest.raises(ValueError, match="no words, only special tokens"):
+    with pytest.raises(ValueError, match="has only special tokens"):
         load_word_vectors(write(tmp_path, GLOVE), wordless)
 
 
@@ -159,7 +159,7 @@ def test_a_tokenizer_without_words_is_refused(tmp_path):
     [
         (np.zeros((2, 3)), r"shape \(2, 3\), not \(4, embedding size\)"),
         (np.zeros(4), r"shape \(4,\), not"),
-        (np.array([[0.0], [np.nan], [0.0], [0.0]]), "NaN or infinity for the word 'puppy'"),
+        (np.array([[0.0], [np.nan], [0.0], [0.0]]), "NaN or Inf for the word 'puppy'"),
     ],
 )
 def test_useless_output_of_an_encoder_is_refused(tokenizer, output, message):

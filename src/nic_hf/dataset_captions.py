@@ -1,4 +1,4 @@
-"""Captions of a whole data set, on one process or many."""
+"""Caption a dataset, with one process or several."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ def generate_captions(
     progress: bool = True,
     **generate_kwargs: Any,
 ) -> dict[str, str]:
-    """Caption every photo; under torchrun each process takes its share and all get the whole result.
+    """Caption every photo; with torchrun each process captions its share, and all return all captions.
 
     Args:
-        model: the captioner; put in eval mode while it captions.
+        model: the captioner; it is in eval mode meanwhile.
         photos: the photos.
-        batch_size: photos a step.
-        num_workers: processes that decode photos, where there are no cached features.
-        progress: show a bar.
-        **generate_kwargs: passed to `generate()`; what is not given is as the checkpoint's generation config says.
+        batch_size: photos per batch.
+        num_workers: number of processes that decode photos, if features are not cached.
+        progress: show a progress bar.
+        **generate_kwargs: passed to `generate()`, overriding the generation config.
 
     Returns:
-        A caption for each `image_id`, in the order of the data set.
+        A caption for each `image_id`, in the order of the dataset.
     """
     lists = generate_caption_lists(
         model, photos, batch_size=batch_size, num_workers=num_workers, progress=progress, **generate_kwargs
@@ -49,19 +49,19 @@ def generate_caption_lists(
     progress: bool = True,
     **generate_kwargs: Any,
 ) -> dict[str, list[str]]:
-    """As [`generate_captions`], with all `num_return_sequences` captions of each photo, the best first."""
+    """Like [`generate_captions`], with all `num_return_sequences` captions of a photo, the best first."""
     allow_generate_where_sharded(model)
     state = PartialState()
     share = range(state.process_index, len(photos), state.num_processes)
     if photos.features is not None:
-        num_workers = 0  # to read cached features takes less time than to start a worker
+        num_workers = 0  # reading cached features is faster than starting a worker
     loader: DataLoader = DataLoader(
         Subset(photos, share),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=CaptionCollator(),
         multiprocessing_context="spawn" if num_workers else None,
-        generator=torch.Generator(),  # a loader draws from the global one otherwise, and changes a run by watching it
+        generator=torch.Generator(),  # the global generator, a loader's default, belongs to training
     )
     was_training = model.training
     model.eval()
@@ -84,7 +84,7 @@ def generate_caption_lists(
 
 
 def allow_generate_where_sharded(model: torch.nn.Module) -> None:
-    """Let `generate()` gather the weights of a model that FSDP2 has shared out, as `forward` does."""
+    """Let `generate()` gather the weights of a model sharded by FSDP2, as `forward` does."""
     if not torch.distributed.is_available():
         return
     from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method

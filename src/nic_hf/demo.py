@@ -1,4 +1,4 @@
-"""The main job on the embedded default: train a captioner, then caption pictures nobody trained on."""
+"""Train a captioner on built-in scenes, or on your photos, and caption unseen ones."""
 
 import json
 import logging
@@ -45,14 +45,14 @@ SCENES_RECIPE = {
 
 @dataclass
 class DemoResult:
-    """What the demo found.
+    """Result of the demo.
 
     Attributes:
-        captions: a caption for each test photo, by its id.
-        metrics: scores on the test split; `correct`, the share of scenes captioned right, for scenes only.
+        captions: captions of the test photos, by id.
+        metrics: scores on the test split; `correct`, the share of correct captions, for scenes only.
         checkpoint: folder of the trained captioner.
         sheet: path of the contact sheet.
-        seconds: wall time, all in all.
+        seconds: total wall time.
     """
 
     captions: dict[str, str]
@@ -64,7 +64,7 @@ class DemoResult:
 
 @dataclass
 class _Task:
-    """A captioner to train and the photos for it."""
+    """A captioner to train, and its datasets."""
 
     model: NICForConditionalGeneration
     processor: NICProcessor
@@ -83,22 +83,22 @@ def run_demo(
     epochs: float | None = None,
     say: Callable[[str], None] = print,
 ) -> DemoResult:
-    """Train from scratch on the built-in scenes, or on photos of yours, and caption the test split.
+    """Train on the built-in scenes, or on your photos, and caption the test split.
 
     Args:
         output: folder for the checkpoint (`checkpoint/`), the contact sheet (`captions.png`) and `captions.json`.
-        data: captioned photos with splits (see [`nic_hf.data.load_captions`]); the built-in scenes where not given.
-        backbone: a pretrained vision model for those photos, Hub id or path.
+        data: captioned photos (see [`nic_hf.data.load_captions`]); by default the built-in scenes.
+        backbone: a pretrained vision model for these photos, a Hub id or path.
         seed: seed of data, weights and training.
-        epochs: passes over the captions, in place of the recipe's number.
-        say: takes each line of the report.
+        epochs: number of passes over the captions.
+        say: called with each line of the report.
 
     Raises:
-        ValueError: where only one of `data` and `backbone` is given.
-        OSError: where `output` cannot be written, or a photo cannot be read.
+        ValueError: if only one of `data` and `backbone` is given.
+        OSError: if `output` cannot be written, or a photo cannot be read.
     """
     if (data is None) != (backbone is None):
-        raise ValueError("photos need a pretrained backbone and a backbone needs photos: give both, or neither")
+        raise ValueError("data and backbone must be given together")
     start = time.perf_counter()
     output = Path(output)
     recipe: dict[str, Any] = SCENES_RECIPE if data is None else {}
@@ -111,10 +111,10 @@ def run_demo(
     _quieten()
     set_seed(seed)
     if data is None or backbone is None:
-        say("Drawing scenes: coloured shapes, some combinations of which are kept for the test.")
+        say("Drawing scenes of coloured shapes; some combinations occur only in the test split.")
         task = _scenes(seed)
     else:
-        say(f"Reading photos and captions of {data}.")
+        say(f"Reading photos and captions from {data}.")
         task = _photos(data, backbone, args)
 
     train, test = task.train.photos, task.test
@@ -131,7 +131,7 @@ def run_demo(
     checkpoint = output / "checkpoint"
     trainer.save_model(str(checkpoint))
 
-    say(f"Captioning {len(test):,} pictures that it was not trained on.")
+    say(f"Captioning {len(test):,} unseen pictures.")
     captions = trainer.caption(test)
     metrics = {"distinct": len(set(captions.values())) / len(captions)}
     verdicts = None
@@ -158,8 +158,8 @@ def _scenes(seed: int) -> _Task:
     )
     processor = NICProcessor(image_processor, tokenizer)
     photos = {split: PhotoDataset(scenes, processor, keep_pixels=True) for split, scenes in splits.items()}
-    # A backbone from scratch hears of a shape through the LSTM alone. With im2txt's small weights and forget biases
-    # the image fades within a few words, and training stays on a plateau where it knows colours but no shapes.
+    # A new backbone gets its gradient only through the LSTM. With im2txt's small weights and forget biases the image
+    # fades within a few words, and training stays on a plateau where it knows colours but no shapes.
     config = NICConfig(
         backbone_config=scene_backbone_config(),
         vocab_size=len(tokenizer),
@@ -181,7 +181,7 @@ def _scenes(seed: int) -> _Task:
 
 
 def _standardise_features(model: NICForConditionalGeneration, photos: PhotoDataset) -> None:
-    """Centre the features that a backbone gives before it has learned anything, and scale them to 0.3."""
+    """Centre the features of the untrained backbone, and scale them to a standard deviation of 0.3."""
     model.train()  # its BatchNorm has no running statistics yet
     pixel_values = torch.stack([photos[index]["pixel_values"] for index in range(512)])
     with torch.no_grad():
@@ -204,13 +204,12 @@ def _draw_sheet(photos: PhotoDataset, captions: dict[str, str], verdicts: list[b
     few = photos.first(SHEET_PHOTOS)
     rows = [few.photos[row] for row in few.rows]
     references = few.references()
-    source = "a person" if verdicts is None else "the facts"
     sheet = contact_sheet(
         [load_photo_row(row["image"]) for row in rows],
         [captions[row["image_id"]] for row in rows],
-        notes=[f"{source}: {references[row['image_id']][0]}" for row in rows],
+        notes=[f"reference: {references[row['image_id']][0]}" for row in rows],
         good=None if verdicts is None else verdicts[:SHEET_PHOTOS],
-        title="Captions of pictures that the model was not trained on",
+        title="Captions of unseen pictures",
         columns=5,
     )
     return save_picture(sheet, path)
@@ -227,11 +226,11 @@ def _report(result: DemoResult, task: _Task, say: Callable[[str], None]) -> None
     say("")
     if "correct" in result.metrics:
         say(
-            f"{result.metrics['correct']:.1%} of {len(test)} scenes captioned right; none of their combinations of"
-            " words was in the training scenes."
+            f"{result.metrics['correct']:.1%} of {len(test)} captions are correct; the combinations of words in these"
+            " scenes do not occur in training."
         )
-        say("A caption is right if all that it says is true and no object is left out.")
-    say(f"Done in {result.seconds:.0f} s. Look at {result.sheet}; the captioner is in {result.checkpoint}:")
+        say("A caption is correct if everything in it is true and no object is missing.")
+    say(f"Done in {result.seconds:.0f} s. The contact sheet is {result.sheet}, the captioner {result.checkpoint}:")
     say("")
     say("  from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor")
     say(f"  model = NICForConditionalGeneration.from_pretrained({str(result.checkpoint)!r})")
@@ -239,11 +238,11 @@ def _report(result: DemoResult, task: _Task, say: Callable[[str], None]) -> None
     say("  print(ImageToTextPipeline(model=model, processor=processor)('photo.png'))")
     if task.judge is not None:
         say("")
-        say("Next, on your own photos: make demo DATA=path/to/flickr8k BACKBONE=google/mobilenet_v2_1.0_224")
+        say("Next, on your photos: make demo DATA=path/to/flickr8k BACKBONE=google/mobilenet_v2_1.0_224")
 
 
 def _quieten() -> None:
-    """Leave the terminal to the demo's own lines and Trainer's progress bar."""
+    """Silence everything except the report and the progress bar."""
     transformers.utils.logging.set_verbosity_error()
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()

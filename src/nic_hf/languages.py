@@ -1,7 +1,7 @@
-r"""What languages ask for beyond words between spaces: scripts that write none, and the dotted and the dotless i.
+r"""Support for scripts without spaces, and for the dotted and dotless i of Turkish.
 
-Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces between words. ICU finds their words where
-the extra `languages` is installed (icu4py); without it a *piece* stands for a word: a character with the marks on it.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces between words. ICU finds their words if the
+extra `languages` is installed (icu4py). Otherwise they are split into *pieces*: characters with their marks.
 """
 
 import math
@@ -10,14 +10,14 @@ import unicodedata
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-# Inside of a character class that Python, Oniguruma and JavaScript read alike.
+# Contents of character classes that mean the same in Python, Oniguruma and JavaScript.
 _BASES = (
     "\u3005\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31f0-\u31ff"  # kana, zhuyin
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"  # Han
     "\u0e01-\u0e30\u0e32\u0e40-\u0e46"  # Thai
     "\u0e81-\u0eb0\u0eb2\u0ebd\u0ec0-\u0ec6\u0edc-\u0edf"  # Lao
     "\u1000-\u102a\u103f\u1050-\u1055\u105a-\u105d\u1061\u1065\u1066\u106e-\u1070\u1075-\u1081\u108e"  # Burmese
-    "\ua9e0-\ua9e4\ua9e6-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa76\uaa7a"  # and its kin
+    "\ua9e0-\ua9e4\ua9e6-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa76\uaa7a"  # and related scripts
     "\u1780-\u17b3\u17d7\u17dc"  # Khmer
 )
 _MARKS = (
@@ -26,7 +26,7 @@ _MARKS = (
     "\u102b-\u1038\u103a-\u103e\u1056-\u1059\u105e-\u1060\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u108f"
     "\u109a-\u109d\ua9e5\uaa7b-\uaa7d\u17b6-\u17d1\u17d3\u17dd"
 )
-_STACKERS = "\u1039\u17d2"  # what follows is written below what comes before
+_STACKERS = "\u1039\u17d2"  # the next character is written below the one before
 _PUNCTUATION = re.compile("[\u3000-\u3004\u3008-\u3020\u3030\u30a0\u30fb\u0e4f\u0e5a\u0e5b\u104a-\u104f\u17d4-\u17da]")
 
 UNSPACED = f"[{_BASES}{_MARKS}{_STACKERS}]"
@@ -41,11 +41,11 @@ _SEVERAL_PIECES = re.compile(f"(?:{PIECE}){{2,}}")
 _LONGEST_WORD = 32
 _MANY = 30
 
-# Turkish and its kin: i has a dot in either case, and ı has none. English has neither letter.
+# In Turkish and related languages, i has a dot in both cases and ı has none. English has neither letter.
 DOTTED, DOTLESS = "İ", "ı"
 _DOTLESS_CAPITAL = str.maketrans("I", DOTLESS)
 _TURKISH = re.compile("[ığĞ]")
-# Words that change places in a mirrored photo.
+# Words that are swapped if a photo is mirrored.
 _SIDES = (
     *(("left", "right"), ("links", "rechts"), ("linke", "rechte"), ("linken", "rechten"), ("linker", "rechter")),
     *(("gauche", "droite"), ("izquierda", "derecha"), ("esquerda", "direita"), ("sinistra", "destra")),
@@ -57,12 +57,12 @@ INSTALL = "pip install 'nic_hf[languages]'"
 
 
 def is_unspaced(text: str) -> bool:
-    """Whether a text has letters of a script that is written without spaces."""
+    """Whether a text has letters of a script without spaces."""
     return not text.isascii() and _BASE.search(text) is not None
 
 
 def count_letters(text: str) -> tuple[int, int]:
-    """How many letters a text has in scripts without spaces, and how many in all."""
+    """Count the letters of a text in scripts without spaces, and all letters."""
     if text.isascii():
         return 0, sum(map(str.isalpha, text))
     pieces = len(_PIECES.findall(text))
@@ -70,25 +70,25 @@ def count_letters(text: str) -> tuple[int, int]:
 
 
 def is_compound(word: str) -> bool:
-    """Whether a word is two pieces or more of a script without spaces."""
+    """Whether a word consists of two or more pieces of a script without spaces."""
     return not word.isascii() and _SEVERAL_PIECES.fullmatch(word) is not None
 
 
 def can_segment() -> bool:
-    """Whether words of scripts without spaces can be found."""
+    """Whether icu4py is installed."""
     return find_spec("icu4py") is not None
 
 
 def unspaced_words(text: str) -> Iterator[str]:
-    """The words of a text that ICU finds in its runs of letters without spaces, and that are more than one piece.
+    """Find words of two or more pieces in a text with ICU.
 
     Raises:
-        ImportError: where icu4py is not installed.
+        ImportError: if icu4py is not installed.
     """
     try:
         from icu4py.breakers import WordBreaker
     except ImportError as error:
-        raise ImportError(f"to find words in scripts without spaces takes icu4py: {INSTALL}") from error
+        raise ImportError(f"finding words in scripts without spaces requires icu4py: {INSTALL}") from error
     for run in _RUN.findall(text):
         for word in WordBreaker(run, "und"):
             if len(word) <= _LONGEST_WORD and is_compound(word):
@@ -96,7 +96,7 @@ def unspaced_words(text: str) -> Iterator[str]:
 
 
 def longest_match(words: list[str]) -> str:
-    """A regular expression that matches the longest of some words, its beginnings shared so that it is quick."""
+    """Build a regular expression that matches the longest of some words; common prefixes are shared for speed."""
     tree: dict = {}
     for word in words:
         node = tree
@@ -111,7 +111,7 @@ def _alternatives(node: dict) -> str:
     if not letters:
         return ""
     parts = [letter + _alternatives(node[letter]) for letter in letters]
-    if len(parts) > _MANY:  # tried one after the other, so that whole groups should be passed over
+    if len(parts) > _MANY:  # alternatives are tried one by one: let whole groups be skipped
         size = math.isqrt(len(parts))
         starts = range(0, len(parts), size)
         groups = (f"(?:{'|'.join(parts[start : start + size])})" for start in starts)
@@ -122,7 +122,7 @@ def _alternatives(node: dict) -> str:
 
 
 def mirrored_word(word: str) -> str:
-    """The word that stands in its place where left and right change: "right" for "left"; most words are the same.
+    """Swap left and right in a word; other words are returned unchanged.
 
     >>> mirrored_word("links"), mirrored_word("左边"), mirrored_word("dog")
     ('rechts', '右边', 'dog')
@@ -131,7 +131,7 @@ def mirrored_word(word: str) -> str:
 
 
 def in_own_case(text: str) -> str:
-    """A text whose Turkish capitals are ready to be lower-cased; others are left as they are."""
+    """Prepare Turkish capitals of a text for lower-casing; other texts are returned unchanged."""
     if text.isascii():
         return text
     text = text.replace(DOTTED, "i")
@@ -139,7 +139,7 @@ def in_own_case(text: str) -> str:
 
 
 def cut_pieces(text: str) -> list[str]:
-    """What lies between the pieces of a text, and the pieces, in turn; without its scripts' punctuation.
+    """Split a text at its pieces, and keep them; punctuation of these scripts is removed.
 
     >>> cut_pieces("一只，two cats")
     ['', '一', '', '只', ',two cats']

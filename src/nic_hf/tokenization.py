@@ -1,12 +1,11 @@
 r"""Learn a word-level tokenizer from captions.
 
-Show and Tell predicts whole words: its vocabulary is every word that the training captions hold at least five times
-(section 4.3.1 of the paper). The tokenizer made here is built only of parts of the `tokenizers` library, so that the
-saved `tokenizer.json` says all there is to say and `AutoTokenizer` loads it without this package.
+Show and Tell predicts whole words: its vocabulary has every word that occurs at least five times in the training
+captions (section 4.3.1 of the paper). The tokenizer consists of components of the `tokenizers` library, so
+`tokenizer.json` is complete and `AutoTokenizer` loads it without this package.
 
-In scripts without spaces (Chinese, Japanese, Thai, ...) ICU finds the words when the tokenizer is trained. Those that
-are frequent enough are written into `tokenizer.json`, which cuts a text into the longest of them and, between them,
-into single characters.
+In scripts without spaces (Chinese, Japanese, Thai, ...) ICU finds the words when the tokenizer is trained. Frequent
+ones are stored in `tokenizer.json`, which splits a text into the longest of them and, between them, into characters.
 """
 
 import logging
@@ -45,9 +44,9 @@ logger = logging.getLogger(__name__)
 
 Segmentation = Literal["auto", "words", "characters", "spaces"]
 
-# Shares of the letters from which on captions count as written without spaces, and as Turkish.
+# Shares of the letters above which captions count as written without spaces, and as Turkish.
 _UNSPACED_SHARE = _DOTLESS_SHARE = 0.01
-# Share of running words without an id above which a warning says what the minimum frequency costs.
+# Share of word occurrences without an id above which a warning is logged.
 _MANY_UNKNOWN = 0.1
 _MIN_FREQUENCY = 5  # the paper's
 
@@ -60,41 +59,38 @@ def train_tokenizer(
     max_length: int = 64,
     segmentation: Segmentation = "auto",
 ) -> PreTrainedTokenizerFast:
-    r"""Learn the vocabulary of captions and return the tokenizer that maps captions to word ids and back.
+    r"""Learn the vocabulary of captions and return a tokenizer.
 
-    Text is put in NFKC form, lower-cased, and cut into words: letters and digits, joined by single `-`, `'`, `&`,
-    `.` or `/` ("t-shirt", "o'clock", "at&t"), with the possessive "'s" as a word of its own. Everything else, such as
-    full stops and emoji, is dropped. Ids 0 to 3 are `<pad> <bos> <eos> <unk>`; words follow, the most frequent first
-    and equally frequent ones in alphabetical order, so that the order of the captions does not matter.
+    Text is normalized to NFKC, lower-cased, and split into words: letters and digits, joined by single `-`, `'`, `&`,
+    `.` or `/` ("t-shirt", "o'clock", "at&t"). The possessive "'s" is a separate word. Everything else, such as full
+    stops and emoji, is dropped. Ids 0 to 3 are `<pad> <bos> <eos> <unk>`; words follow by descending frequency, then
+    in alphabetical order, so the order of the captions does not matter.
 
-    Scripts without spaces are cut as `segmentation` says, and decoded without spaces; the log says so. In captions
-    with the dotless i of Turkish (1 % of the letters or more), the capital I is lower-cased to it.
+    Scripts without spaces are split according to `segmentation`, and decoded without spaces; this is logged. In
+    captions with the dotless i of Turkish (1% of the letters or more), the capital I is lower-cased to it.
 
-    `tokenizer(caption).input_ids` are the words' ids and `<eos>`: the labels of the model, which puts `<bos>` in
-    front itself. With `add_special_tokens=False` they are the words' ids alone, as a caption's prefix needs them.
-    The text `<eos>` inside a caption is read as the word "eos", never as the control token
-    (`split_special_tokens=True`; who loads the bare `tokenizer.json` with `tokenizers.Tokenizer.from_file` has to set
-    `encode_special_tokens = True` for that).
+    `tokenizer(caption).input_ids` are the ids of the words and `<eos>`: the labels of the model, which adds `<bos>`
+    itself. `add_special_tokens=False` omits `<eos>`, for the prefix of a caption. The text `<eos>` in a caption is
+    read as the word "eos", never as the special token (`split_special_tokens=True`; if you load `tokenizer.json` with
+    `tokenizers.Tokenizer.from_file`, set `encode_special_tokens = True`).
 
     Args:
         captions: The captions of the training split, read once.
-        min_frequency: How often a word must occur to get an id; all others are `<unk>`. The paper takes 5. None takes
-            the largest number up to 5 at which 90 % of the running words have an id: few captions need a lower one.
-        keep_punctuation: Give each punctuation mark and symbol a token of its own instead of dropping it. Decoding
-            then writes "a dog (wet), running." with the usual spaces; straight double quotes, which may open or
-            close, keep a space on both sides.
-        max_length: The number of ids, `<eos>` included, that `truncation=True` cuts a caption to. The model itself
-            has no limit.
-        segmentation: How Chinese, Japanese, Thai, Lao, Khmer and Burmese are cut. `"words"`: into the words that ICU
-            finds and that are frequent enough, and single characters between them; it takes the extra `languages`.
-            `"characters"`: into characters, each with its marks. `"spaces"`: at spaces and punctuation alone.
-            `"auto"`: words, or characters without the extra, where 1 % of the captions' letters or more are of these
-            scripts; else at spaces.
+        min_frequency: How often a word must occur to get an id; all others are `<unk>`. The paper uses 5. None uses
+            the largest number up to 5 at which 90% of the word occurrences have an id.
+        keep_punctuation: Keep each punctuation mark and symbol as a token instead of dropping it. Decoding then writes
+            "a dog (wet), running." with the usual spaces; straight double quotes, which may open or close, keep a
+            space on both sides.
+        max_length: The number of ids, `<eos>` included, that `truncation=True` truncates a caption to. The model
+            itself has no limit.
+        segmentation: How Chinese, Japanese, Thai, Lao, Khmer and Burmese are split. `"words"`: into the frequent words
+            that ICU finds, and single characters between them; it requires the extra `languages`. `"characters"`: into
+            characters with their marks. `"spaces"`: at spaces and punctuation only. `"auto"`: words, or characters
+            without the extra, if 1% or more of the letters are in these scripts; otherwise at spaces.
 
     Raises:
         ValueError: If there are no captions, if `captions` is a single string or a mapping, if a caption is not a
-            string, if no word is frequent enough, if `min_frequency` or `max_length` is less than 1, or if there is
-            no such segmentation.
+            string, if no word is frequent enough, or if an argument is out of range.
         ImportError: If `segmentation` is `"words"` and icu4py is not installed.
 
     Example:
@@ -112,14 +108,14 @@ def train_tokenizer(
     )
     if not frequent:
         raise ValueError(
-            f"no word occurs {min_frequency} times: the captions hold {len(counts):,} distinct words, the most "
-            f"frequent of them {max(counts.values(), default=0)} times; lower min_frequency or add captions"
+            f"no word occurs {min_frequency} times: the captions have {len(counts):,} distinct words, which occur at "
+            f"most {max(counts.values(), default=0)} times; lower min_frequency or add captions"
         )
     unknown = 1 - sum(counts[word] for word in frequent) / counts.total()
     if unknown > _MANY_UNKNOWN:
         logger.warning(
-            f"{100 * unknown:.1f} % of the captions' words become <unk>: min_frequency={min_frequency} keeps"
-            f" {len(frequent):,} of {len(counts):,} distinct words. A lower min_frequency keeps more"
+            f"{100 * unknown:.1f}% of the words in the captions become <unk>: min_frequency={min_frequency} keeps"
+            f" {len(frequent):,} of {len(counts):,} distinct words. Lower it to keep more"
         )
     frequent.sort(key=lambda word: (-counts[word], word))
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *frequent])}
@@ -133,21 +129,20 @@ def extend_tokenizer(
     *,
     segmentation: Segmentation = "auto",
 ) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that also knows the frequent words of other captions; the words it has keep their ids.
+    """Return a tokenizer with the frequent words of other captions added; known words keep their ids.
 
-    New words follow the old ones, the most frequent first. Scripts without spaces that the tokenizer has not seen are
-    cut as `segmentation` says, others as they were.
+    New words follow the old ones by descending frequency. Scripts without spaces that are new to the tokenizer are
+    split according to `segmentation`, others as before. If there are no new words, that is not an error.
 
     Args:
-        tokenizer: A tokenizer of `train_tokenizer`, which is left as it is.
+        tokenizer: A tokenizer of `train_tokenizer`; it is not changed.
         captions: The captions to learn words from, read once.
         min_frequency: How often a new word must occur in them; None as for `train_tokenizer`.
         segmentation: As for `train_tokenizer`.
 
     Raises:
-        ValueError: If the tokenizer is none of `train_tokenizer`, or as `train_tokenizer`; to find no new word is
-            no error.
-        ImportError: As `train_tokenizer`.
+        ValueError: If `train_tokenizer` did not build the tokenizer, or as for `train_tokenizer`.
+        ImportError: As for `train_tokenizer`.
     """
     _check_positive(min_frequency=min_frequency)
     vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
@@ -165,35 +160,35 @@ def extend_tokenizer(
 
 
 def vocabulary_coverage(tokenizer: PreTrainedTokenizerFast, captions: Iterable[str]) -> float:
-    """Return the share of the captions' running words, between 0 and 1, that the vocabulary holds.
+    """Return the share of word occurrences in captions, between 0 and 1, that the vocabulary covers.
 
-    It tells how well a captioner's vocabulary fits other captions before any of them is trained on: at 0.95, about
-    four in ten captions of ten words hold an unknown one.
+    Use it before training a captioner on other captions: at 0.95, about four in ten captions of ten words have an
+    unknown word.
 
     Raises:
-        ValueError: If there are no captions, if one is not a string, or if they hold no words.
+        ValueError: If there are no captions, if one is not a string, or if they have no words.
     """
     unknown, total = unknown_words(tokenizer, captions)
     return 1 - unknown.total() / total
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerFast, captions: Iterable[str]) -> tuple[Counter[str], int]:
-    """Count the words of captions that the vocabulary lacks, and all of their running words.
+    """Count the unknown words of captions, and all word occurrences.
 
     Raises:
-        ValueError: If there are no captions, if one is not a string, or if they hold no words.
+        ValueError: If there are no captions, if one is not a string, or if they have no words.
     """
     counts = count_words(tokenizer.backend_tokenizer, captions)
     if not counts:
-        raise ValueError("the captions hold no words, so that the vocabulary cannot cover a share of them")
+        raise ValueError("the captions have no words")
     vocabulary = tokenizer.get_vocab()
     return Counter({word: count for word, count in counts.items() if word not in vocabulary}), counts.total()
 
 
 def _style_for(runs: Counter[str], style: Style, segmentation: Segmentation) -> Style:
-    """The style that runs of captions ask for, which is at least what `style` has."""
+    """Extend a style to what the runs of captions need."""
     if segmentation not in get_args(Segmentation):
-        raise ValueError(f"segmentation must be one of {', '.join(get_args(Segmentation))}, not {segmentation!r}")
+        raise ValueError(f"segmentation must be one of {', '.join(get_args(Segmentation))}, got {segmentation!r}")
     foreign = {run: count for run, count in runs.items() if not run.isascii()}
     if not foreign:
         return style
@@ -207,7 +202,7 @@ def _style_for(runs: Counter[str], style: Style, segmentation: Segmentation) -> 
     dotless = sum(count * run.count(DOTLESS) for run, count in foreign.items())
     is_dotless = dotless > 0 and dotless >= _DOTLESS_SHARE * letters
     if is_dotless and not style.dotless:
-        logger.info("captions with the dotless i of Turkish: the capital I is lower-cased to it")
+        logger.info("captions contain the dotless i of Turkish: the capital I is lower-cased to it")
     return replace(
         style,
         unspaced=style.unspaced or cut,
@@ -217,32 +212,32 @@ def _style_for(runs: Counter[str], style: Style, segmentation: Segmentation) -> 
 
 
 def _segmented(runs: Iterable[str], style: Style, segmentation: Segmentation) -> bool:
-    """Whether to look for words in scripts without spaces; the log says what is done with those."""
+    """Whether to find words in scripts without spaces; log how these are split."""
     if not style.unspaced or not any(map(is_unspaced, runs)):
         return False
     if segmentation == "words" or (segmentation == "auto" and can_segment()):
-        logger.info("captions in a script without spaces: cut into the words that ICU finds")
+        logger.info("captions in a script without spaces are split into words by ICU")
         return True
     if segmentation == "auto":
         logger.warning(
-            "captions in a script without spaces: cut into single characters, since icu4py, which finds words, is"
-            f" not installed: {INSTALL}"
+            "captions in a script without spaces are split into characters, since icu4py, which finds words, is not"
+            f" installed: {INSTALL}"
         )
     else:
-        logger.info("captions in a script without spaces: cut into single characters")
+        logger.info("captions in a script without spaces are split into characters")
     return False
 
 
 def _check_positive(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _frequent_words(
     runs: Counter[str], style: Style, min_frequency: int | None, segmented: bool, known: Collection[str] = ()
 ) -> tuple[Counter[str], list[str], int]:
-    """Counts of all words, those that are frequent enough, and how often they occur at least."""
+    """Return the counts of all words, the frequent words, and their minimum frequency."""
     minima = range(_MIN_FREQUENCY, 0, -1) if min_frequency is None else (min_frequency,)
     for minimum in minima:
         counts = _learn_words(runs, style, minimum, segmented, known)
@@ -250,14 +245,14 @@ def _frequent_words(
         if unknown <= _MANY_UNKNOWN * counts.total():
             break
     if min_frequency is None and minimum < _MIN_FREQUENCY:
-        logger.info(f"few captions: words seen {minimum} times or more are learned, in place of {_MIN_FREQUENCY}")
+        logger.info(f"few captions: words that occur {minimum} times or more are learned, instead of {_MIN_FREQUENCY}")
     return counts, [word for word, count in counts.items() if count >= minimum], minimum
 
 
 def _learn_words(
     runs: Counter[str], style: Style, min_frequency: int, segmented: bool, known: Iterable[str] = ()
 ) -> Counter[str]:
-    """Count words as the tokenizer will cut them."""
+    """Count words as the tokenizer will split them."""
     fixed = [word for word in known if is_compound(word)]
     found: Counter[str] = Counter()
     if segmented:
@@ -273,7 +268,7 @@ def _learn_words(
         for run, count in runs.items():
             for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(run)):
                 counts[word] += count
-        # Longer words take the place of shorter ones, which may then be too rare to get an id.
+        # Longer words replace shorter ones, which may then be too rare to get an id.
         rare = {word for word in candidates if counts[word] < min_frequency}
         if not rare:
             return counts
@@ -292,20 +287,20 @@ def _wrap(backend: Tokenizer, max_length: int) -> PreTrainedTokenizerFast:
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
         split_special_tokens=True,
-        # Transformers' own clean-up is for English WordPiece: it would turn "do not" into "don't".
+        # The clean-up of Transformers is for English WordPiece: it would turn "do not" into "don't".
         clean_up_tokenization_spaces=False,
     )
 
 
 def count_words(backend: Tokenizer, captions: Iterable[str]) -> Counter[str]:
-    """Count the words of captions as the tokenizer itself cuts them, so that vocabulary and encoding always agree."""
+    """Count the words of captions as the tokenizer splits them."""
     if isinstance(captions, str | bytes | Mapping):
-        raise ValueError(f"captions must be an iterable of strings, such as a list, not a {type(captions).__name__}")
+        raise ValueError(f"captions must be an iterable of strings, such as a list, got {type(captions).__name__}")
     counts: Counter[str] = Counter()
     index = -1
     for index, caption in enumerate(captions):
         if not isinstance(caption, str):
-            raise ValueError(f"caption {index} is not a string but a {type(caption).__name__}: {caption!r:.80}")
+            raise ValueError(f"caption {index} is a {type(caption).__name__}, not a string: {caption!r:.80}")
         try:
             text = backend.normalizer.normalize_str(caption)
         except UnicodeEncodeError as error:

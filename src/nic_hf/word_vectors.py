@@ -1,8 +1,7 @@
-"""Start a captioner's word embeddings from word vectors that others have trained.
+"""Initialize the word embeddings of a captioner with pretrained word vectors.
 
-The vectors come from a SentenceTransformer, which embeds any word, or from a GloVe or word2vec text file, which knows
-the words it lists. The paper saw no significant gain from such a start (section 4.3.1); it is worth a try where
-captions are few.
+The vectors come from a SentenceTransformer, which embeds any word, or from a GloVe or word2vec text file. The paper
+saw no significant gain (section 4.3.1); it may help if there are few captions.
 """
 
 import gzip
@@ -24,7 +23,7 @@ _LISTED_WORDS = 10
 
 
 class SentenceEncoder(Protocol):
-    """What embeds texts the way a SentenceTransformer does."""
+    """Protocol of a SentenceTransformer."""
 
     def encode(self, sentences: list[str], /) -> Any:
         """Return an array or tensor of shape (number of sentences, embedding size)."""
@@ -32,12 +31,12 @@ class SentenceEncoder(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class WordVectors:
-    """Initial word embeddings for the vocabulary of one tokenizer, and how many of them are more than noise.
+    """Initial word embeddings for the vocabulary of a tokenizer.
 
     Attributes:
         weights: One row per token id, float32 of shape (vocab_size, embedding_size).
-        found: The number of words that the source knew. Special tokens are not words.
-        missing: The words it did not know, the most frequent first; their rows are random.
+        found: The number of words in the source. Special tokens are not words.
+        missing: The words that are not in the source, the most frequent first; their rows are random.
     """
 
     weights: torch.Tensor
@@ -46,7 +45,7 @@ class WordVectors:
 
     @property
     def coverage(self) -> float:
-        """The share of the vocabulary's words that the source knew, between 0 and 1."""
+        """The share of the vocabulary that the source contains, between 0 and 1."""
         return self.found / (self.found + len(self.missing))
 
     def __str__(self) -> str:
@@ -67,29 +66,29 @@ def load_word_vectors(
 ) -> WordVectors:
     """Look up a vector for each word of a tokenizer's vocabulary.
 
-    Words that the source does not know and the special tokens get values drawn uniformly between plus and minus
-    `initializer_range`, as an untrained model would give them; the row of the padding token is zero.
+    Words that are not in the source, and special tokens, get values drawn uniformly between plus and minus
+    `initializer_range`, as in a new model; the row of the padding token is zero.
 
     Args:
         source: A SentenceTransformer (or anything with its `encode`), its folder or Hub id, or the path of a text
             file with lines `word v1 v2 ...`: GloVe, or word2vec with its first line `count size`; `.gz` as well. The
             file is read as a stream, and only the lines of the vocabulary's words are parsed. Words are compared
             exactly, and a word listed twice keeps its first vector.
-        tokenizer: The tokenizer whose vocabulary is wanted, as `train_tokenizer` makes it.
+        tokenizer: The tokenizer, from `train_tokenizer`.
         initializer_range: The bound of random values; 0.08 is also the default of `NICConfig`.
         seed: The seed of random values.
 
     Raises:
-        ValueError: If the file is empty, damaged or in another format, if a vector is not finite, or if not one word
-            is found; the message gives the file and line.
+        ValueError: If the file is empty, damaged or in another format, if a vector is not finite, or if no word is
+            found; the message contains the file and line.
         FileNotFoundError: If a `.txt`, `.vec` or `.gz` file does not exist.
-        ImportError: If a SentenceTransformer is to be loaded and sentence-transformers is not installed.
+        ImportError: If the source is a SentenceTransformer and sentence-transformers is not installed.
     """
     specials = set(tokenizer.all_special_ids)
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     words = {word: index for word, index in vocabulary if index not in specials}
     if not words:
-        raise ValueError("the tokenizer's vocabulary holds no words, only special tokens")
+        raise ValueError("the vocabulary of the tokenizer has only special tokens")
 
     if isinstance(source, str | os.PathLike) and _is_text_file(path := Path(source)):
         known = _read_text_vectors(path, words.keys())
@@ -108,7 +107,7 @@ def load_word_vectors(
 
 
 def _is_text_file(path: Path) -> bool:
-    """Tell a file of vectors from the folder or Hub id of a SentenceTransformer."""
+    """Whether a path is a file of vectors, not the folder or Hub id of a SentenceTransformer."""
     if path.is_file():
         return True
     if path.suffix in _TEXT_SUFFIXES and not path.is_dir():
@@ -122,28 +121,28 @@ def _load_encoder(name: str) -> SentenceEncoder:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ImportError(
-            f"'{name}' is not a file, and to load it as a SentenceTransformer takes sentence-transformers: "
+            f"'{name}' is not a file, and loading it as a SentenceTransformer requires sentence-transformers: "
             "pip install 'nic_hf[vectors]'"
         ) from error
     return SentenceTransformer(name)
 
 
 def _encode_words(encoder: SentenceEncoder, words: list[str]) -> dict[str, torch.Tensor]:
-    """Embed each word as a sentence of its own."""
+    """Embed each word as a sentence."""
     vectors = torch.as_tensor(encoder.encode(words)).detach().float().cpu()
     if vectors.ndim != 2 or len(vectors) != len(words):
         raise ValueError(f"the encoder returned shape {tuple(vectors.shape)}, not ({len(words)}, embedding size)")
     finite = vectors.isfinite().all(dim=1).tolist()
     if not all(finite):
-        raise ValueError(f"the encoder returned NaN or infinity for the word '{words[finite.index(False)]}'")
+        raise ValueError(f"the encoder returned NaN or Inf for the word '{words[finite.index(False)]}'")
     return dict(zip(words, vectors, strict=True))
 
 
 def _read_text_vectors(path: Path, words: Collection[str]) -> dict[str, torch.Tensor]:
-    """Return the vectors that a GloVe or word2vec text file lists for words."""
+    """Read the vectors of some words from a GloVe or word2vec text file."""
     wanted = {word.encode(): word for word in words}
     known: dict[str, torch.Tensor] = {}
-    size = promised = None  # values a line, and lines that a word2vec header counts
+    size = promised = None  # values per line, and number of lines in a word2vec header
     lines = 0
     for number, line in enumerate(_stream_lines(path), start=1):
         if not line:
@@ -159,12 +158,12 @@ def _read_text_vectors(path: Path, words: Collection[str]) -> dict[str, torch.Te
             known[word] = _parse_values(line[len(key) + 1 :], f"{path}: line {number}")
 
     if not lines:
-        raise ValueError(f"{path}: the file holds no vectors")
+        raise ValueError(f"{path}: the file has no vectors")
     if promised not in (None, lines):
-        raise ValueError(f"{path}: line 1 promises {promised:,} vectors, the file holds {lines:,}: is it complete?")
+        raise ValueError(f"{path}: line 1 declares {promised:,} vectors, but the file has {lines:,}: is it complete?")
     if not known:
         raise ValueError(
-            f"{path}: none of the {len(wanted):,} words of the vocabulary is among the {lines:,} of the file"
+            f"{path}: none of the {len(wanted):,} words of the vocabulary is among the {lines:,} in the file"
         )
     return known
 
@@ -177,7 +176,7 @@ def _stream_lines(path: Path) -> Iterator[bytes]:
     ):
         stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         try:
-            # Bytes are cut at "\n" only; text mode would also cut at the line separators that GloVe has as words.
+            # Bytes are split at "\n" only; text mode would also split at line separators that are words in GloVe.
             for number, line in enumerate(stream):
                 if number % 1024 == 0:
                     progress.update(file.tell() - progress.n)
@@ -188,7 +187,7 @@ def _stream_lines(path: Path) -> Iterator[bytes]:
 
 
 def _split_word(line: bytes, size: int, place: str) -> bytes:
-    """Return the word in front of `size` values; words of glove.840B may hold spaces themselves."""
+    """Return the word in front of `size` values; words of glove.840B may contain spaces."""
     if size < 1:
         raise ValueError(f"{place}: expected `word v1 v2 ...`, as in a GloVe or word2vec text file, got {line!r:.80}")
     found = line.count(b" ")
@@ -203,7 +202,7 @@ def _split_word(line: bytes, size: int, place: str) -> bytes:
 
 
 def _parse_values(values: bytes, place: str) -> torch.Tensor:
-    """Turn `v1 v2 ...` into a float32 vector."""
+    """Parse `v1 v2 ...` as a float32 vector."""
     fields = values.split(b" ")
     for index, field in enumerate(fields, start=1):
         if not _is_number(field):
@@ -217,7 +216,7 @@ def _parse_values(values: bytes, place: str) -> torch.Tensor:
 
 
 def _is_number(field: bytes) -> bool:
-    """Tell whether a field reads as a number, NaN and infinity included."""
+    """Whether a field is a number, NaN and Inf included."""
     try:
         float(field)
     except ValueError:

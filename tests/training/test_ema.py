@@ -84,7 +84,7 @@ def test_a_loss_that_is_no_number_stops_training(workshop: Workshop, tmp_path: P
 
 @pytest.mark.parametrize("field", ["ema_decay", "scheduled_sampling"])
 def test_shares_out_of_range_are_refused(field: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{field} must lie between 0 and 1, not 1.5"):
+    with pytest.raises(ValueError, match=f"{field} must be at least 0 and below 1, got 1.5"):
         CaptioningTrainingArguments(output_dir=str(tmp_path), **{field: 1.5})
 
 

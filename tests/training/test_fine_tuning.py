@@ -34,7 +34,8 @@ def test_without_a_pattern_all_of_it_is_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "message"), [("layer.99", "matches no weight.*such as"), ("(", "no regular"), ("1.5", "at most 1")]
+    ("pattern", "message"),
+    [("layer.99", "matches no weight.*for example"), ("(", "not a regular expression"), ("1.5", "at most 1")],
 )
 def test_a_pattern_that_matches_nothing_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

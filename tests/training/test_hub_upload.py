@@ -132,11 +132,11 @@ def test_a_token_is_never_written_into_a_recipe() -> None:
 
 
 def test_nic_push_refuses_a_folder_without_a_captioner(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no captioner"):
+    with pytest.raises(ValueError, match="not a captioner"):
         published_files(tmp_path)
     done = CliRunner().invoke(app, ["push", str(tmp_path), "me/captioner"])
     assert done.exit_code == 2
-    assert done.output == f"nic push: {tmp_path}: no captioner: it holds no config.json, tokenizer.json\n"
+    assert done.output == f"nic push: {tmp_path}: not a captioner: there is no config.json, tokenizer.json\n"
 
 
 @pytest.fixture

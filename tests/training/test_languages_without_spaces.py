@@ -167,4 +167,4 @@ def test_four_photos_with_the_same_captions_train_and_say_why_cider_is_0(
 def test_captions_that_are_cut_are_counted(scenes: Path, backbone: Path, tmp_path: Path, caplog: Any) -> None:
     few = {"num_train_epochs": 1, "max_train_photos": 4, "max_eval_photos": 2}
     nic_train(scenes, backbone, tmp_path / "run", max_caption_length=5, segmentation="characters", **few)
-    assert "100 % of the training captions have 5 words or more: max_caption_length cuts" in caplog.text
+    assert "100% of the training captions have 5 words or more: max_caption_length truncates them" in caplog.text

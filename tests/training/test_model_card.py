@@ -125,7 +125,7 @@ def test_results_of_the_chosen_checkpoint_on_the_dev_split(run: Path) -> None:
     assert card.data.model_name == "captioner"
     assert row(card, "validation") == ["validation", "3", "18.3", "44.6"]
     assert "backbone google/mobilenet_v2_1.0_224; seed 7; length penalty 1.0" in card.text
-    assert "The checkpoint was chosen on these photos" in card.text
+    assert "The checkpoint was selected on these photos" in card.text
 
 
 def test_results_of_an_evaluation_stand_in_their_place(run: Path, evaluation: Path) -> None:
@@ -143,7 +143,10 @@ def test_results_of_an_evaluation_stand_in_their_place(run: Path, evaluation: Pa
         "| test | 1 | 17.0 (16.0 – 18.0) | 18.0 | 34.0 |",
         "| test | 3 | 19.0 (18.0 – 20.0) | 20.0 | 38.0 |",
     ]
-    assert "70 % differ from all others, and 15 % are captions of the training data word for word" in card.text
+    assert (
+        "70% of the captions of the test split (beam 3) are unique, and 15% are copies of training captions"
+        in card.text
+    )
     assert "1,245 words" in card.text
 
 
@@ -155,14 +158,14 @@ def test_what_it_was_trained_from(run: Path) -> None:
     assert row(card, "`freeze_backbone`") == ["`freeze_backbone`", "True", "False"]
     assert row(card, "`seed`") == ["`seed`", "42", "7"]
     assert "`scheduled_sampling`" not in card.text
-    assert "3,000 steps, 6.0 passes over the data in the last stage, finetune" in card.text
-    assert "the weights are those of step 2,000; 3 minutes of training." in card.text
+    assert "3,000 steps, 6.0 epochs in the last stage, finetune" in card.text
+    assert "the weights are from step 2,000; 3 minutes of training." in card.text
     assert "nic_hf 0.1, transformers 5.23.0, torch 2.13.0, python 3.11.7" in card.text
     assert "Licence: mine alone." in card.text and "Licence: Apache-2.0." in card.text
     assert "Hodosh" in card.text and "vinyals2015show" in card.text and "hodosh2013framing" in card.text
-    assert "Words seen fewer than 5 times in training are never said." in card.text
+    assert "Words that occur fewer than 5 times in training are never generated." in card.text
     numbers = sum(tensor.size for tensor in load_file(run / "model.safetensors").values())
-    assert f"{numbers / 1e6:.1f} million numbers" in card.text
+    assert f"{numbers / 1e6:.1f} million parameters" in card.text
 
 
 def test_captions_are_those_of_the_chosen_step_and_break_no_table(run: Path) -> None:
@@ -187,16 +190,16 @@ def test_a_captioner_of_which_nothing_is_known_has_a_card_that_says_so(tmp_path:
     assert check_card(card.data.to_dict()) == []
     assert card.data.eval_results is None and card.data.license is None and card.data.language is None
     assert card.text.startswith(f"# {tmp_path.name}") or f"# {tmp_path.name}\n" in card.text
-    assert "None were measured." in card.text
-    assert "How it was trained is not recorded beside it." in card.text
-    assert "- **Data**: not named. Licence: not stated" in card.text
+    assert "No scores were measured." in card.text
+    assert "How it was trained is not recorded." in card.text
+    assert "- **Data**: not stated. Licence: not stated" in card.text
 
 
 def test_what_is_no_captioner_or_no_evaluation_is_named(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(ValueError, match="no captioner"):
+    with pytest.raises(ValueError, match="not a captioner"):
         model_card(tmp_path)
     (tmp_path / "evaluation.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"evaluation\.json: not the results of nic evaluate"):
+    with pytest.raises(ValueError, match=r"evaluation\.json: not results of nic evaluate"):
         model_card(run, evaluation=tmp_path / "evaluation.json")
     (run / "recipe.yaml").write_text("- a list")
     with pytest.raises(ValueError, match=r"recipe\.yaml: not a recipe"):
@@ -219,7 +222,7 @@ def test_nic_card_captions_photos_and_takes_what_training_cannot_know(run: Path,
     assert row(card, "beach.png")[1] == captioner(photo)[0]["generated_text"]
     assert not (run / "README.md").exists()
     wrong = CliRunner().invoke(app, ["card", str(run.parent)])
-    assert wrong.exit_code == 2 and "no captioner" in wrong.output
+    assert wrong.exit_code == 2 and "not a captioner" in wrong.output
 
 
 def test_the_card_of_the_reference_model_is_one_that_this_code_writes(run: Path, evaluation: Path) -> None:

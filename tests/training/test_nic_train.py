@@ -61,7 +61,7 @@ def finetuned(test_data: Path, subset: Path, tmp_path_factory: pytest.TempPathFa
     done = nic_train(subset, backbone, output, "--recipe", "finetune", "--backbone", str(backbone), *flags())
     assert done.returncode == 0, done.stderr[-3000:]
     # Standard output is the result alone; standard error, which is no terminal here, has lines and no bars.
-    assert re.fullmatch(r".*run: BLEU-4 [\d.]+, CIDEr-D [\d.]+ on the dev split\n", done.stdout), done.stdout
+    assert re.fullmatch(r".*run: BLEU-4 [\d.]+, CIDEr-D [\d.]+ \(validation\)\n", done.stdout), done.stdout
     assert not re.search(r"\r|it/s|photo/s|\d%\|", done.stderr), done.stderr
     line = r"^step [\d,]+ of [\d,]+, epoch 1.00: eval_loss [\d.]+, .*; \d\d:\d\d left$"
     assert re.search(line, done.stderr, re.MULTILINE), done.stderr
@@ -163,8 +163,8 @@ def test_help_and_show() -> None:
     ("arguments", "message"),
     [
         (["--recipe", "best"], "no such recipe"),
-        (["--learning_rat", "1"], "is 'learning_rate' meant"),
-        (["0.1"], "settings are given as --name value"),
+        (["--learning_rat", "1"], "did you mean 'learning_rate'"),
+        (["0.1"], "settings have the form --name value"),
         ([], "required: --backbone"),
         (["--data", "nowhere", "--backbone", "b"], "nowhere"),
     ],
@@ -213,7 +213,7 @@ def test_ctrl_c_is_a_line_and_the_run_can_go_on(subset: Path, test_data: Path, t
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    last = "nic train: stopped; with --resume the same command goes on from the last checkpoint"
+    last = "nic train: stopped; add --resume to the command to continue from the last checkpoint"
     assert err.splitlines()[-1] == last and "Traceback" not in err
     whole = last_checkpoint(tmp_path / "run" / "1-frozen")  # the newest may have been at its beginning
     assert whole is not None

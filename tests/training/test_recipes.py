@@ -60,13 +60,13 @@ def test_other_types_arrive_too() -> None:
 @pytest.mark.parametrize(
     ("recipe", "changes", "message"),
     [
-        (one_stage(learning_rat=1), {}, "no setting 'learning_rat'; is 'learning_rate' meant"),
-        (one_stage(), {"only.droput": "0.1"}, "no setting 'droput'; is 'dropout' meant"),
-        (one_stage(), {"other.dropout": "0.1"}, "no stage 'other'; it has only"),
+        (one_stage(learning_rat=1), {}, "no setting 'learning_rat'; did you mean 'learning_rate'"),
+        (one_stage(), {"only.droput": "0.1"}, "no setting 'droput'; did you mean 'dropout'"),
+        (one_stage(), {"other.dropout": "0.1"}, "no stage 'other'; its stages are only"),
         (one_stage(learning_rate="fast"), {}, "stage only: argument --learning_rate.*'fast'"),
-        (one_stage(objective="guessing"), {}, "objective must be cross-entropy or self-critical, not 'guessing'"),
+        (one_stage(objective="guessing"), {}, "objective must be cross-entropy or self-critical, got 'guessing'"),
         ({"stages": {"only": {"data": "photos"}}}, {}, "stage only: .*required: --backbone"),
-        (one_stage(ema_decay=2), {}, "stage only: ema_decay must lie between 0 and 1"),
+        (one_stage(ema_decay=2), {}, "stage only: ema_decay must be at least 0 and below 1"),
         (one_stage(early_stopping_patience=0), {}, "early_stopping_patience must be at least 1"),
     ],
 )
@@ -76,7 +76,7 @@ def test_what_cannot_be_is_refused(recipe: dict, changes: dict, message: str) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "not YAML"), ("- a", "not list"), ("dropout: 0.1", "needs `stages`")]
+    ("text", "message"), [("a: [", "not YAML"), ("- a", "got list"), ("dropout: 0.1", "needs `stages`")]
 )
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "my.yaml"
@@ -86,7 +86,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
 
 
 def test_a_recipe_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(FileNotFoundError, match=r"best: no such recipe; there are finetune, frozen, paper"):
+    with pytest.raises(FileNotFoundError, match=r"best: no such recipe; use finetune, frozen, paper"):
         load_recipe("best")
 
 

@@ -1,4 +1,4 @@
-"""A run is not resumed from a checkpoint of other words, another backbone or other data, nor an unfinished one."""
+"""A run does not resume from a checkpoint with another vocabulary, backbone or data, or an incomplete one."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from nic_hf.data import CaptionDataset, PhotoDataset
 from nic_hf.digests import weights_digest
 from nic_hf.tokenization import train_tokenizer
 from nic_hf.training import CaptioningTrainer, ResumeError, TrainingDivergedError, divergence, last_checkpoint
-from nic_hf.training.checkpoint_integrity import why_unfinished
+from nic_hf.training.checkpoint_integrity import why_incomplete
 from nic_hf.training.resume_check import describe
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
@@ -60,7 +60,7 @@ def test_another_batch_size_gives_a_warning(
     trainer = workshop.trainer(tmp_path, **{**SAVING, "per_device_train_batch_size": 8})
     with caplog.at_level(logging.WARNING):
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-3"))
-    assert "samples a step: 16 there, 8 here: other samples follow" in caplog.text
+    assert "samples per step: 16 there, 8 here: the order of the samples will differ" in caplog.text
 
 
 def test_another_vocabulary_is_refused_and_its_words_are_named(workshop: Workshop, run: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_another_order_of_words_is_refused(workshop: Workshop, run: Path, tmp_pa
     trainer = workshop.trainer(tmp_path, **SAVING)
     trainer.processing_class = NICProcessor(workshop.processor.image_processor, tokenizer)
     said = refusal(trainer, run / "checkpoint-3")
-    assert "1 only here ('zebra')" in said and "of another number" in said
+    assert "1 only here ('zebra')" in said and "with another id" in said
 
 
 def test_another_backbone_is_refused(workshop: Workshop, run: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_other_data_is_refused(workshop: Workshop, run: Path, tmp_path: Path) ->
     turned = captions(workshop, rows.select(range(15, -1, -1)))
     said = refusal(workshop.trainer(tmp_path, train=turned, **SAVING), run / "checkpoint-3")
     first, last = rows[0]["image_id"], rows[15]["image_id"]
-    assert f"the first difference is in photos 0 to 15, from {first!r} on there, from {last!r} on here" in said
+    assert f"the first difference is in photos 0 to 15, which start with {first!r} there and {last!r} here" in said
 
     def edited(row: Any, index: int) -> dict[str, Any]:
         return {"captions": [*row["captions"][:-1], "a dog"] if index == 9 else row["captions"]}
@@ -135,7 +135,7 @@ def test_other_data_is_refused(workshop: Workshop, run: Path, tmp_path: Path) ->
 
     without_features = CaptionDataset(PhotoDataset(rows, workshop.processor), workshop.processor.tokenizer)
     said = refusal(workshop.trainer(tmp_path, train=without_features, **SAVING), run / "checkpoint-3")
-    assert "the features of the photos" in said
+    assert "the image features" in said
 
 
 def test_blocks_of_photos_find_the_first_difference(workshop: Workshop) -> None:
@@ -166,21 +166,21 @@ def test_a_checkpoint_of_an_older_version_gives_a_warning(
 
 def test_no_part_of_a_checkpoint_can_be_lost_unnoticed(run: Path, tmp_path: Path) -> None:
     """Each file gone, empty, cut short; a kill may leave any of these."""
-    assert why_unfinished(run / "checkpoint-6") is None
+    assert why_incomplete(run / "checkpoint-6") is None
     names = {path.name for path in (run / "checkpoint-6").iterdir()} - {"provenance.json", "README.md"}
     assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= names
     for name in names:
         folder = shutil.copytree(run / "checkpoint-6", tmp_path / name)
         content = (folder / name).read_bytes()
         (folder / name).unlink()
-        assert why_unfinished(folder), name
+        assert why_incomplete(folder), name
         if name.endswith((".safetensors", ".pt", ".pth", ".bin")) or name == "trainer_state.json":
             for keep in (0, len(content) // 2, len(content.rstrip()) - 1):
                 (folder / name).write_bytes(content[:keep])
-                assert why_unfinished(folder), f"{name}, {keep} bytes of {len(content)}"
+                assert why_incomplete(folder), f"{name}, {keep} bytes of {len(content)}"
         if name.endswith((".safetensors", ".pt", ".pth", ".bin")):
             (folder / "provenance.json").unlink()
-            assert why_unfinished(folder), f"{name} of an older version, cut short"
+            assert why_incomplete(folder), f"{name} of an older version, cut short"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
@@ -197,12 +197,12 @@ def test_a_flipped_bit_of_a_checkpoint_is_found(name: str, run: Path, tmp_path: 
         damaged = bytearray(content)
         damaged[place] ^= 1
         (folder / name).write_bytes(damaged)
-        assert (why_unfinished(folder) or "").startswith(name), place
+        assert (why_incomplete(folder) or "").startswith(name), place
     (folder / name).write_bytes(content)
-    assert why_unfinished(folder) is None
+    assert why_incomplete(folder) is None
 
 
-def test_an_unfinished_checkpoint_is_passed_over(
+def test_an_incomplete_checkpoint_is_skipped(
     workshop: Workshop, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
@@ -210,20 +210,20 @@ def test_an_unfinished_checkpoint_is_passed_over(
     (folder / "checkpoint-12").mkdir()
     with caplog.at_level(logging.WARNING):
         assert last_checkpoint(folder) == str(folder / "checkpoint-3")
-    assert "checkpoint-12 is passed over" in caplog.text and "no trainer_state.json" in caplog.text
+    assert "checkpoint-12 is skipped" in caplog.text and "no readable trainer_state.json" in caplog.text
     said = refusal(workshop.trainer(folder, **SAVING), folder / "checkpoint-6")
-    assert "checkpoint-6 is unfinished" in said and f"resume from {folder / 'checkpoint-3'}" in said
+    assert "checkpoint-6 is incomplete" in said and f"resume from {folder / 'checkpoint-3'}" in said
 
     trainer = workshop.trainer(folder, **SAVING)
     trainer.train(resume_from_checkpoint=True)
-    assert why_unfinished(folder / "checkpoint-6") is None
+    assert why_incomplete(folder / "checkpoint-6") is None
     expected = load_file(run / "checkpoint-6" / "model.safetensors")
     given = load_file(folder / "checkpoint-6" / "model.safetensors")
     assert all(torch.equal(given[name], expected[name]) for name in expected)
 
 
 def test_last_means_the_newest_or_none(workshop: Workshop, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ResumeError, match="holds no checkpoint to resume from that is whole"):
+    with pytest.raises(ResumeError, match="has no complete checkpoint to resume from"):
         workshop.trainer(tmp_path, **SAVING).train(resume_from_checkpoint=True)
     anew = workshop.trainer(tmp_path, **SAVING)
     anew.args.resume_from_checkpoint = "last"

@@ -196,7 +196,7 @@ def test_no_reward_at_all_is_reported_and_then_refused(
     before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="no sample of 50 batches has a reward"):
         trainer.train()
-    assert "every sample of this batch has a reward of 0" in caplog.text
+    assert "all samples of this batch have a reward of 0" in caplog.text
     moved = [name for name, tensor in start.state_dict().items() if not torch.equal(tensor, before[name])]
     assert moved == [], "not even by weight decay"
 

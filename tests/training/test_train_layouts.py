@@ -36,7 +36,7 @@ def test_every_layout_is_trained_by_one_command(
     command += ["--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1", "--hidden_size", "16", "--use_cpu"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert "on the dev split" in done.stdout
+    assert "(validation)" in done.stdout
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text("utf-8"))
     assert ("split" in recipe) == (layout.own_splits is None)
     assert NICForConditionalGeneration.from_pretrained(tmp_path / "run").config.vocab_size > 4

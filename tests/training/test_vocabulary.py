@@ -62,8 +62,8 @@ def test_captions_in_another_language_are_refused_in_a_line(english: Path, germa
     done = train(tmp_path / "run", german, english)
     assert done.exit_code == 2 and done.stderr.count("nic train: ") == 1
     message = done.stderr.splitlines()[-1]
-    assert f"{english} knows 6 % of the words of the training captions; it does not know ein, " in message
-    assert "At least 50 % are needed (min_vocabulary_coverage)" in message and "--extend_vocabulary true" in message
+    assert f"{english} knows 6% of the words of the training captions; unknown are ein, " in message
+    assert "min_vocabulary_coverage requires 50%" in message and "--extend_vocabulary true" in message
     assert not list(tmp_path.glob("run/1-frozen/checkpoint-*"))
 
 
@@ -96,7 +96,7 @@ def test_the_example_trains_further_too(english: Path, german: Path, tmp_path: P
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     done = subprocess.run([sys.executable, str(EXAMPLE), *flags], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 2 and "knows 6 %" in done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "knows 6%" in done.stderr.splitlines()[-1]
     command = [sys.executable, str(EXAMPLE), *flags, "--extend_vocabulary", "true"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -110,9 +110,9 @@ def test_captions_that_are_partly_known_are_warned_of(caplog: pytest.LogCaptureF
     coverage = check_coverage(tokenizer, [*ENGLISH, "a purple dog"], 0.5, "it", "do this")
     assert coverage > 0.9 and not caplog.messages
     check_coverage(tokenizer, ["a purple dog runs"], 0.5, "it", "do this")
-    assert "it knows 75 % of the words of the training captions; it does not know purple." in caplog.text
-    assert "learned as <unk>: do this" in caplog.text
-    with pytest.raises(ValueError, match=r"knows 75 %.* At least 80 % are needed .*: do this"):
+    assert "it knows 75% of the words of the training captions; unknown are purple." in caplog.text
+    assert "become <unk>: do this" in caplog.text
+    with pytest.raises(ValueError, match=r"knows 75%.* requires 80%: do this"):
         check_coverage(tokenizer, ["a purple dog runs"], 0.8, "it", "do this")
 
 
@@ -178,5 +178,5 @@ def test_new_words_of_frozen_word_vectors_need_a_source(tmp_path: Path) -> None:
     assert embedding[tokenizer.get_vocab()["hund"]].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert not embedding.requires_grad
     vectors.write_text("hund 1 2 3\n", "utf-8")
-    with pytest.raises(ValueError, match="of size 3, and the captioner of size 7"):
+    with pytest.raises(ValueError, match="of size 3, but the captioner needs 7"):
         extend_vocabulary(tiny_model(), tiny_tokenizer(), GERMAN, min_frequency=1, word_vectors=str(vectors))

@@ -1,6 +1,6 @@
-"""The command `nic`: thin, each command calls one function of the toolkit.
+"""The command `nic`: each subcommand calls a function of the package.
 
-Commands import what they need when they run: `nic --help` should not wait for torch.
+Commands import torch and Transformers only when they run, so that `nic --help` is fast.
 """
 
 from typing import Annotated
@@ -25,7 +25,7 @@ app = typer.Typer(
     name="nic",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich takes longer to import than all else that help needs
+    rich_markup_mode=None,  # importing rich would take longer than everything else
 )
 
 
@@ -45,17 +45,17 @@ def _before_each_command(
 
     \b
     Examples:
-      nic demo                                     # see what it does, in minutes
+      nic demo                                     # try it in minutes
       nic train --data flickr8k \\
           --backbone google/mobilenet_v2_1.0_224 \\
           --output_dir runs/flickr8k
       nic caption photo.jpg --model runs/flickr8k
 
-    nic COMMAND --help has examples of each command. Results go to standard output (with --json for programs), bars
-    and remarks to standard error, bars on terminals only.
+    See nic COMMAND --help for examples. Results are written to standard output (as JSON with --json), progress bars
+    and messages to standard error, progress bars on terminals only.
 
-    Exit code: 0, 1 where some of the work could not be done, 2 where none could, 130 after Ctrl-C, which leaves whole
-    files.
+    Exit code: 0 on success, 1 if some of the work failed, 2 if all of it failed, 130 after Ctrl-C. Files are never
+    left half-written.
     """
     keep_freed_memory()
     keep_bars_off_files()

@@ -10,20 +10,22 @@ from .terminal import reported, silence_transformers
 def app(
     model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.", metavar="MODEL")],
     host: Annotated[
-        str | None, typer.Option(help="Address to listen at; 0.0.0.0 lets others in.", show_default="127.0.0.1")
+        str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.", show_default="127.0.0.1")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen at.", show_default="first free from 7860")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one")] = None,
-    max_upload: Annotated[int, typer.Option(help="Megabytes of the largest photo that is taken.", min=1)] = 20,
-    open_browser: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on.", show_default="first free port from 7860")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if available")] = None,
+    max_upload: Annotated[int, typer.Option(help="Maximum size of a photo in MB.", min=1)] = 20,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Caption photos in the browser.
 
-    Drop a photo or take one: captions with their probabilities, and where the captioner looked for each word. A second
-    tab captions many photos into a file. Only this machine can reach it unless --host says otherwise; photos are
-    deleted after ten minutes, and all of them when it ends.
+    Upload or take a photo to see captions with their probabilities, and the attention for each word. A second tab
+    captions many photos to a file. The app is only reachable from this machine unless --host is set. Photos are
+    deleted after ten minutes, and when the app stops.
 
-    Exit code: 0, 2 where nothing could be done.
+    Exit code: 0 on success, 2 on an error.
 
     \b
     Examples:
@@ -33,6 +35,6 @@ def app(
     with reported("app"):
         from ..app import check_gradio, serve
 
-        check_gradio()  # before a model is loaded
+        check_gradio()  # before the model is loaded
         silence_transformers()
         serve(model, host=host, port=port, device=device, max_upload=max_upload, open_browser=open_browser)

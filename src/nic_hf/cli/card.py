@@ -7,32 +7,30 @@ import typer
 
 from .terminal import reported
 
-CAPTIONER = typer.Argument(help="Folder of the captioner: of a run, or a checkpoint of one.", metavar="CAPTIONER")
+CAPTIONER = typer.Argument(help="Folder of the captioner: a run or a checkpoint.", metavar="CAPTIONER")
 
 
 def card(
     captioner: Annotated[Path, CAPTIONER],
-    output: Annotated[Path | None, typer.Option(help="Where to; by default README.md in the folder.")] = None,
-    evaluation: Annotated[
-        Path | None, typer.Option(help="evaluation.json of `nic evaluate`: its scores go into the card.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split that the evaluation is of.")] = "test",
+    output: Annotated[Path | None, typer.Option(help="Output file; by default README.md in the folder.")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="evaluation.json of `nic evaluate`, for the scores.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the evaluation.")] = "test",
     name: Annotated[str | None, typer.Option(help="Name of the captioner.")] = None,
-    note: Annotated[str | None, typer.Option(help="A paragraph after the first.")] = None,
-    repo: Annotated[str | None, typer.Option(help="Its id on the Hub, for the example of use.")] = None,
+    note: Annotated[str | None, typer.Option(help="Second paragraph of the card.")] = None,
+    repo: Annotated[str | None, typer.Option(help="Hub id, for the usage example.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the captioner, as the Hub spells it.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of the captions, such as en.")] = None,
     data: Annotated[str | None, typer.Option(help="Name or Hub id of the training data.")] = None,
     data_license: Annotated[str | None, typer.Option(help="Licence of the data, in words.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Name or Hub id of the backbone.")] = None,
     backbone_license: Annotated[str | None, typer.Option(help="Licence of the backbone, in words.")] = None,
-    photo: Annotated[list[Path] | None, typer.Option(help="Photo to caption for the card; several times.")] = None,
+    photo: Annotated[list[Path] | None, typer.Option(help="Photo to caption for the card; may be repeated.")] = None,
 ) -> None:
     """Write the model card of a captioner.
 
-    Training writes one; this adds what training cannot know: test scores, licences, captions of other photos.
+    Training writes a card. This command adds test scores, licences and captions of other photos.
 
-    Exit code: 0, 2 where no card could be written.
+    Exit code: 0 on success, 2 on an error.
 
     \b
     Example:

@@ -8,28 +8,26 @@ from .terminal import print_json, reported
 
 
 def demo(
-    output: Annotated[
-        str, typer.Option(help="Folder for the captioner, its captions and the contact sheet.")
-    ] = "demo",
+    output: Annotated[str, typer.Option(help="Folder for the captioner, its captions and a contact sheet.")] = "demo",
     data: Annotated[
-        str | None, typer.Option(help="Captioned photos of yours, such as a Flickr8k folder. Needs --backbone.")
+        str | None, typer.Option(help="Your captioned photos, such as a Flickr8k folder. Requires --backbone.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Pretrained vision model for them: a Hub id or a path. Needs --data.")
+        str | None, typer.Option(help="Pretrained vision model: a Hub id or a path. Requires --data.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of data, weights and training.")] = 0,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the captions.", min=0.001)] = None,
+    epochs: Annotated[float | None, typer.Option(help="Number of passes over the captions.", min=0.001)] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print what came of it as JSON; the report goes to standard error.")
+        bool, typer.Option("--json", help="Print the result as JSON; the report goes to standard error.")
     ] = False,
 ) -> None:
     """Train on built-in scenes, and caption unseen ones.
 
-    A captioner is trained from scratch, and captions scenes whose combinations of words it has never seen. It takes
-    two to three minutes on two cores and needs no download. It ends with the share of captions that are right and a
-    contact sheet to look at.
+    Trains a captioner from scratch, and captions scenes with combinations of words that do not occur in training. It
+    takes two to three minutes on two cores and downloads nothing. The result is the share of correct captions and a
+    contact sheet.
 
-    Exit code: 0, 2 where nothing could be done, 130 after Ctrl-C.
+    Exit code: 0 on success, 2 on an error, 130 after Ctrl-C.
 
     \b
     Examples:

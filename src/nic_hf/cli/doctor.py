@@ -15,23 +15,21 @@ if TYPE_CHECKING:
 @takes_data_options
 def doctor(
     model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.", metavar="MODEL")],
-    data: Annotated[
-        str | None, typer.Option(help="Captioned photos such as those it was trained on, for a closer look.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Captioned photos like the training data, for more checks.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.", show_default="all of it")] = None,
     data_options: dict[str, Any] | None = None,
     backbone: Annotated[
         str | None, typer.Option(help="The pretrained vision model that it was built on, to compare with.")
     ] = None,
-    max_photos: Annotated[int, typer.Option(help="Photos of --data to look at.", min=8)] = 64,
+    max_photos: Annotated[int, typer.Option(help="Number of photos of --data to use.", min=8)] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Find out what is wrong with a captioner, and what to do.
+    """Find problems of a captioner, and what to do about them.
 
-    It looks at versions, files, vocabulary, preprocessing, a frozen backbone that moved, a photo that does not count,
-    and one caption for all photos.
+    Checks versions, files, vocabulary, preprocessing, whether a frozen backbone has changed, and whether captions
+    depend on the photo.
 
-    Exit code: 0, 1 where something is wrong, 2 where there is no such captioner.
+    Exit code: 0 if there are no problems, 1 if there are, 2 on an error.
 
     \b
     Examples:
@@ -54,7 +52,9 @@ def doctor(
         for finding in findings:
             typer.echo(_lines(finding))
         typer.echo("")
-        typer.echo("Nothing is wrong." if not problems else f"{len(problems)} thing(s) wrong; begin with the first.")
+        typer.echo(
+            "No problems found." if not problems else f"{len(problems)} problem(s) found; start with the first."
+        )
     raise typer.Exit(1 if problems else 0)
 
 

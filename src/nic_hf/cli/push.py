@@ -12,26 +12,26 @@ from .terminal import print_json, reported
 def push(
     captioner: Annotated[Path, CAPTIONER],
     repo: Annotated[
-        str, typer.Argument(help="Repository on the Hub: owner/name; made where it is not there.", metavar="REPO")
+        str, typer.Argument(help="Repository on the Hub: owner/name; created if it does not exist.", metavar="REPO")
     ],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
-    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload captioner",
-    onnx: Annotated[bool, typer.Option("--onnx", help="Push the exported ONNX files too.")] = False,
+    message: Annotated[str, typer.Option(help="Commit message.")] = "Upload captioner",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Push exported ONNX files too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the commit as JSON.")] = False,
 ) -> None:
     """Push a captioner to the Hugging Face Hub.
 
-    Weights, code, tokenizer, processor, generation config, recipe and model card, in one commit. Sample captions and
-    logs, which show photos of the training data, stay here. The token is that of `hf auth login`, or HF_TOKEN.
+    Pushes weights, code, tokenizer, processor, generation config, recipe and model card in one commit. Sample captions
+    and logs, which show photos of the training data, are not pushed. The token is from `hf auth login` or HF_TOKEN.
 
-    Exit code: 0, 2 where nothing was pushed, 130 after Ctrl-C; the repository is then as it was.
+    Exit code: 0 on success, 2 on an error, 130 after Ctrl-C; after an error the repository is unchanged.
 
     \b
     Example:
       nic push runs/flickr8k me/flickr8k-captioner --private
     """
-    with reported("push", "stopped; the repository is as it was"):
+    with reported("push", "stopped; the repository is unchanged"):
         from ..training.hub_upload import push_captioner
 
         commit = push_captioner(

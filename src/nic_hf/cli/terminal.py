@@ -1,4 +1,4 @@
-"""What all commands do alike: errors in a line, exit codes, progress bars on terminals only."""
+"""Error messages, exit codes and progress bars of all commands."""
 
 import json
 import os
@@ -10,19 +10,19 @@ from typing import Any, NoReturn
 import typer
 
 FAILED, INTERRUPTED = 2, 130
-# Read by tqdm, huggingface_hub and datasets when they are imported.
-# Packages of an extra, by the name that they are imported by.
+# Import names of packages, and the extra that installs them.
 _EXTRAS = {
     **dict.fromkeys(("accelerate", "datasets", "jinja2", "matplotlib"), "train"),
     **dict.fromkeys(("evaluate", "pycocoevalcap", "scipy"), "evaluate"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **{"gradio": "app", "peft": "peft", "ray": "ray", "sentence_transformers": "vectors"},
 }
+# Read by tqdm, huggingface_hub and datasets when they are imported.
 _NO_BARS = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
 def keep_bars_off_files() -> None:
-    """No progress bars where standard error is a file or a pipe, here and in processes that this one starts."""
+    """Disable progress bars if standard error is not a terminal, also in child processes."""
     if not sys.stderr.isatty():
         for name in _NO_BARS:
             os.environ.setdefault(name, "1")
@@ -30,14 +30,14 @@ def keep_bars_off_files() -> None:
 
 @contextmanager
 def reported(command: str, stopped: str = "stopped") -> Iterator[None]:
-    """End a command as people and scripts expect: with a line of what was wrong, or of what Ctrl-C left.
+    """Report an error or Ctrl-C in one line, and exit.
 
     Args:
-        command: its name, such as "export onnx".
-        stopped: what is said at Ctrl-C, such as how to go on.
+        command: name of the command, such as "export onnx".
+        stopped: message after Ctrl-C, such as how to resume.
 
     Raises:
-        typer.Exit: with code 2 for what is wrong with the input, files or packages, 130 for Ctrl-C.
+        typer.Exit: with code 2 for errors of input, files or packages, and 130 for Ctrl-C.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def reported(command: str, stopped: str = "stopped") -> Iterator[None]:
 
 
 def fail(command: str, reason: str | Exception, code: int = FAILED) -> NoReturn:
-    """Say why in one line, whatever the reason looks like, and end.
+    """Print an error in one line, and exit.
 
     Raises:
         typer.Exit: with `code`.
@@ -63,12 +63,12 @@ def fail(command: str, reason: str | Exception, code: int = FAILED) -> NoReturn:
 
 
 def print_json(document: Any) -> None:
-    """A JSON document on standard output, for machines."""
+    """Print JSON on standard output."""
     typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
 
 
 def silence_transformers() -> None:
-    """Leave the terminal to what a command has to say."""
+    """Silence the messages and progress bars of Transformers."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

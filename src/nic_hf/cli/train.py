@@ -14,30 +14,30 @@ SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str, typer.Option(help="paper, frozen, finetune, self-critical, or a YAML file (recipe.yaml of a run).")
+        str, typer.Option(help="paper, frozen, finetune, self-critical, or a YAML file such as recipe.yaml of a run.")
     ] = "frozen",
     data: Annotated[str | None, typer.Option(help="Captioned photos: a folder, a file or a Hub id.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Pretrained vision model: a Hub id or a path.")] = None,
-    output_dir: Annotated[str, typer.Option("--output_dir", "--output-dir", help="Folder of the run.")] = "runs/nic",
+    output_dir: Annotated[str, typer.Option("--output_dir", "--output-dir", help="Folder for the run.")] = "runs/nic",
     from_checkpoint: Annotated[
         str | None,
         typer.Option(
             "--from_checkpoint",
             "--from-checkpoint",
-            help="Captioner to start from, in place of a recipe's first stage where it has several.",
+            help="Captioner to start from; it replaces the first stage of a recipe with several.",
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print all settings of the recipe, and train nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores on the dev split as JSON.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print all settings of the recipe and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores on the validation split as JSON.")] = False,
 ) -> None:
-    """Train a captioner by a recipe.
+    """Train a captioner with a recipe.
 
-    Every setting of a recipe can be changed: --learning_rate 5e-4 for all stages, --finetune.learning_rate 5e-4 for
-    one. --show lists them all. The recipe with its settings is saved in recipe.yaml beside each checkpoint, and
-    --recipe runs/flickr8k/recipe.yaml trains the same again.
+    Any setting of a recipe can be changed: --learning_rate 5e-4 for all stages, --finetune.learning_rate 5e-4 for one
+    of them. --show lists all settings. They are saved as recipe.yaml in each checkpoint, and --recipe
+    runs/flickr8k/recipe.yaml repeats the training.
 
-    Exit code: 0, 2 where nothing could be trained, 130 after Ctrl-C: with --resume the same command goes on.
+    Exit code: 0 on success, 2 on an error, 130 after Ctrl-C; resume with the same command and --resume.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def train(
 
     Two processes or GPUs: torchrun --nproc_per_node 2 -m nic_hf train ...
     """
-    with reported("train", "stopped; with --resume the same command goes on from the last checkpoint"):
+    with reported("train", "stopped; add --resume to the command to continue from the last checkpoint"):
         from ..training.recipe_runner import run_recipe
         from ..training.recipes import load_recipe, resolve
 
@@ -59,7 +59,7 @@ def train(
         changes.update({name: value for name, value in (("data", data), ("backbone", backbone)) if value is not None})
         settings = load_recipe(recipe)
         if from_checkpoint is not None:
-            changes.setdefault("backbone", from_checkpoint)  # it brings its own
+            changes.setdefault("backbone", from_checkpoint)  # it has a backbone
             settings = {**settings, "stages": _after_first(settings["stages"])}
         stages = resolve(settings, changes)
         if show:
@@ -76,28 +76,28 @@ def train(
         print_json({"output_dir": output_dir, "metrics": metrics})
     else:
         typer.echo(
-            f"{output_dir}: BLEU-4 {metrics['eval_bleu_4']:.3f}, CIDEr-D {metrics['eval_cider']:.3f} on the dev split"
+            f"{output_dir}: BLEU-4 {metrics['eval_bleu_4']:.3f}, CIDEr-D {metrics['eval_cider']:.3f} (validation)"
         )
 
 
 def _changes(words: Sequence[str]) -> dict[str, str]:
-    """`--name value` and `--name=value`; a name alone is a switch. Dashes in names are underscores."""
+    """Parse `--name value`, `--name=value` and switches `--name`. Dashes in names mean underscores."""
     changes: dict[str, str] = {}
     name = None
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             stage, dot, setting = name.rpartition(".")
-            name = f"{stage}{dot}{setting.replace('-', '_')}"  # of a stage's name a dash is part
+            name = f"{stage}{dot}{setting.replace('-', '_')}"  # names of stages keep their dashes
             changes[name] = value if equals else "true"
             name = None if equals else name
         elif name is None:
-            raise ValueError(f"{word!r} is not expected here: settings are given as --name value")
+            raise ValueError(f"unexpected argument {word!r}: settings have the form --name value")
         else:
             changes[name], name = word, None
     return changes
 
 
 def _after_first(stages: dict) -> dict:
-    """The stages that a checkpoint does not stand for."""
+    """Return the stages that a checkpoint does not replace."""
     return dict(list(stages.items())[1:]) or stages

@@ -1,4 +1,4 @@
-"""What users otherwise ask in issues: what is wrong with this captioner, and what to do."""
+"""Find problems of a captioner, and what to do about them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,22 +18,21 @@ def examine(
     backbone: str | None = None,
     max_photos: int = 64,
 ) -> list[Finding]:
-    """Look for what is wrong with a captioner.
+    """Check a captioner for problems.
 
     Args:
         name: a checkpoint: a folder or a Hub id.
-        data: captioned photos such as those that it was trained on (see [`nic_hf.data.load_captions`]); without them
-            less can be told.
-        split: their split; the whole where not given.
-        data_options: arguments of `load_captions` for them.
-        backbone: the pretrained vision model that it was built on, to compare with.
-        max_photos: photos to look at, spread over the data.
+        data: captioned photos like the training data (see [`nic_hf.data.load_captions`]), for more checks.
+        split: split of the data; by default all of it.
+        data_options: arguments of `load_captions`.
+        backbone: the pretrained vision model that the captioner was built on, to compare with.
+        max_photos: number of photos to use, spread over the data.
 
     Returns:
-        Findings, in the order in which one should look at them.
+        Findings, in the order in which to read them.
 
     Raises:
-        OSError, ValueError: there is no such captioner or data.
+        OSError, ValueError: if there is no such captioner or data.
     """
     from ..configuration_nic import NICConfig
     from ..model.checkpoint import check_path
@@ -43,7 +42,7 @@ def examine(
 
     check_path(name)
     if not Path(name).exists():
-        try:  # once, and not again by each check: without a network it takes a minute
+        try:  # once, instead of in each check: without a network it takes a minute
             NICConfig.get_config_dict(name)
         except OSError as error:
             raise OSError(f"{name}: no such captioner: {error}") from error
@@ -62,10 +61,12 @@ def examine(
         try:
             findings += check_behaviour(model, processor, sample)
         except (RuntimeError, ValueError, IndexError) as error:
-            advice = "settle what is said above first; photos and model do not go together"
+            advice = "fix the findings above first; photos and model do not match"
             findings.append(Finding("captions", Status.PROBLEM, f"photos cannot be captioned: {error}", advice))
     else:
-        findings.append(Finding("captions", Status.SKIPPED, "nothing can be captioned before the above is settled"))
+        findings.append(
+            Finding("captions", Status.SKIPPED, "photos cannot be captioned before the findings above are fixed")
+        )
     return findings
 
 
@@ -74,7 +75,7 @@ def _has(findings: Sequence[Finding], check: str) -> bool:
 
 
 def _sample(data: str, split: str | None, number: int, options: Mapping[str, Any]) -> tuple[list, list[str]]:
-    """Photos spread over the data, and a caption of each."""
+    """Load photos spread over the data, and a caption of each."""
     from datasets import Image
 
     from ..data.feature_cache import load_photo_row
@@ -90,5 +91,5 @@ def _sample(data: str, split: str | None, number: int, options: Mapping[str, Any
             continue
         captions.append(row["captions"][0])
     if not photos:
-        raise OSError(f"{data}: none of {min(number, len(rows))} photos can be read")
+        raise OSError(f"{data}: none of the {min(number, len(rows))} selected photos can be read")
     return photos, captions

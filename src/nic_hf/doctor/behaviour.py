@@ -1,4 +1,4 @@
-"""What a captioner does with photos: whether captions follow from them, and from the words it was trained on."""
+"""Check what a captioner does with photos: whether captions depend on them and fit the data."""
 
 import math
 from collections import Counter
@@ -17,26 +17,26 @@ from .findings import Finding, Status
 _BATCH = 16
 _DRAWN = 24
 
-# A photo's features differ from another's by far more than rounding does.
+# Features of two photos differ by far more than rounding errors.
 _SAME = 1e-4
-# Nats a word that the right photo has to be worth, against another one.
+# Minimum gain in nats per word of the right photo over another one.
 _WORTH = 0.02
-# Unknown words in captions like those of training: Flickr8k's test split has 2 to 3 % of them.
+# Maximum share of unknown words; the Flickr8k test split has 2 to 3%.
 _UNKNOWN = 0.10
-# Distance, in standard deviations of training, of the mean over photos; 0.1 to 0.3 for photos like those of training.
+# Distance of the mean feature in standard deviations of training; 0.1 to 0.3 for photos like the training data.
 _FAR = 1.0
 
 
 @dataclass
 class Sample:
-    """Photos to try, and their captions where they have some."""
+    """Photos, and their captions if there are any."""
 
     photos: list[Image.Image]
     captions: list[str] | None
 
 
 def drawn_photos(number: int = _DRAWN) -> list[Image.Image]:
-    """Pictures that have nothing in common: coarse random colours, as bright and as full of contrast as photos are."""
+    """Draw pictures of coarse random colours, with the brightness and contrast of photos."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (number, 6, 8, 3), dtype=np.uint8)
     return [Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC) for pixels in coarse]
@@ -44,7 +44,7 @@ def drawn_photos(number: int = _DRAWN) -> list[Image.Image]:
 
 @torch.inference_mode()
 def check_behaviour(model: Any, processor: Any, sample: Sample) -> list[Finding]:
-    """Caption the photos, and look at what came of it."""
+    """Caption the photos and check the results."""
     model = model.eval()
     features = torch.cat(
         [model.get_image_features(pixels).float() for pixels in _pixels(processor, sample.photos, model.device)]
@@ -72,10 +72,10 @@ def _pixels(processor: Any, photos: Sequence[Image.Image], device: Any) -> Any:
 
 
 def check_words(tokenizer: Any, captions: Sequence[str]) -> list[Finding]:
-    """The words of captions are those of the tokenizer."""
+    """Check that the tokenizer knows the words of the captions."""
     ids = [token for caption in tokenizer(list(captions), add_special_tokens=False).input_ids for token in caption]
     share = ids.count(tokenizer.unk_token_id) / max(len(ids), 1)
-    message = f"{share:.1%} of the words of {len(captions):,} captions are unknown"
+    message = f"{share:.1%} of the words in {len(captions):,} captions are unknown"
     if share <= _UNKNOWN:
         return [Finding("words of the data", Status.OK, message)]
     return [
@@ -83,54 +83,54 @@ def check_words(tokenizer: Any, captions: Sequence[str]) -> list[Finding]:
             "words of the data",
             Status.PROBLEM,
             message,
-            "the tokenizer was learned from other captions: train one on these (train_tokenizer), and the captioner "
-            "with it; or this is not the data that the captioner is for",
+            "the tokenizer was learned from other captions: train a tokenizer on these (train_tokenizer) and a "
+            "captioner with it, or use the data that the captioner is for",
         )
     ]
 
 
 def _statistics(model: Any, features: torch.Tensor) -> Finding:
-    """Features are about where they were in training."""
+    """Check that features have the mean and variance of the training photos."""
     check = "features"
     projection = model.image_projection
     if not projection.mean.any() and (projection.std == 1).all():
-        return Finding(check, Status.SKIPPED, "the checkpoint holds no statistics of the training photos")
+        return Finding(check, Status.SKIPPED, "the checkpoint has no statistics of the training photos")
     rows = features.flatten(0, -2)
     z = (rows - projection.mean.float()) / projection.std.float()
-    varied = projection.std > 1e-5  # a feature that never moved in training has no scale
+    varied = projection.std > 1e-5  # a feature that was constant in training has no scale
     if not varied.any() or len(features) < 8:
-        return Finding(check, Status.SKIPPED, "too few photos to compare with those of training")
-    # The median over features, as a few that were rare in training may be far off in any sample.
+        return Finding(check, Status.SKIPPED, "too few photos to compare with the training photos")
+    # The median over features: a few that were rare in training may differ a lot in any sample.
     shift, spread = float(z[:, varied].mean(0).abs().median()), float(z[:, varied].std(0).median())
-    message = f"{shift:.2f} standard deviations from those of the training photos, {spread:.2f} times as spread out"
+    message = f"shifted by {shift:.2f} standard deviations from the training photos, {spread:.2f} times their spread"
     if shift < _FAR and 1 / 4 < spread < 4:
         return Finding(check, Status.OK, message)
     return Finding(
         check,
         Status.PROBLEM,
         message,
-        "the model sees photos otherwise than in training: another image_mean, image_std or size, other weights or "
-        "BatchNorm statistics of the backbone (give --backbone), or photos of another kind",
+        "photos are not processed as in training: another image_mean, image_std or size, other weights or BatchNorm "
+        "statistics of the backbone (set --backbone), or another kind of photos",
     )
 
 
 def _backbone(model: Any, features: torch.Tensor) -> Finding:
-    """Features differ from photo to photo."""
+    """Check that features differ between photos."""
     rows = features.flatten(1)
     varied = float(rows.std(0).norm() / rows.norm(dim=1).mean().clamp_min(1e-12))
     if not math.isfinite(varied) or varied < _SAME:
         return Finding(
             "use of the photo",
             Status.PROBLEM,
-            f"the backbone gives the same features for {len(features)} different photos (they vary by {varied:.1e})",
-            "the backbone's weights are lost or zero: load the original backbone (from_backbone_pretrained) and train "
-            "again",
+            f"the backbone gives the same features for {len(features)} different photos (variation {varied:.1e})",
+            "the weights of the backbone are missing or zero: load the original backbone (from_backbone_pretrained) "
+            "and train again",
         )
-    return Finding("use of the photo", Status.OK, f"features vary by {varied:.0%} from photo to photo")
+    return Finding("use of the photo", Status.OK, f"features vary by {varied:.0%} between photos")
 
 
 def _image_input(model: Any, features: torch.Tensor, found: Finding) -> Finding:
-    """What is said first depends on the features."""
+    """Check that the first word depends on the features."""
     bos = torch.full((len(features), 1), model.config.decoder_start_token_id, device=features.device)
     words = model(encoder_outputs=features, decoder_input_ids=bos, return_dict=True).logits[:, -1].float().softmax(-1)
     varied = float((words - words.mean(0)).abs().sum(-1).mean() / 2)
@@ -138,45 +138,45 @@ def _image_input(model: Any, features: torch.Tensor, found: Finding) -> Finding:
         return Finding(
             found.check,
             Status.PROBLEM,
-            f"features differ from photo to photo, but the first word does not follow from them (its probabilities "
-            f"move by {varied:.1e})",
-            "the LSTM does not read the image: train again, with standardised features (set_feature_statistics) and a "
-            "higher learning rate; bag_of_words_loss makes the photo count",
+            f"features differ between photos, but the first word does not depend on them (its probabilities change "
+            f"by {varied:.1e})",
+            "the LSTM ignores the image: train again with standardised features (set_feature_statistics) and a higher "
+            "learning rate; bag_of_words_loss makes captions depend on the photo",
         )
-    return Finding(found.check, Status.OK, f"{found.message}, the first word's probabilities by {varied:.2f}")
+    return Finding(found.check, Status.OK, f"{found.message}, the probabilities of the first word by {varied:.2f}")
 
 
 def _fit(model: Any, tokenizer: Any, features: torch.Tensor, captions: Sequence[str]) -> Finding:
-    """The captioner knows the captions better than a table of word frequencies does."""
+    """Check that the loss is lower than with word frequencies alone."""
     ids = [token for caption in tokenizer(list(captions)).input_ids for token in caption]
     frequencies = np.array(list(Counter(ids).values())) / len(ids)
     table = float(-(frequencies * np.log(frequencies)).sum())
     loss = _loss(model, tokenizer, features, captions)
-    message = f"{loss:.2f} nats a word of these captions; their word frequencies alone give {table:.2f}"
+    message = f"{loss:.2f} nats per word on these captions; word frequencies alone give {table:.2f}"
     if loss < table:
         return Finding("fit to the captions", Status.OK, message)
     return Finding(
         "fit to the captions",
         Status.PROBLEM,
         message,
-        "ids and words do not belong together (the tokenizer.json of another training run), or the captioner was not "
-        "trained, or not on captions such as these",
+        "the tokenizer does not match the model (tokenizer.json of another training run), or the captioner was not "
+        "trained, or not on captions like these",
     )
 
 
 def _worth(model: Any, tokenizer: Any, features: torch.Tensor, captions: Sequence[str]) -> Finding:
-    """The right photo explains a caption better than another one does."""
+    """Check that the loss is lower with the right photo than with another one."""
     right = _loss(model, tokenizer, features, captions)
     wrong = _loss(model, tokenizer, features.roll(1, dims=0), captions)
-    message = f"a caption's own photo is worth {wrong - right:.3f} nats a word against another's"
+    message = f"the right photo lowers the loss by {wrong - right:.3f} nats per word compared with another"
     if wrong - right > _WORTH:
         return Finding("captions and photos", Status.OK, message)
     return Finding(
         "captions and photos",
         Status.PROBLEM,
         message,
-        "captions do not follow from the photos: check that photos and captions of the training data belong together, "
-        "and that preprocessing is that of the backbone; then train longer, or with bag_of_words_loss",
+        "captions do not depend on the photos: check that photos and captions of the training data match, and that "
+        "preprocessing fits the backbone; then train longer, or with bag_of_words_loss",
     )
 
 
@@ -192,7 +192,7 @@ def _loss(model: Any, tokenizer: Any, features: torch.Tensor, captions: Sequence
 
 
 def _distinct(model: Any, tokenizer: Any, features: torch.Tensor, sample: Sample) -> Finding:
-    """Photos get captions of their own."""
+    """Check that photos get different captions."""
     captions = []
     for start in range(0, len(features), _BATCH):
         ids = model.generate(encoder_outputs=features[start : start + _BATCH])
@@ -200,14 +200,14 @@ def _distinct(model: Any, tokenizer: Any, features: torch.Tensor, sample: Sample
     number = len(set(captions))
     kind = "photos" if sample.captions is not None else "random pictures"
     commonest, times = Counter(captions).most_common(1)[0]
-    message = f"{number} different captions of {len(captions)} {kind}; the commonest, {times} times: {commonest!r}"
+    message = f"{number} distinct captions for {len(captions)} {kind}; the most common, {times} times: {commonest!r}"
     kinds = len(captions if sample.captions is None else set(sample.captions))
     if number > max(1, 0.1 * kinds) or len(captions) < 4:
         return Finding("distinct captions", Status.OK, message)
     advice = (
-        "train longer or with a higher learning rate; look at the other findings first, which say why the photo does "
-        "not count"
+        "train longer or with a higher learning rate; first see the other findings, which say why captions do not "
+        "depend on the photo"
     )
     if sample.captions is None and number > 1:
-        return Finding("distinct captions", Status.NOTE, message, "give --data, as these are no photos")
+        return Finding("distinct captions", Status.NOTE, message, "set --data: these are not photos")
     return Finding("distinct captions", Status.PROBLEM, message, advice)

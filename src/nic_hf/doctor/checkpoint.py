@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint by itself, or beside the backbone that it was made from."""
+"""Check the files of a checkpoint, and compare it with its backbone."""
 
 from collections.abc import Iterator
 from os import PathLike
@@ -14,20 +14,20 @@ from ..model.checkpoint import DIGESTS, ChangedWeightsError, changed_weights, re
 from ..model.processor import NICProcessor, load_image_processor
 from .findings import Finding, Status
 
-# Number formats change by less than this; a BatchNorm that learns moves by more within a few steps.
+# A change of dtype is smaller than this; the statistics of a BatchNorm in training mode soon change by more.
 _ROUNDING = 1e-2
 
 
 def load_checkpoint(name: str) -> tuple[Any, Any, list[Finding]]:
-    """Model and processor, None where one cannot be loaded, and what the files say before anything is computed."""
+    """Load model and processor, None for one that cannot be loaded, and check the files."""
     findings = []
     model = processor = None
     try:
         model = NICForConditionalGeneration.from_pretrained(name)
     except ChangedWeightsError:
-        pass  # check_digests says so
+        pass  # reported by check_digests
     except (OSError, ValueError) as error:
-        advice = "copy the whole folder of the training run anew; model.safetensors and config.json belong together"
+        advice = "copy the whole folder again; model.safetensors and config.json must be from the same training run"
         findings.append(Finding("weights", Status.PROBLEM, str(error), advice))
     else:
         findings.append(check_weights(model))
@@ -37,16 +37,15 @@ def load_checkpoint(name: str) -> tuple[Any, Any, list[Finding]]:
     except (OSError, ValueError) as error:
         is_vocabulary = _has_image_processor(name)  # which is loaded first
         advice = (
-            "put the tokenizer.json of the same training run beside the weights; captions by another vocabulary are "
-            "nonsense"
+            "copy tokenizer.json from the same training run; with another vocabulary captions are meaningless"
             if is_vocabulary
-            else "put the processor_config.json of the training run beside the weights"
+            else "copy processor_config.json from the training run"
         )
         check = "vocabulary" if is_vocabulary else "preprocessing"
         findings.append(Finding(check, Status.PROBLEM, str(error), advice))
     else:
         words = len(processor.tokenizer)
-        findings.append(Finding("vocabulary", Status.OK, f"{words:,} words in the tokenizer and in the model"))
+        findings.append(Finding("vocabulary", Status.OK, f"{words:,} tokens in the tokenizer and in the model"))
     return model, processor, findings
 
 
@@ -59,41 +58,43 @@ def _has_image_processor(name: str) -> bool:
 
 
 def check_digests(folder: Path) -> Finding:
-    """The files of weights are, bit for bit, those that were saved."""
+    """Check that the weights are bit for bit what was saved."""
     recorded = read_digests(folder)
     files = sorted(file.name for file in folder.glob("*.safetensors")) if folder.is_dir() else []
     unknown = [name for name in files if name not in recorded]
     if not files or len(unknown) == len(files):
-        message = f"no {DIGESTS} beside the weights" if files else "the Hub checks what it sends by itself"
+        message = f"no {DIGESTS} next to the weights" if files else "downloads are checked by the Hub"
         return Finding("weights' digest", Status.SKIPPED, message)
     changed = changed_weights(folder)
     if changed:
         return Finding(
             "weights' digest",
             Status.PROBLEM,
-            f"{', '.join(changed)}: not what was saved: its SHA-256 is another than {DIGESTS} says",
-            f"copy the checkpoint anew; if another program changed the weights on purpose, delete {folder / DIGESTS}",
+            f"{', '.join(changed)}: changed since it was saved: the SHA-256 differs from {DIGESTS}",
+            f"copy the checkpoint again; if the weights were changed on purpose, delete {folder / DIGESTS}",
         )
-    return Finding("weights' digest", Status.OK, f"{len(files) - len(unknown)} files are as they were saved")
+    return Finding(
+        "weights' digest", Status.OK, f"{len(files) - len(unknown)} files are unchanged since they were saved"
+    )
 
 
 def check_weights(model: NICForConditionalGeneration) -> Finding:
-    """Weights are numbers."""
+    """Check that the weights are finite."""
     tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if bad:
         return Finding(
             "weights",
             Status.PROBLEM,
-            f"{len(bad)} tensors hold values that are no numbers: {', '.join(bad[:5])}",
-            "take an earlier checkpoint, and train from it with a lower learning rate",
+            f"{len(bad)} tensors contain NaN or Inf: {', '.join(bad[:5])}",
+            "use an earlier checkpoint, and train it with a lower learning rate",
         )
     number = sum(parameter.numel() for parameter in model.parameters())
-    return Finding("weights", Status.OK, f"{number:,} weights")
+    return Finding("weights", Status.OK, f"{number:,} parameters")
 
 
 def check_preprocessing(model: Any, processor: Any, backbone: str | PathLike[str] | None) -> Finding:
-    """Photos are prepared for the model as its backbone was trained to see them."""
+    """Check that photos are preprocessed as for the training of the backbone."""
     own = processor.image_processor
     wrong = _without_sense(own.to_dict())
     wrong += _other_size(model, processor)
@@ -101,43 +102,43 @@ def check_preprocessing(model: Any, processor: Any, backbone: str | PathLike[str
         try:
             wrong += _differences(own.to_dict(), load_image_processor(backbone).to_dict())
         except (OSError, ValueError) as error:
-            return Finding("preprocessing", Status.SKIPPED, f"the backbone's own cannot be read: {error}")
+            return Finding(
+                "preprocessing", Status.SKIPPED, f"the image processor of the backbone cannot be loaded: {error}"
+            )
     if wrong:
         return Finding(
             "preprocessing",
             Status.PROBLEM,
             "; ".join(wrong),
-            "take the processor_config.json of the training run; if it was trained so, train again with the "
-            "backbone's own image processor (load_image_processor)",
+            "copy processor_config.json from the training run; if it was trained this way, train again with the "
+            "image processor of the backbone (load_image_processor)",
         )
     settings = own.to_dict()
     message = (
         f"size {_plain(settings.get('size'))}, mean {settings.get('image_mean')}, std {settings.get('image_std')}"
     )
-    return Finding("preprocessing", Status.OK, message + ("" if backbone is None else ", as the backbone's own"))
+    return Finding("preprocessing", Status.OK, message + ("" if backbone is None else ", as for the backbone"))
 
 
 def _without_sense(settings: dict[str, Any]) -> list[str]:
-    """What no backbone was trained with."""
+    """List settings that no backbone was trained with."""
     wrong = []
     levels = 1.0 if settings.get("do_rescale") else 255.0
     if levels == 1.0 and not 1 / 512 < (settings.get("rescale_factor") or 1 / 255) < 1 / 64:
-        wrong.append(f"rescale_factor is {settings['rescale_factor']}, and 1/255 or 1/127.5 is usual")
+        wrong.append(f"rescale_factor is {settings['rescale_factor']}, but should be 1/255 or 1/127.5")
     if settings.get("do_normalize"):
         mean, std = settings.get("image_mean"), settings.get("image_std")
         values = [*(mean or []), *(std or [])]
         if len(values) != 6:
             wrong.append(f"image_mean {mean} and image_std {std} are not three numbers each")
         elif levels == 1.0 and max(values) > 4:
-            wrong.append(
-                f"image_mean {mean} and image_std {std} are for levels of 0 to 255, but levels are rescaled to 1"
-            )
+            wrong.append(f"image_mean {mean} and image_std {std} are for pixel values up to 255, but do_rescale is on")
         elif levels == 255.0 and max(values) <= 4:
-            wrong.append(f"image_mean {mean} and image_std {std} are for levels of 0 to 1, but do_rescale is off")
+            wrong.append(f"image_mean {mean} and image_std {std} are for pixel values up to 1, but do_rescale is off")
         elif min(std or [0]) <= 0:
-            wrong.append(f"image_std {std} is not above 0")
+            wrong.append(f"image_std {std} is not positive")
     elif levels == 255.0:
-        wrong.append("neither do_rescale nor do_normalize is on: the backbone gets levels of 0 to 255")
+        wrong.append("neither do_rescale nor do_normalize is on: the backbone gets pixel values up to 255")
     return wrong
 
 
@@ -151,15 +152,15 @@ def _other_size(model: Any, processor: Any) -> list[str]:
     try:
         pixels = processor(images=Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"]
     except (ValueError, TypeError) as error:
-        return [f"a photo cannot be prepared: {error}"]
+        return [f"a photo cannot be preprocessed: {error}"]
     found = tuple(pixels.shape[-2:])
-    return [] if found == expected else [f"photos come out as {found} pixels, and the backbone is for {expected}"]
+    return [] if found == expected else [f"photos are resized to {found} pixels, but the backbone needs {expected}"]
 
 
 def _differences(own: dict[str, Any], original: dict[str, Any]) -> list[str]:
     names = ["do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_flip_channel_order"]
     return [
-        f"{name} is {_plain(own.get(name))}, the backbone's own {_plain(original.get(name))}"
+        f"{name} is {_plain(own.get(name))}, but {_plain(original.get(name))} for the backbone"
         for name in names
         if (_plain(own.get(name)) or None) != (_plain(original.get(name)) or None)
     ]
@@ -174,11 +175,11 @@ def _plain(value: Any) -> Any:
 
 
 def check_backbone_drift(model: NICForConditionalGeneration, backbone: str | PathLike[str] | None) -> Finding:
-    """A frozen backbone is the one that it was, its BatchNorm statistics too."""
+    """Check that a frozen backbone and its BatchNorm statistics have not changed."""
     if not model.config.freeze_backbone:
-        return Finding("backbone drift", Status.OK, "the backbone was trained too, so it differs from the original")
+        return Finding("backbone drift", Status.OK, "the backbone was trained, so it differs from the original")
     if backbone is None:
-        return Finding("backbone drift", Status.SKIPPED, "give --backbone, the original, to compare with")
+        return Finding("backbone drift", Status.SKIPPED, "set --backbone to compare with the original")
     try:
         loaded, use_pooler = load_backbone(backbone, model.config.use_backbone_pooler, {})
         original, _ = vision_part(loaded, use_pooler)
@@ -192,8 +193,8 @@ def check_backbone_drift(model: NICForConditionalGeneration, backbone: str | Pat
         return Finding(
             "backbone drift",
             Status.PROBLEM,
-            f"{backbone} is another model: it lacks {len(unknown)} tensors or has others, such as {unknown[0]}",
-            "give the backbone that the captioner was built on",
+            f"{backbone} is another model: {len(unknown)} tensors are missing or different, such as {unknown[0]}",
+            "specify the backbone that the captioner was built on",
         )
     statistics = set(_batch_norm_statistics(own))
     moved = {
@@ -207,21 +208,23 @@ def check_backbone_drift(model: NICForConditionalGeneration, backbone: str | Pat
         return Finding(
             "backbone drift",
             Status.PROBLEM,
-            f"the backbone says it is frozen, but {len(weights)} of its weights differ from {backbone}, such as "
+            f"the config says the backbone is frozen, but {len(weights)} weights differ from {backbone}, such as "
             f"{min(weights)}",
-            "give the backbone that it was built on; if it is that one, set freeze_backbone to false in config.json",
+            "specify the backbone it was built on; if this is the one, set freeze_backbone to false in config.json",
         )
     if buffers:
         worst = max(buffers, key=buffers.__getitem__)
         return Finding(
             "backbone drift",
             Status.PROBLEM,
-            f"the backbone says it is frozen, and its weights are, but {len(buffers)} of {len(statistics)} BatchNorm "
-            f"statistics moved (most: {worst}, by {buffers[worst]:.0%})",
-            "BatchNorm was in training mode: load the backbone anew and train the LSTM again, with nic train or "
-            "CaptioningTrainer, which keep a frozen backbone in eval mode; cached features are of another model",
+            f"the backbone is frozen, but {len(buffers)} of {len(statistics)} BatchNorm statistics changed (most: "
+            f"{worst}, by {buffers[worst]:.0%})",
+            "BatchNorm was in training mode: load the backbone again and retrain the LSTM with nic train or "
+            "CaptioningTrainer, which keep a frozen backbone in eval mode; cached features do not match either",
         )
-    return Finding("backbone drift", Status.OK, f"weights and {len(statistics)} statistics as in {backbone}")
+    return Finding(
+        "backbone drift", Status.OK, f"weights and {len(statistics)} statistics are the same as in {backbone}"
+    )
 
 
 def _batch_norm_statistics(model: nn.Module) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a check found, and what to do about it."""
+"""Results of checks."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """How a check ended."""
+    """Outcome of a check."""
 
     OK = "ok"
     NOTE = "note"
@@ -19,10 +19,10 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        check: its name.
-        status: whether something is wrong.
+        check: name of the check.
+        status: whether there is a problem.
         message: what was found, with its values.
-        advice: what to do; empty where nothing is to be done.
+        advice: what to do; empty if there is nothing to do.
     """
 
     check: str
@@ -31,5 +31,5 @@ class Finding:
     advice: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Convert to JSON values."""
         return {**asdict(self), "status": self.status.value}

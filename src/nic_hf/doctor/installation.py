@@ -1,4 +1,4 @@
-"""Python and the libraries that captions depend on."""
+"""Check Python and the libraries."""
 
 import platform
 import re
@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from ..evaluation.java_metrics import OLDEST_JAVA, java_version
 from .findings import Finding, Status
 
-# What pyproject.toml asks for: the oldest that will do, and the first that will not.
+# Requirements of pyproject.toml: oldest version, and the first that is not supported.
 _NEEDED: dict[str, tuple[str, str | None]] = {
     "transformers": ("5.17", "6"),
     "torch": ("2.6", None),
@@ -20,7 +20,7 @@ _NEEDED: dict[str, tuple[str, str | None]] = {
 
 
 def check_installation() -> list[Finding]:
-    """Versions of Python and the libraries, CUDA, and Java for METEOR."""
+    """Check the versions of Python and the libraries, CUDA, and Java for METEOR."""
     return [_libraries(), _cuda(), _java()]
 
 
@@ -31,18 +31,18 @@ def _libraries() -> Finding:
         try:
             installed = version(name)
         except PackageNotFoundError:
-            wrong.append(f"{name} is missing, needed {wanted}")
+            wrong.append(f"{name} is missing, required {wanted}")
             continue
         found.append(f"{name} {installed}")
         if _numbers(installed) < _numbers(oldest) or (first_not and _numbers(installed) >= _numbers(first_not)):
-            wrong.append(f"{name} {installed}, needed {wanted}")
+            wrong.append(f"{name} {installed}, required {wanted}")
     if wrong:
-        return Finding("versions", Status.PROBLEM, "; ".join(wrong), "pip install -U nic_hf, in a fresh environment")
+        return Finding("versions", Status.PROBLEM, "; ".join(wrong), "run pip install -U nic_hf in a new environment")
     return Finding("versions", Status.OK, ", ".join(found))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The release of a version: 2.13.0+cpu is (2, 13, 0)."""
+    """Parse the release of a version: 2.13.0+cpu is (2, 13, 0)."""
     match = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
@@ -57,8 +57,8 @@ def _cuda() -> Finding:
         return Finding(
             "cuda",
             Status.NOTE,
-            f"torch is built for CUDA {torch.version.cuda}, but no GPU can be used; captions are made on the CPU",
-            "if there is a GPU, update its driver (nvidia-smi says its version)",
+            f"torch is built for CUDA {torch.version.cuda}, but no GPU is available; the CPU is used",
+            "if there is a GPU, update its driver (nvidia-smi shows the version)",
         )
     return Finding("cuda", Status.OK, "torch is built for the CPU")
 
@@ -66,9 +66,9 @@ def _cuda() -> Finding:
 def _java() -> Finding:
     installed = java_version()
     if installed is None:
-        message = "no Java, which METEOR and SPICE need and nothing else does"
-        return Finding("java", Status.NOTE, message, "install a Java runtime to have these scores")
+        message = "no Java, which only METEOR and SPICE need"
+        return Finding("java", Status.NOTE, message, "install a Java runtime for these scores")
     if installed < OLDEST_JAVA:
-        message = f"Java {installed} is too old for METEOR, which needs {OLDEST_JAVA}"
+        message = f"Java {installed} is too old for METEOR, which requires {OLDEST_JAVA}"
         return Finding("java", Status.NOTE, message, "install a newer Java runtime")
     return Finding("java", Status.OK, f"Java {installed}")

@@ -1,4 +1,4 @@
-"""Train a captioner with Trainer."""
+"""Train captioners with `Trainer`."""
 
 from .arguments import CaptioningTrainingArguments
 from .checkpoint_integrity import last_checkpoint

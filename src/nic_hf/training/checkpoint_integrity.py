@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are whole: a run that is killed may leave one that it was about to write or to remove."""
+"""Find complete checkpoints: a killed run may leave one that it was writing or removing."""
 
 import json
 import logging
@@ -23,25 +23,25 @@ _TORCH_FILES = (".pt", ".pth", ".bin")
 
 
 def last_checkpoint(run: str | Path) -> str | None:
-    """Path of the newest whole checkpoint of a run, None where there is none; newer ones that are not are logged."""
+    """Return the path of the newest complete checkpoint of a run, or None; log the incomplete ones that are newer."""
     numbers = [(int(match[1]), path) for path in Path(run).glob("*") if (match := _NAME.fullmatch(path.name))]
     for _, path in sorted(numbers, reverse=True):
-        problem = why_unfinished(path)
+        problem = why_incomplete(path)
         if problem is None:
             return str(path)
-        logger.warning("%s is passed over: it is unfinished or damaged (%s)", path, problem)
+        logger.warning("%s is skipped: it is incomplete or damaged (%s)", path, problem)
     return None
 
 
-def why_unfinished(checkpoint: str | Path) -> str | None:
-    """What keeps a checkpoint from being resumed; None where it is whole.
+def why_incomplete(checkpoint: str | Path) -> str | None:
+    """Return why a checkpoint cannot be resumed, or None if it is complete.
 
-    Trainer writes `trainer_state.json` last. Weights are compared with their digests, and what PyTorch wrote with the
-    checksums in it, which its loader passes over. All else has to be there, as long as it was when it was written.
+    Trainer writes `trainer_state.json` last. Weights are compared with their digests, and files of PyTorch with the
+    checksums in them, which its loader ignores. All other recorded files must exist.
     """
     folder = Path(checkpoint)
     if read_json(folder / STATE_FILE) is None:
-        return f"no {STATE_FILE} that can be read"
+        return f"no readable {STATE_FILE}"
     record = read_json(folder / PROVENANCE_FILE) or {}
     for name, size in record.get("files", {}).items():
         path = folder / name
@@ -49,7 +49,8 @@ def why_unfinished(checkpoint: str | Path) -> str | None:
             return f"{name} is missing"
         if path.suffix in (".safetensors", *_TORCH_FILES) and path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes and had {size}"
-    if "files" not in record and (folder / "rng_state_0.pth").is_file():  # killed before the slowest process was done
+    if "files" not in record and (folder / "rng_state_0.pth").is_file():
+        # Killed while the other processes may still have been writing.
         for process in range(record.get("processes", 1)):
             if not (folder / f"rng_state_{process}.pth").is_file():
                 return f"rng_state_{process}.pth is missing"
@@ -59,26 +60,26 @@ def why_unfinished(checkpoint: str | Path) -> str | None:
         if path.suffix in _TORCH_FILES and path.is_file() and not _is_sound_zip(path):
             return f"{path.name} is damaged"
     for name in changed_weights(folder):
-        return f"{name} is not what was saved"
+        return f"{name} has changed since it was saved"
     if not any(_holds_weights(path) for path in folder.iterdir()):
-        return "it holds no weights"
+        return "it has no weights"
     return None
 
 
 def begin_checkpoint(checkpoint: Path) -> None:
-    """Mark a checkpoint as unfinished, where one of that number is there already and will be written over."""
+    """Mark a checkpoint as incomplete before it is overwritten."""
     (checkpoint / STATE_FILE).unlink(missing_ok=True)
 
 
 def files_of(checkpoint: Path) -> dict[str, int]:
-    """Size in bytes of each file that a run is resumed from, by its name, `/` between folders."""
+    """Size in bytes of each file that resuming needs, by its path with slashes."""
     others = (PROVENANCE_FILE, CARD_FILE, RECIPE_FILE, STATE_FILE)
     files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in others)
     return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file; None where it is missing or broken."""
+    """Return the content of a JSON file, or None if it is missing or invalid."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What model cards say of data sets that most captioners are trained on: licence, origin, bias, citation."""
+"""Facts about common captioning datasets for model cards: licence, origin, bias, citation."""
 
 import re
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ CITATION = """@inproceedings{vinyals2015show,
 
 @dataclass(frozen=True)
 class KnownData:
-    """A data set.
+    """Facts about a dataset.
 
     Attributes:
-        pattern: regular expression of the names it goes by.
-        title, description, license, language, citation: what the card says of it.
+        pattern: regular expression that matches its names.
+        title, description, license, language, citation: texts for the card.
         shown: what its photos show.
-        bias: a sentence of its own on what to expect of captioners trained on it.
+        bias: a sentence about the bias of captioners trained on it.
     """
 
     pattern: str
@@ -32,9 +32,9 @@ class KnownData:
     citation: str
 
 
-_FLICKR_SHOWN = "mostly people and dogs, outdoors, as photographed on Flickr about 2010"
+_FLICKR_SHOWN = "mostly people and dogs outdoors, from Flickr around 2010"
 _FLICKR_BIAS = (
-    "Its captions were written by workers in the United States, in English, and see the world from there. There are"
+    "Its captions were written in English by workers in the United States and reflect their perspective. There are"
     " hardly any cats, and few indoor scenes."
 )
 
@@ -43,7 +43,7 @@ KNOWN = (
         pattern=r"flickr[-_ ]?8k",
         title="Flickr8k",
         description="about 8,000 photos with five captions each (Hodosh, Young and Hockenmaier 2013)",
-        license="research and non-commercial use; the photos belong to those who took them",
+        license="research and non-commercial use; the photos belong to their photographers",
         language="en",
         shown=_FLICKR_SHOWN,
         bias=_FLICKR_BIAS,
@@ -59,7 +59,7 @@ KNOWN = (
         pattern=r"flickr[-_ ]?30k",
         title="Flickr30k",
         description="31,783 photos with five captions each (Young et al. 2014)",
-        license="research and non-commercial use; the photos belong to those who took them",
+        license="research and non-commercial use; the photos belong to their photographers",
         language="en",
         shown=_FLICKR_SHOWN,
         bias=_FLICKR_BIAS,
@@ -75,12 +75,12 @@ KNOWN = (
         pattern=r"(?<![a-z])(ms)?coco(?![a-z])|captions_(train|val)20\d\d",
         title="COCO captions",
         description="photos of everyday scenes with five captions each (Lin et al. 2014, Chen et al. 2015)",
-        license="CC BY 4.0 for the captions; the photos are under the licences that Flickr shows for them",
+        license="CC BY 4.0 for the captions; the photos have the licences that Flickr shows",
         language="en",
-        shown="everyday scenes chosen for 80 kinds of things, as photographed on Flickr",
+        shown="everyday scenes with 80 categories of objects, from Flickr",
         bias=(
-            "Its captions were written by workers on Mechanical Turk, in English. It shows men more often than women,"
-            " and captioners trained on it exaggerate that (Hendricks et al. 2018, Women also Snowboard)."
+            "Its captions were written in English by workers on Mechanical Turk. It shows men more often than women,"
+            " and captioners trained on it amplify this (Hendricks et al. 2018, Women also Snowboard)."
         ),
         citation="""@article{chen2015microsoft,
   title = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},
@@ -94,7 +94,7 @@ KNOWN = (
 
 
 def known_data(name: str | None) -> KnownData | None:
-    """The data set of a name, a Hub id or the last part of a path, None where it is not known here.
+    """Return the facts about a dataset, given a name, a Hub id or the last part of a path; None if it is unknown.
 
     >>> known_data("jxie/flickr8k").title
     'Flickr8k'

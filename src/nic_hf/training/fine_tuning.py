@@ -1,4 +1,4 @@
-"""Training the backbone too: which of its weights, and at what learning rate."""
+"""Choose which weights of the backbone are trained, and their learning rate."""
 
 import math
 import re
@@ -10,18 +10,18 @@ from ..model.captioner import NICForConditionalGeneration
 
 
 def thaw_backbone(model: NICForConditionalGeneration, which: str | float | None = None) -> int:
-    """Train the backbone: all of it, its last weights, or those of some names. What comes before needs no gradient.
+    """Make the backbone trainable: all of it, its last weights, or weights selected by name.
 
     Args:
         model: the captioner.
-        which: the share of the backbone's weight tensors to train, from its end, above 0 and at most 1; or a regular
-            expression, searched for in their names. All of them where not given.
+        which: the share of the backbone's weight tensors to train, counted from its end, above 0 and at most 1; or a
+            regular expression that is searched for in their names. By default all of them.
 
     Returns:
-        The number of weights (scalars) that will be trained.
+        The number of trainable parameters of the backbone.
 
     Raises:
-        ValueError: where it matches no weight, or is neither a share nor a regular expression.
+        ValueError: if it matches no weight, or is neither a share nor a regular expression.
     """
     model.set_backbone_frozen(False)
     weights = dict(model.encoder.backbone.named_parameters())
@@ -31,7 +31,7 @@ def thaw_backbone(model: NICForConditionalGeneration, which: str | float | None 
         weight.requires_grad_(name in trained)
     if not trained:
         raise ValueError(
-            f"trainable_backbone: {which!r} matches no weight of the backbone; they have names such as"
+            f"trainable_backbone: {which!r} matches no weight of the backbone; their names are, for example,"
             f" {names[0]}, {names[len(names) // 2]} and {names[-1]}"
         )
     return sum(weights[name].numel() for name in trained)
@@ -45,19 +45,19 @@ def _trained_names(names: list[str], which: str | float | None) -> set[str]:
         share = float(which)
     if not math.isnan(share):
         if not 0 < share <= 1:
-            raise ValueError(f"trainable_backbone: a share must be above 0 and at most 1, not {which}")
+            raise ValueError(f"trainable_backbone: a share must be above 0 and at most 1, got {which}")
         return set(names[-max(1, round(len(names) * share)) :])
     try:
         wanted = re.compile(str(which))
     except re.error as error:
-        raise ValueError(f"trainable_backbone: {which!r} is no regular expression ({error})") from error
+        raise ValueError(f"trainable_backbone: {which!r} is not a regular expression ({error})") from error
     return {name for name in names if wanted.search(name)}
 
 
 def set_backbone_learning_rate(
     optimizer: torch.optim.Optimizer, model: NICForConditionalGeneration, learning_rate: float
 ) -> None:
-    """Move the backbone's weights to parameter groups of their own; to be called before there is a schedule."""
+    """Move the backbone's weights to separate parameter groups; call this before a schedule is created."""
     own = {id(weight) for weight in model.encoder.parameters()}
     for group in list(optimizer.param_groups):
         backbone = [weight for weight in group["params"] if id(weight) in own]

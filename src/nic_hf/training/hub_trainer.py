@@ -53,7 +53,7 @@ class PublishingTrainer(Trainer):
             self.args.hub_strategy = self.strategy
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        """Trainer's, with errors of one line."""
+        """Create the repository, with errors of one line."""
         with hub_errors(f"cannot push {self.args.output_dir}"):
             super().init_hf_repo(*args, **kwargs)
 
@@ -69,9 +69,9 @@ class PublishingTrainer(Trainer):
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Write `README.md` in the folder of the run (see [`model_card`]); arguments go before `card_facts`.
+        """Write `README.md` to the output directory (see [`model_card`]); arguments override `card_facts`.
 
-        `tasks`, `dataset_tags` and `dataset_args` are Trainer's and say nothing that is not known of a captioner.
+        `tasks`, `dataset_tags` and `dataset_args` are ignored: they are the same for every captioner.
         """
         if not self.is_world_process_zero():
             return
@@ -88,7 +88,7 @@ class PublishingTrainer(Trainer):
         self.write_card(Path(self.args.output_dir or "."), facts)
 
     def write_card(self, folder: Path, facts: CardFacts | None = None) -> None:
-        """Write the card of a checkpoint of this run, unless it is no captioner of its own, as with PEFT."""
+        """Write the card of a checkpoint of this run, unless it is only an adapter, as with PEFT."""
         if (read_json(folder / "config.json") or {}).get("model_type") != "nic":
             return
         write_model_card(
@@ -108,16 +108,16 @@ class PublishingTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> CommitInfo | Future | None:
-        """Save the captioner and push it (see [`push_captioner`]) with its card.
+        """Save the captioner and push it with its card (see [`push_captioner`]).
 
         Args:
-            commit_message, token, revision, private: of the commit and the repository; by default those of the
-                arguments of the run.
-            blocking: wait for the end of the push.
-            **kwargs: for `create_model_card`.
+            commit_message, token, revision, private: settings of the commit and the repository; by default from the
+                training arguments.
+            blocking: wait until the push has finished.
+            **kwargs: passed to `create_model_card`.
 
         Raises:
-            OSError: where the Hub refuses, or the connection breaks off.
+            OSError: if the Hub refuses or the connection is lost.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
@@ -212,17 +212,17 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _linked(folder: Path, names: list[str] | None) -> Path:
-    """A folder beside a checkpoint with links to its files: to those of `names`, or to all that a run resumes from."""
+    """Create a folder with hard links to files of a checkpoint: to `names`, or to everything that resuming needs."""
     links = Path(tempfile.mkdtemp(prefix=_LINKS, dir=folder.parent))
     if names is None:
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     for name in names:
-        if name == "training_args.bin":  # it holds the token
+        if name == "training_args.bin":  # it contains the token
             continue
         (links / name).parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(folder / name, links / name)
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             shutil.copyfile(folder / name, links / name)
     return links
 
@@ -230,7 +230,7 @@ def _linked(folder: Path, names: list[str] | None) -> Path:
 def _push_links(
     links: Path, repo_id: str, place: str | None, *, message: str, token: str | None, revision: str | None
 ) -> None:
-    """Push the captioner of a checkpoint, and to `place` all that resuming needs; a failure is logged."""
+    """Push the captioner in a checkpoint, and to `place` everything that resuming needs; log a failure."""
     try:
         push_captioner(links, repo_id, message=message, token=token, revision=revision)
         if place is not None:
@@ -244,12 +244,12 @@ def _push_links(
                     revision=revision,
                 )
     except (OSError, ValueError) as error:
-        logger.warning("%s: %s; training goes on", message, error)
+        logger.warning("%s: %s; training continues", message, error)
     finally:
         shutil.rmtree(links, ignore_errors=True)
 
 
 def _settings(args: TrainingArguments) -> dict[str, Any]:
-    """What of the arguments a card shows, where there is no recipe."""
+    """Select the training arguments that a card shows if there is no recipe."""
     names = (*SHOWN, "load_best_model_at_end")
     return {name: getattr(value, "value", value) for name in names if (value := getattr(args, name, None)) is not None}

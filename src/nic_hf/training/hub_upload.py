@@ -1,4 +1,4 @@
-"""Captioners on the Hub: one commit with what others need, and nothing of what they may not have."""
+"""Push captioners to the Hub: one commit with the captioner, and without photos of the training data."""
 
 import contextlib
 import glob
@@ -14,7 +14,7 @@ from .._version import __version__
 from .checkpoint_integrity import CARD_FILE, RECIPE_FILE
 from .model_card import CardFacts, write_model_card
 
-# An output directory also holds sample captions drawn over photos of others, and logs with the same.
+# An output directory also has sample captions drawn over photos, and logs with the same, which may not be published.
 PUBLISHED = (
     *("config.json", "generation_config.json", "weights.sha256", "*_nic.py"),
     *("model*.safetensors", "model*.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors"),
@@ -27,24 +27,24 @@ ONNX = ("*.onnx", "*.onnx[._]data")
 
 
 def published_files(folder: str | os.PathLike, onnx: bool = False) -> list[str]:
-    """Files of a captioner's folder that belong on the Hub, as paths with slashes.
+    """List the files of a captioner's folder that belong on the Hub, as paths with slashes.
 
     Args:
-        folder: where it was saved, such as the folder of a run.
-        onnx: also its exported ONNX files, in the folder or in `onnx/` in it.
+        folder: where it was saved, such as the output directory of a run.
+        onnx: include exported ONNX files, in the folder or its subfolder `onnx/`.
 
     Raises:
-        ValueError: where there is no captioner.
+        ValueError: if there is no captioner.
     """
     root = Path(folder)
     chosen = _matching(root, PUBLISHED)
     missing = [name for name in NEEDED if name not in chosen]
     if missing or not any(name.endswith(".safetensors") for name in chosen):
-        raise ValueError(f"{folder}: no captioner: it holds no {', '.join(missing or ['model.safetensors'])}")
+        raise ValueError(f"{folder}: not a captioner: there is no {', '.join(missing or ['model.safetensors'])}")
     if onnx:
         exported = _matching(root, ONNX) + [f"onnx/{name}" for name in _matching(root / "onnx", (*ONNX, "*.json"))]
         if not any(name.endswith(".onnx") for name in exported):
-            raise ValueError(f"{folder}: no ONNX files; export them first")
+            raise ValueError(f"{folder}: no ONNX files; run nic export first")
         chosen += exported
     return chosen
 
@@ -66,21 +66,21 @@ def push_captioner(
 ) -> CommitInfo:
     """Push a saved captioner to the Hub: weights, code, tokenizer, processor, generation config and model card.
 
-    All of it is one commit, made when every file has arrived: a push that breaks off leaves the repository as it was.
-    A model card is written where the folder has none.
+    Everything is one commit, created after all files are uploaded: an interrupted push leaves the repository
+    unchanged. If the folder has no model card, one is written.
 
     Args:
         folder: where the captioner was saved.
-        repo_id: `"owner/name"`; it is made where it is not there yet.
-        private: make it private; by default public.
-        token: access token; by default the one that `hf auth login` saved, or `HF_TOKEN`.
-        revision: branch to push to, made where it is not there yet; by default `main`.
-        message: of the commit.
-        onnx: also the exported ONNX files of the folder.
+        repo_id: `"owner/name"`; it is created if it does not exist.
+        private: create a private repository; by default it is public.
+        token: access token; by default the one saved by `hf auth login`, or `HF_TOKEN`.
+        revision: branch to push to, created if it does not exist; by default `main`.
+        message: commit message.
+        onnx: include exported ONNX files.
 
     Raises:
-        ValueError: where the folder holds no captioner.
-        OSError: where the Hub refuses, or the connection breaks off; the message says what to do.
+        ValueError: if the folder is not a captioner.
+        OSError: if the Hub refuses or the connection is lost; the message says what to do.
     """
     files = published_files(folder, onnx)
     if CARD_FILE not in files:
@@ -103,7 +103,7 @@ def push_captioner(
 
 @contextlib.contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Turn what huggingface_hub and its HTTP library raise into an `OSError` of one line.
+    """Turn exceptions of huggingface_hub and its HTTP library into an `OSError` with a one-line message.
 
     Raises:
         OSError: "`what`: ..."
@@ -113,17 +113,17 @@ def hub_errors(what: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            advice = "the token is missing, wrong or may not write there; `hf auth login`, or set HF_TOKEN"
+            advice = "the token is missing, invalid or has no write access; run `hf auth login` or set HF_TOKEN"
             raise PermissionError(f"{what}: {advice} (HTTP {status})") from error
         raise OSError(f"{what}: {_one_line(error)}") from error
     except Exception as error:
-        # The library under huggingface_hub differs between its versions (httpx, httpx2), and so do their exceptions.
+        # huggingface_hub uses different HTTP libraries in its versions (httpx, httpx2), with different exceptions.
         cause = _cause(error)
         if isinstance(error, ValueError | TypeError) or not (_is_of_http(cause) or isinstance(cause, OSError)):
             raise
         raise ConnectionError(
-            f"{what}: the connection broke off ({_one_line(cause)}). The repository is as it was before; push again,"
-            " what has arrived is not sent twice"
+            f"{what}: the connection was lost ({_one_line(cause)}). The repository is unchanged; push again, uploaded"
+            " files are not sent twice"
         ) from error
 
 
@@ -144,5 +144,5 @@ def _one_line(error: BaseException) -> str:
 
 
 def hub_api() -> HfApi:
-    """The Hub, told who asks."""
+    """Return a client of the Hub that identifies this package."""
     return HfApi(library_name="nic_hf", library_version=__version__)

@@ -1,7 +1,7 @@
-"""Model cards: what a captioner was trained from and how good it is, read from its own files.
+"""Write model cards from the files of a captioner: training data, settings and scores.
 
-Nothing is asked that a file beside the weights says: `config.json`, `generation_config.json`, `model.safetensors`,
-`trainer_state.json`, `recipe.yaml`, `samples/captions.jsonl`, and the `evaluation.json` of `nic evaluate`.
+The files are `config.json`, `generation_config.json`, `model.safetensors`, `trainer_state.json`, `recipe.yaml`,
+`samples/captions.jsonl`, and the `evaluation.json` of `nic evaluate`.
 """
 
 import re
@@ -31,7 +31,7 @@ from .run_records import (
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 TAGS = ("image-captioning", "show-and-tell", "nic")
 EXAMPLES = 8
-# What of a recipe the card shows, and the value that is not worth a line; all of it is in recipe.yaml.
+# Settings of a recipe that the card shows unless they have this value; recipe.yaml has all of them.
 SHOWN = {
     "objective": None,
     "freeze_backbone": None,
@@ -65,20 +65,20 @@ SHOWN = {
 
 @dataclass
 class CardFacts:
-    """What no file of a run says. What is not given here is taken from the files, or left out.
+    """Facts that the files of a run do not contain, or that override them.
 
     Attributes:
-        name: of the captioner; by default that of its folder.
-        note: a paragraph after the first, such as where the weights are to be had.
-        repo_id: its id on the Hub, for the example of use.
-        license: of the captioner, by the Hub's short name (`apache-2.0`).
-        language: of the captions (`en`); known for data sets known here.
-        tags: more tags for the Hub.
-        data: what the training data is called, or its Hub id.
+        name: name of the captioner; by default the name of its folder.
+        note: a second paragraph, such as where to find the weights.
+        repo_id: Hub id in the usage example.
+        license: licence of the captioner, as the Hub spells it (`apache-2.0`).
+        language: language of the captions (`en`); known for common datasets.
+        tags: additional tags for the Hub.
+        data: name or Hub id of the training data.
         data_license, backbone_license: licences of data and backbone, in words.
-        backbone: what the backbone is called, or its Hub id.
-        split: split that `evaluation.json` is of.
-        examples: captions by photo, in place of those that training logged.
+        backbone: name or Hub id of the backbone.
+        split: the split of `evaluation.json`.
+        examples: captions by photo, instead of those that training logged.
     """
 
     name: str | None = None
@@ -105,11 +105,11 @@ def write_model_card(
     samples: str | Path | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the model card of a captioner, by default as `README.md` beside it; arguments as of [`model_card`].
+    """Write the model card of a captioner, by default to `README.md` in its folder. See [`model_card`].
 
     Raises:
-        OSError: where a file cannot be read, or the card cannot be written.
-        ValueError: where the folder holds no captioner, or a file is not what it should be; it is named.
+        OSError: if a file cannot be read, or the card cannot be written.
+        ValueError: if the folder is not a captioner, or a file is invalid.
     """
     card = model_card(folder, facts, recipe=recipe, evaluation=evaluation, samples=samples, state=state)
     return write_text(output or Path(folder) / CARD_FILE, f"{str(card).rstrip()}\n")
@@ -126,24 +126,24 @@ def model_card(
 ) -> ModelCard:
     """Render the model card of a captioner.
 
-    Photos are never part of it: most data sets do not allow that they are passed on.
+    It never contains photos: most datasets do not allow their redistribution.
 
     Args:
-        folder: of the captioner.
-        facts: what no file says.
-        recipe: as `recipe.yaml` holds it, where that file is not in the folder.
-        evaluation: an `evaluation.json` of `nic evaluate`, whose scores then stand in place of those on the dev split.
-        samples: folder of the sample captions of training, where it is not `samples` in or beside `folder`.
-        state: as `trainer_state.json` holds it, where that file is not in the folder.
+        folder: folder of the captioner.
+        facts: facts that its files do not contain.
+        recipe: content of `recipe.yaml`, if that file is not in the folder.
+        evaluation: an `evaluation.json` of `nic evaluate`, whose scores replace those on the validation split.
+        samples: folder of the sample captions, if it is not `samples` in `folder` or next to it.
+        state: content of `trainer_state.json`, if that file is not in the folder.
 
     Raises:
-        OSError: where a file cannot be read.
-        ValueError: where the folder holds no captioner, or a file is not what it should be; it is named.
+        OSError: if a file cannot be read.
+        ValueError: if the folder is not a captioner, or a file is invalid.
     """
     folder, facts = Path(folder), facts or CardFacts()
     config = read_json(folder / "config.json")
     if config is None or config.get("model_type") != "nic":
-        raise ValueError(f"{folder}: no captioner (a config.json whose model_type is nic)")
+        raise ValueError(f"{folder}: not a captioner (it has no config.json with model_type nic)")
     generation = read_json(folder / "generation_config.json") or {}
     recipe = read_recipe(folder / RECIPE_FILE) if recipe is None else recipe
     stages = [{"name": name, **settings} for name, settings in (recipe or {}).get("stages", {}).items()]
@@ -159,7 +159,7 @@ def model_card(
     backbone = facts.backbone or _public_name(config["backbone_config"].get("_name_or_path"))
     examples = facts.examples or sample_captions(folder, samples, step)
     name = facts.name or _name(folder.resolve())
-    # In the card's head, which leaderboards read, is the captioner as it comes.
+    # The metadata, which leaderboards read, has the scores with the default number of beams.
     usual = [result for result in results if result.num_beams == generation.get("num_beams", 1)] or results[:1]
     columns = [score for score in SCORES if any(score in result.scores for result in results)]
 
@@ -193,13 +193,13 @@ def model_card(
         recipe_note=_recipe_note(recipe or {}),
         data={
             "text": _data_text(data_name, known, last, (recipe or {}).get("split")),
-            "license": facts.data_license or (known.license if known else "not stated; ask those who made the data"),
+            "license": facts.data_license or (known.license if known else "not stated; ask the authors of the data"),
             "shown": known.shown if known else "its training data alone",
             "bias": known.bias if known else None,
         },
         backbone={
             "text": _backbone_text(config, backbone),
-            "license": facts.backbone_license or "not stated here; see where it comes from",
+            "license": facts.backbone_license or "not stated here; see its source",
         },
         words_note=_words_note(config, last),
         diversity=None if parts is None else _diversity_note(parts, results),
@@ -215,7 +215,7 @@ def _name(folder: Path) -> str:
 
 
 def _public_name(source: Any) -> str | None:
-    """A Hub id as it is; of a path its last part, since a card is no place for the folders of a machine."""
+    """Return a Hub id unchanged, and only the last part of a path: local folders do not belong in a card."""
     if not isinstance(source, str) or not source:
         return None
     if _is_hub_id(source) and not Path(source).exists():
@@ -256,21 +256,23 @@ def _description(config: Mapping[str, Any], backbone: str | None, parameters: in
     kind = config["backbone_config"].get("model_type", "vision")
     layers = config.get("num_hidden_layers", 1)
     text = (
-        f"It writes a caption for a photo: a vision backbone ({backbone or kind}) gives the features of the photo, and"
-        f" an LSTM of {config['hidden_size']} units{f' in {layers} layers' if layers > 1 else ''}"
+        f"An image captioner: a vision backbone ({backbone or kind}) encodes the photo, and"
+        f" an LSTM with {config['hidden_size']} units{f' in each of {layers} layers' if layers > 1 else ''}"
     )
     if config.get("attention"):
-        text += " looks at its regions before each word, as in *Show, Attend and Tell*."
+        text += " attends to its regions before each word, as in *Show, Attend and Tell*."
     else:
-        text += " reads them once, then says word after word, as in *Show and Tell* (Vinyals et al. 2015)."
-    return text + ("" if parameters is None else f" {parameters / 1e6:.1f} million numbers, all in all.")
+        text += " generates the caption word by word, as in *Show and Tell* (Vinyals et al. 2015)."
+    return text + ("" if parameters is None else f" It has {parameters / 1e6:.1f} million parameters.")
 
 
 def _examples_note(settings: Mapping[str, Any], facts: CardFacts) -> str:
     if facts.examples:
-        return "Photos that it was not trained on."
+        return "These photos were not used in training."
     split = settings.get("eval_split") or "validation"
-    return f"The first photos of the {split} split, not a choice. The photos themselves are not ours to show."
+    return (
+        f"These are the first photos of the {split} split, not a selection. Their licence does not allow to show them."
+    )
 
 
 def _results_note(
@@ -283,27 +285,27 @@ def _results_note(
 ) -> str:
     java = [SCORES[score].title for score in columns if score in JAVA_METRICS]
     parts = [
-        "In percent. Scored by nic_hf, whose figures are equal to pycocoevalcap 1.2's",
-        *([f"{' and '.join(java)} by the Java program"] if java else []),
+        "In percent. Scored by nic_hf, which gives the same values as pycocoevalcap 1.2",
+        *([f"{' and '.join(java)} by the Java programs"] if java else []),
         f"backbone {backbone or config['backbone_config'].get('model_type', 'vision')}",
         *([f"seed {settings['seed']}"] if "seed" in settings else []),
         f"length penalty {generation.get('length_penalty') or 1.0}",
     ]
     text = "; ".join(parts) + "."
     if tested:
-        return text + " In brackets: 95 % bootstrap intervals over photos."
-    return text + " The checkpoint was chosen on these photos; on photos that chose nothing figures tend to be lower."
+        return text + " In parentheses: 95% bootstrap confidence intervals over photos."
+    return text + " The checkpoint was selected on these photos; scores on other photos tend to be lower."
 
 
 def _training_note(state: Mapping[str, Any], step: int | None, stages: list[dict[str, Any]]) -> str:
     if not state:
-        return "How it was trained is not recorded beside it." if not stages else "By this recipe:"
+        return "How it was trained is not recorded." if not stages else "Recipe:"
     steps, epochs = state.get("global_step"), state.get("epoch")
-    text = f"{steps:,} steps" + ("" if epochs is None else f", {epochs:.1f} passes over the data")
+    text = f"{steps:,} steps" + ("" if epochs is None else f", {epochs:.1f} epochs")
     if len(stages) > 1:
         text += f" in the last stage, {stages[-1]['name']}"
     if step and step != steps:
-        text += f"; the weights are those of step {step:,}"
+        text += f"; the weights are from step {step:,}"
     seconds = max((line.get("train_seconds", 0.0) for line in state.get("log_history", [])), default=0.0)
     return text + (f"; {seconds / 60:.0f} minutes of training." if seconds >= 60 else ".")
 
@@ -317,29 +319,29 @@ def _settings(stages: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
 
 def _recipe_note(recipe: Mapping[str, Any]) -> str:
     if "versions" not in recipe:
-        return ""  # made of a Trainer's arguments, and not in a file
+        return ""  # made of training arguments, not read from a file
     versions = ", ".join(f"{package} {version}" for package, version in recipe["versions"].items())
-    return f"`nic train --recipe recipe.yaml` trains the same again ({versions})."
+    return f"`nic train --recipe recipe.yaml` repeats the training ({versions})."
 
 
 def _data_text(name: str | None, known: KnownData | None, settings: Mapping[str, Any], rule: str | None) -> str:
-    splits = f" Trained on its {settings['train_split']} split." if "train_split" in settings else ""
-    splits += f" Its splits: {rule}." if rule else ""
+    splits = f" Trained on the {settings['train_split']} split." if "train_split" in settings else ""
+    splits += f" Splits: {rule}." if rule else ""
     if known:
         return f"{known.title}, {known.description}.{splits}"
-    return f"{name}.{splits}" if name else "not named."
+    return f"{name}.{splits}" if name else "not stated."
 
 
 def _backbone_text(config: Mapping[str, Any], backbone: str | None) -> str:
     kind = config["backbone_config"].get("model_type", "a vision model")
-    how = "kept as it was" if config.get("freeze_backbone", True) else "trained too"
-    return f"{backbone}, of type {kind}, {how}." if backbone else f"{kind}, {how}."
+    how = "frozen" if config.get("freeze_backbone", True) else "fine-tuned"
+    return f"{backbone} ({kind}), {how}." if backbone else f"{kind}, {how}."
 
 
 def _words_note(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    text = f"{config['vocab_size'] - 4:,}."
+    text = f"{config['vocab_size'] - 4:,} words."
     if settings.get("min_frequency"):
-        text += f" Words seen fewer than {settings['min_frequency']} times in training are never said."
+        text += f" Words that occur fewer than {settings['min_frequency']} times in training are never generated."
     return text
 
 
@@ -349,12 +351,12 @@ def _diversity_note(parts: Mapping[str, Any], results: list[Result]) -> str | No
     if "distinct_captions" not in diversity:
         return None
     share = 100 * diversity["distinct_captions"]
-    text = f"Of the {results[0].split} photos' captions (beam {beams}) {share:.0f} % differ from all others"
+    text = f"{share:.0f}% of the captions of the {results[0].split} split (beam {beams}) are unique"
     if diversity.get("in_training") is not None:
-        text += f", and {100 * diversity['in_training']:.0f} % are captions of the training data word for word"
+        text += f", and {100 * diversity['in_training']:.0f}% are copies of training captions"
     return text + f"; they use {diversity['vocabulary']:,} words."
 
 
 def _cell(value: Any) -> str:
-    """Text that cannot break a table, and is no markup."""
+    """Escape text for a table cell."""
     return markdown_text(str(value)).replace("|", "\\|").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""How training shows itself: a bar on terminals, and lines on standard error that read well in files too."""
+"""Show training progress: a progress bar on terminals, and readable lines on standard error."""
 
 import sys
 import time
@@ -7,22 +7,22 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 
-# What Trainer logs of itself and nobody reads while it trains.
+# Values that Trainer logs but that are not useful during training.
 _LEFT_OUT = ("epoch", "total_flos", "train_loss")
 _LEFT_OUT_ENDINGS = ("_runtime", "_per_second", "_seconds")
 
 
 def show_progress(trainer: Trainer) -> None:
-    """Let a trainer report by [`TrainingProgress`] in place of its own bar and its dictionaries on standard output."""
+    """Report progress with [`TrainingProgress`] instead of Trainer's bar and dictionaries on standard output."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingProgress)
 
 
 class TrainingProgress(ProgressCallback):
-    """Trainer's bar, with what is logged as a line on standard error.
+    """Trainer's progress bar, with log entries as lines on standard error.
 
-    Standard output is left to results. Where no bar is shown the lines say how long it will take yet.
+    Standard output is left to results. If no bar is shown, the lines contain the remaining time.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class TrainingProgress(ProgressCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show the bar, where there are to be bars."""
+        """Show the bar unless bars are disabled."""
         self._begun, self._first_step = time.monotonic(), state.global_step
         super().on_train_begin(args, state, control, **kwargs)
         if args.disable_tqdm and self.training_bar is not None:
@@ -47,7 +47,7 @@ class TrainingProgress(ProgressCallback):
         eval_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Move the bar of an evaluation on."""
+        """Update the bar of an evaluation."""
         if not args.disable_tqdm:
             super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
@@ -59,7 +59,7 @@ class TrainingProgress(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write what is logged as a line."""
+        """Write a log entry as a line."""
         shown = {name: value for name, value in (logs or {}).items() if not _is_left_out(name)}
         if not shown or not state.is_world_process_zero:
             return

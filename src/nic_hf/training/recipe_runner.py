@@ -1,4 +1,4 @@
-"""Train by a recipe, stage after stage."""
+"""Run the stages of a recipe."""
 
 import dataclasses
 import json
@@ -31,34 +31,34 @@ FINISHED = "finished.json"
 def run_recipe(
     stages: Sequence[Stage], output_dir: str | Path, from_checkpoint: str | None = None, resume: bool = False
 ) -> dict[str, float]:
-    """Run the stages of a recipe; each starts from the weights that the one before chose.
+    """Run the stages of a recipe; each starts from the best weights of the one before.
 
-    Each stage works in a folder of `output_dir` of its own, `1-frozen`, `2-finetune`, ...; the last one's captioner is
-    saved in `output_dir` itself. `recipe.yaml`, the recipe with all settings, and `README.md`, the model card, are
-    there and in every checkpoint. With `push_to_hub` the final captioner is pushed, to `hub_model_id` or a repository
-    of the folder's name.
+    Stages write to the folders `1-frozen`, `2-finetune`, ... of `output_dir`; the last captioner is saved in
+    `output_dir` itself. `recipe.yaml`, with all settings, and `README.md`, the model card, are there and in every
+    checkpoint. With `push_to_hub` the final captioner is pushed to `hub_model_id`, by default a repository with the
+    folder's name.
 
     Args:
-        stages: from [`resolve`].
+        stages: the stages, from [`resolve`].
         output_dir: the folder of the run.
-        from_checkpoint: a captioner that the first stage starts from, in place of a new one.
-        resume: go on with a run that was stopped. Finished stages are not repeated, and an unfinished one goes on from
-            its last checkpoint.
+        from_checkpoint: a captioner to start the first stage from, instead of a new one.
+        resume: resume an interrupted run. Finished stages are not repeated, and an unfinished one continues from its
+            last checkpoint.
 
     Returns:
         The evaluation of the final captioner.
 
     Raises:
-        OSError: where the folder cannot be written, or the Hub refuses.
-        ValueError: where a finished stage had other settings, or the folder holds a run and `resume` is not given.
+        OSError: if the folder cannot be written, or the Hub refuses.
+        ValueError: if a finished stage had other settings, or the folder contains a run and `resume` is not set.
     """
     folder = Path(output_dir)
     stages[0].args.output_dir = str(folder)
     stages[0].args.check_paths()
     folders = [folder / f"{number}-{stage.name}" for number, stage in enumerate(stages, start=1)]
-    # By one process: the others may come here when that one has begun to write.
+    # Only one process checks this: when the others arrive, it may already be writing.
     if not resume and stages[0].args.should_save and any(path.is_dir() and any(path.iterdir()) for path in folders):
-        raise ValueError(f"{folder} holds a run already; --resume goes on with it, another --output_dir begins anew")
+        raise ValueError(f"{folder} already contains a run; resume it with --resume, or choose another --output_dir")
     finished = [_finished(path, stage) for path, stage in zip(folders, stages, strict=True)]
     if stages[0].args.should_save:
         save_recipe(stages, folder)
@@ -99,12 +99,12 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
     if start is None:
         model, processor = new_captioner(stage.model, tables["train"], stage.data.min_frequency)
     else:
-        # Later stages go on with the words that the first one learned.
+        # Later stages keep the vocabulary of the first one.
         foreign = tables["train"] if stage is stages[0] else None
         model, processor = trained_captioner(stage.model, start, foreign, stage.data.min_frequency)
     model.to(device=args.device)  # type: ignore[call-arg]
     data = stage.data
-    if stage.objective == "self-critical":  # samples are compared with all captions of their photo
+    if stage.objective == "self-critical":  # samples are scored against all captions of their photo
         data = dataclasses.replace(data, captions_per_sample=max(map(len, tables["train"]["captions"])))
     photos, train, evaluation = caption_datasets(model, processor, tables, data, args, set_statistics=start is None)
     kind = SelfCriticalTrainer if stage.objective == "self-critical" else CaptioningTrainer
@@ -140,7 +140,7 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
 
 
 class _SaveRecipe(TrainerCallback):
-    """Puts the recipe beside the weights of each checkpoint."""
+    """Save the recipe in each checkpoint."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = stages
@@ -151,10 +151,10 @@ class _SaveRecipe(TrainerCallback):
 
 
 def _finished(folder: Path, stage: Stage) -> dict[str, float] | None:
-    """The evaluation of a stage that is finished.
+    """Return the evaluation of a finished stage, or None.
 
     Raises:
-        ValueError: naming the settings that were others.
+        ValueError: if its settings were different; the message names them.
     """
     path = folder / FINISHED
     if not path.is_file():
@@ -164,12 +164,12 @@ def _finished(folder: Path, stage: Stage) -> dict[str, float] | None:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     other = [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
     if other:
-        raise ValueError(f"{folder} was finished with other settings ({'; '.join(other)}); take another output_dir")
+        raise ValueError(f"{folder} was trained with other settings ({'; '.join(other)}); choose another output_dir")
     return done["metrics"]
 
 
 def _publish(last: Path, folder: Path) -> None:
-    """Save the last stage's captioner in the folder of the run."""
+    """Save the captioner of the last stage in the folder of the run."""
     NICForConditionalGeneration.from_pretrained(last).save_pretrained(folder)
     NICProcessor.from_pretrained(last).save_pretrained(folder)
     for path in (last / "trainer_state.json", *last.glob("predictions_*.json"), last / RECIPE_FILE):

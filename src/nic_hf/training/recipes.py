@@ -1,8 +1,8 @@
-"""Recipes: named settings for one or more stages of training, in small YAML files; each value can be changed.
+"""Recipes: YAML files with the settings of one or more training stages.
 
-A recipe is a mapping of settings (fields of [`ModelSettings`], [`DataSettings`] and the training arguments). Under
-`stages` it has one mapping for each stage, in order, whose settings go before those of all stages. A stage's
-`objective` is `cross-entropy`, the default, or `self-critical`.
+A recipe is a mapping of settings (fields of [`ModelSettings`], [`DataSettings`] and the training arguments). `stages`
+contains a mapping for each stage, in order, which overrides the settings for all stages. The `objective` of a stage is
+`cross-entropy`, the default, or `self-critical`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ ARGUMENTS: dict[str, type[CaptioningTrainingArguments]] = {
     "cross-entropy": CaptioningTrainingArguments,
     "self-critical": SelfCriticalTrainingArguments,
 }
-# What says where to work and what to show, and nothing of the result.
+# Where to write and what to show; none of this changes the result.
 _PLACES = ("output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir", "dataloader_pin_memory", "debug")
 _SHOWN = (
     "disable_tqdm",
@@ -44,7 +44,7 @@ _SHOWN = (
     "logging_first_step",
     "logging_nan_inf_filter",
 )
-# Where it is pushed to, and a token that must never be written down.
+# Where to push, and a token that must never be written to a file.
 _HUB = (
     "push_to_hub",
     "hub_model_id",
@@ -54,7 +54,7 @@ _HUB = (
     "hub_always_push",
     "hub_revision",
 )
-_NOTES = ("recipe", "description", "versions", "split")  # of a file; no settings
+_NOTES = ("recipe", "description", "versions", "split")  # not settings
 
 Settings = dict[str, Any]
 
@@ -64,9 +64,9 @@ class Stage:
     """One run of a Trainer.
 
     Attributes:
-        name: of the stage, part of its folder's name.
+        name: name of the stage, part of the name of its folder.
         objective: `cross-entropy` or `self-critical`.
-        model, data, args: its settings.
+        model, data, args: settings.
         split_rule: how data without splits was split; see [`nic_hf.data.load_captions`].
     """
 
@@ -78,13 +78,13 @@ class Stage:
     split_rule: str | None = None
 
     def settings(self) -> Settings:
-        """Every setting of model and data, and those of the Trainer that are this package's or not its default."""
+        """All settings of model and data, and training arguments of this package or with other than default values."""
         plain = {field.name: _default(field) for field in dataclasses.fields(TrainingArguments)}
         found: Settings = {"objective": self.objective, **vars(self.model), **vars(self.data)}
         own = {field.name for field in dataclasses.fields(CaptioningTrainingArguments)} - plain.keys()
         for name in _settings_of(type(self.args)):
             value = getattr(self.args, name)
-            value = getattr(value, "value", value)  # of an enumeration
+            value = getattr(value, "value", value)  # of an enum
             ours = name in (*own, "seed", *CaptioningTrainingArguments.__annotations__) or name not in plain
             if (ours or value != plain[name]) and _is_plain(value):
                 found[name] = value
@@ -97,7 +97,7 @@ class _Parser(HfArgumentParser):
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the recipes in the package."""
     return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
 
 
@@ -105,39 +105,37 @@ def load_recipe(name: str | os.PathLike) -> Settings:
     """Read a recipe: one of [`recipe_names`], or a YAML file.
 
     Raises:
-        OSError: where there is no such recipe.
-        ValueError: where the file is no recipe; it is named.
+        OSError: if there is no such recipe.
+        ValueError: if the file is not a recipe.
     """
     if str(name) in recipe_names():
         text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
         text = Path(name).read_text(encoding="utf-8-sig")
     else:
-        raise FileNotFoundError(
-            f"{name}: no such recipe; there are {', '.join(recipe_names())}, or give the path of a YAML file"
-        )
+        raise FileNotFoundError(f"{name}: no such recipe; use {', '.join(recipe_names())} or the path of a YAML file")
     try:
         recipe = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{name}: not YAML ({error})") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"{name}: a recipe is a mapping of settings, not {type(recipe).__name__}")
+        raise ValueError(f"{name}: a recipe must be a mapping of settings, got {type(recipe).__name__}")
     stages = recipe.get("stages")
     if not isinstance(stages, dict) or not stages or not all(isinstance(s, dict | None) for s in stages.values()):
-        raise ValueError(f"{name}: a recipe needs `stages`, a mapping from each stage's name to its settings")
+        raise ValueError(f"{name}: a recipe needs `stages`, a mapping from stage names to settings")
     return recipe
 
 
 def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> list[Stage]:
-    """The stages of a recipe with all settings.
+    """Resolve all settings of the stages of a recipe.
 
     Args:
-        recipe: from [`load_recipe`].
-        changes: settings that go before the recipe's: `name` for all stages, `stage.name` for one of them. Values may
-            be text, as from a command line.
+        recipe: the recipe, from [`load_recipe`].
+        changes: settings that override the recipe: `name` for all stages, `stage.name` for one of them. Values may be
+            strings, as from a command line.
 
     Raises:
-        ValueError: naming a setting that does not exist, with the nearest that does, or a value of the wrong type.
+        ValueError: if a setting does not exist, or a value has the wrong type.
     """
     stages = {name: dict(own or {}) for name, own in recipe["stages"].items()}
     common = {name: value for name, value in recipe.items() if name not in ("stages", *_NOTES)}
@@ -146,7 +144,7 @@ def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
     for name, value in (changes or {}).items():
         stage, dot, setting = name.partition(".")
         if dot and stage not in stages:
-            raise ValueError(f"--{name}: the recipe has no stage {stage!r}; it has {', '.join(stages)}")
+            raise ValueError(f"--{name}: the recipe has no stage {stage!r}; its stages are {', '.join(stages)}")
         if dot:
             for_one[stage][setting] = value
         else:
@@ -158,7 +156,7 @@ def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
 
 
 def as_recipe(stages: Iterable[Stage]) -> Settings:
-    """The stages with all settings and versions, as `recipe.yaml` holds them, and how the data was split."""
+    """Return the content of `recipe.yaml`: stages with all settings, library versions and how the data was split."""
     stages = list(stages)
     rule = next((stage.split_rule for stage in stages if stage.split_rule), None)
     return {
@@ -174,7 +172,7 @@ def as_recipe(stages: Iterable[Stage]) -> Settings:
 
 
 def save_recipe(stages: Iterable[Stage], folder: str | os.PathLike) -> None:
-    """Write `recipe.yaml`, from which the same training can be run again."""
+    """Write `recipe.yaml`, which repeats the training."""
     text = yaml.safe_dump(as_recipe(stages), sort_keys=False, allow_unicode=True, width=119)
     write_text(Path(folder) / RECIPE_FILE, text)
 
@@ -182,7 +180,7 @@ def save_recipe(stages: Iterable[Stage], folder: str | os.PathLike) -> None:
 def _stage(name: str, settings: Settings) -> Stage:
     objective = settings.pop("objective", "cross-entropy")
     if objective not in ARGUMENTS:
-        raise ValueError(f"stage {name}: objective must be {' or '.join(ARGUMENTS)}, not {objective!r}")
+        raise ValueError(f"stage {name}: objective must be {' or '.join(ARGUMENTS)}, got {objective!r}")
     kinds: list[Any] = [ModelSettings, DataSettings, ARGUMENTS[objective]]
     wanted = set().union(*(_settings_of(kind) for kind in kinds))
     words = [text for key, value in settings.items() if key in wanted for text in _as_options(key, value)]
@@ -205,7 +203,7 @@ def _check_names(settings: Settings, known: set[str]) -> None:
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            raise ValueError(f"there is no setting {name!r}" + (f"; is {near[0]!r} meant?" if near else ""))
+            raise ValueError(f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def _settings_of(kind: Any) -> list[str]:
@@ -223,7 +221,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _folder() -> Any:
-    """Where the recipes are: beside the package where it is installed, in `examples/configs` in its repository."""
+    """Folder of the recipes: in the package if it is installed, in `examples/configs` in the repository."""
     package = resources.files("nic_hf")
     installed = package / "recipes"
     return installed if installed.is_dir() else Path(str(package)).parents[1] / "examples" / "configs"

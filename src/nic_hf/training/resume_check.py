@@ -1,6 +1,6 @@
-"""What a checkpoint was trained from, kept beside it, so that a run is not resumed from other words, backbone or data.
+"""Compare a run with the checkpoint that it resumes from: vocabulary, backbone, preprocessing and data.
 
-Trainer would go on without a word: weights of the same shapes load, and the numbers of the words mean others.
+Trainer does not: weights of the same shapes load, although the token ids mean other words.
 """
 
 import json
@@ -24,7 +24,7 @@ from .checkpoint_integrity import PROVENANCE_FILE, files_of, read_json
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-# What of the model may be changed on the way: nothing learned takes another meaning. The backbone is compared apart.
+# Settings of the model that may change on resume: learned weights keep their meaning. The backbone is compared apart.
 _MAY_CHANGE = (
     "attention_regularisation",
     "backbone_config",
@@ -45,19 +45,19 @@ _SHOWN = 5
 
 
 class ResumeError(ValueError):
-    """A run cannot go on from a checkpoint; the message says what differs, or what of the checkpoint is missing."""
+    """A run cannot resume from a checkpoint; the message says what differs, or what is missing."""
 
 
 def describe(model: Any, processing_class: Any, dataset: Any) -> dict[str, Any]:
-    """What a run trains from: words, backbone, preprocessing and data, as digests and settings that JSON keeps.
+    """Describe what a run trains from: vocabulary, backbone, preprocessing and data, as JSON values.
 
-    It costs one reading of the weights of a frozen backbone and of the token ids of all captions; of a stream, of the
-    first photos of its first shard.
+    This reads the weights of a frozen backbone and the token ids of all captions once, or the first photos of the
+    first shard of a stream.
 
     Args:
-        model: the captioner, as it is before anything is loaded from a checkpoint.
-        processing_class: its processor or tokenizer; words are not described where it is neither.
-        dataset: what it trains on.
+        model: the captioner, before a checkpoint is loaded.
+        processing_class: its processor or tokenizer; if it is neither, the vocabulary is not described.
+        dataset: the training dataset.
     """
     config = model.config
     encoder = getattr(model, "encoder", None)
@@ -71,7 +71,7 @@ def describe(model: Any, processing_class: Any, dataset: Any) -> dict[str, Any]:
         "backbone": {
             "config": None if encoder is None else compared_settings(config.backbone_config.to_dict()),
             "frozen": frozen,
-            # The weights of one that learns are the checkpoint's own.
+            # The weights of a trained backbone are in the checkpoint.
             "weights": weights_digest(encoder) if frozen and encoder is not None else None,
         },
         "preprocessing": None if image_processor is None else compared_settings(image_processor.to_dict()),
@@ -91,24 +91,26 @@ def record_files(checkpoint: Path) -> None:
 
 
 def check_provenance(now: Mapping[str, Any], checkpoint: str | Path, processing_class: Any = None) -> None:
-    """Compare a run with the checkpoint that it is to go on from; a checkpoint of older versions gives a warning.
+    """Compare a run with the checkpoint that it resumes from; warn if the checkpoint has no description.
 
     Args:
-        now: what `describe` says of the run.
-        checkpoint: where `save_provenance` has been.
+        now: the run, from `describe`.
+        checkpoint: the checkpoint, with a description of `save_provenance`.
         processing_class: the processor or tokenizer, to name words that differ.
 
     Raises:
-        ResumeError: naming all that differs.
+        ResumeError: naming all differences.
     """
     folder = Path(checkpoint)
     before = read_json(folder / PROVENANCE_FILE)
     if before is None or before.get("format") != _FORMAT:
-        logger.warning("%s: no %s of this version: words, backbone and data are not compared", folder, PROVENANCE_FILE)
+        logger.warning(
+            "%s: no %s of this version: vocabulary, backbone and data are not compared", folder, PROVENANCE_FILE
+        )
         return
     now = json.loads(json.dumps(now))  # tuples become lists, as they did in the file
     for difference in _differences(before.get("order"), now.get("order")):
-        logger.warning("%s: %s: other samples follow than would have without the break", folder, difference)
+        logger.warning("%s: %s: the order of the samples will differ from an uninterrupted run", folder, difference)
     tokenizer = _tokenizer(processing_class)
     words = {} if tokenizer is None else tokenizer.get_vocab()
     differences = _vocabulary_differences(before["vocabulary"], now["vocabulary"], folder, words)
@@ -122,7 +124,7 @@ def check_provenance(now: Mapping[str, Any], checkpoint: str | Path, processing_
     if differences:
         listed = "".join(f"\n- {difference}" for difference in differences)
         raise ResumeError(
-            f"{folder} was trained from something else and cannot be resumed here:{listed}\nTo train it further on"
+            f"{folder} was trained with another setup and cannot be resumed:{listed}\nTo train it further on"
             " other data, load it with from_pretrained() and start a run without resume_from_checkpoint"
         )
 
@@ -146,7 +148,7 @@ def _vocabulary_differences(before: Any, now: Any, checkpoint: Path, words: Mapp
         parts = {
             "only there": [word for word in there if word not in words],
             "only here": [word for word in words if word not in there],
-            "of another number": [word for word in there if words.get(word, there[word]) != there[word]],
+            "with another id": [word for word in there if words.get(word, there[word]) != there[word]],
         }
         named = (f"{len(found):,} {what} ({_few(found)})" for what, found in parts.items() if found)
         text = f"{text}; {', '.join(named)}"
@@ -168,7 +170,7 @@ def _backbone_differences(before: dict[str, Any], now: dict[str, Any]) -> list[s
 
 
 def _differences(before: Any, now: Any) -> list[str]:
-    """Settings that differ, each as text; one that another version does not know is no difference."""
+    """List settings that differ; settings that only one version knows do not count."""
     if before is None or now is None:
         return []
     names = [name for name in before if name in now and before[name] != now[name]]
@@ -187,7 +189,7 @@ def _data(dataset: Any) -> dict[str, Any]:
 
 
 def _captions(dataset: CaptionDataset) -> dict[str, Any]:
-    """Numbers and settings, and a digest of each block of photos: their ids and the token ids of their captions."""
+    """Describe a dataset by counts, settings, and a digest of the ids and captions of each block of photos."""
     photos = dataset.photos
     ids, rows = photos.image_ids(), np.asarray(photos.rows)
     labels = dataset.pairs.data.column("labels")
@@ -211,7 +213,7 @@ def _captions(dataset: CaptionDataset) -> dict[str, Any]:
         "captions": len(labels),
         "captions_per_sample": dataset.captions_per_sample,
         "views": [str(view) for view, _ in photos.views],
-        # Their names are digests of photos, backbone and preprocessing.
+        # The file names are digests of photos, backbone and preprocessing.
         "features": digest_of(Path(file).as_posix().encode() for file in files) if files else None,
         "photos_a_block": size,
         "blocks": blocks,
@@ -232,11 +234,9 @@ def _data_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             if there[0] != here[0]:
                 differences.append(
                     f"the data: the first difference is in photos {number * size} to {(number + 1) * size - 1},"
-                    f" from {there[1]!r} on there, from {here[1]!r} on here"
+                    f" which start with {there[1]!r} there and {here[1]!r} here"
                 )
                 break
     if not differences and before.get("features") != now.get("features"):
-        differences.append(
-            "the features of the photos: the files of the photos, the preprocessing or the format of the cache changed"
-        )
+        differences.append("the image features: the photos, the preprocessing or the cache format changed")
     return differences

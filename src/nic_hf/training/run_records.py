@@ -1,4 +1,4 @@
-"""What the files of a run say, for its model card: results, sample captions, recipe, size."""
+"""Read the files of a run for its model card: results, sample captions, recipe, number of parameters."""
 
 import json
 import math
@@ -18,7 +18,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass
 class Result:
-    """Scores of one split and one number of beams."""
+    """Scores of a split with a number of beams."""
 
     split: str
     num_beams: int
@@ -26,15 +26,15 @@ class Result:
     intervals: dict[str, Sequence[float]] = field(default_factory=dict)
 
     def cell(self, name: str) -> str:
-        """A score in percent, with its interval where there is one."""
+        """Return a score in percent, with its interval if there is one."""
         return percent_with_interval(self.scores[name], self.intervals.get(name)) if name in self.scores else ""
 
 
 def read_recipe(path: Path) -> dict[str, Any] | None:
-    """What a `recipe.yaml` holds; None where there is none.
+    """Read a `recipe.yaml`; None if it does not exist.
 
     Raises:
-        ValueError: where it is no recipe.
+        ValueError: if it is not a recipe.
     """
     if not path.is_file():
         return None
@@ -48,29 +48,29 @@ def read_recipe(path: Path) -> dict[str, Any] | None:
 
 
 def evaluation_parts(path: Path) -> dict[str, Any]:
-    """The parts of an `evaluation.json` by name.
+    """Read the parts of an `evaluation.json` by name.
 
     Raises:
-        OSError: where it cannot be read.
-        ValueError: where it is not what `nic evaluate` writes, or holds no scores.
+        OSError: if it cannot be read.
+        ValueError: if `nic evaluate` did not write it, or it has no scores.
     """
     try:
         parts = {name: part["result"] for name, part in json.loads(path.read_text(encoding="utf-8"))["parts"].items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not the results of nic evaluate ({error})") from error
+        raise ValueError(f"{path}: not results of nic evaluate ({error})") from error
     if not any(name.startswith("beam ") for name in parts):
-        raise ValueError(f"{path}: it holds no scores of captions; nic evaluate with the part generation writes them")
+        raise ValueError(f"{path}: no caption scores; nic evaluate writes them in the part generation")
     return parts
 
 
 def evaluation_results(parts: Mapping[str, Any], split: str) -> list[Result]:
-    """Its scores, one result for each number of beams."""
+    """Return the scores in these parts, one result for each number of beams."""
     found = [part for name, part in parts.items() if name.startswith("beam ")]
     return [Result(split, part["num_beams"], part["scores"], part.get("intervals") or {}) for part in found]
 
 
 def chosen_step(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:
-    """The step that the weights are of: a checkpoint's own, or the best one's that Trainer loads at the end."""
+    """Return the step of the weights: the step of a checkpoint, or of the best one, which Trainer loads at the end."""
     numbered = CHECKPOINT.fullmatch(folder.name)
     if numbered:
         return int(numbered[1])
@@ -81,7 +81,7 @@ def chosen_step(folder: Path, state: Mapping[str, Any], settings: Mapping[str, A
 def development_results(
     state: Mapping[str, Any], step: int | None, settings: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> list[Result]:
-    """The last evaluation at a step."""
+    """Return the scores of the last evaluation at a step."""
     lines = [line for line in state.get("log_history", []) if "eval_bleu_4" in line and line.get("step") == step]
     if not lines:
         return []
@@ -90,7 +90,7 @@ def development_results(
 
 
 def sample_captions(folder: Path, samples: str | Path | None, step: int | None) -> dict[str, str]:
-    """What `SampleCaptionsCallback` logged at a step, or at the last one before it."""
+    """Return the captions that `SampleCaptionsCallback` logged at a step, or at the last step before it."""
     places = [folder / "samples", folder.parent / "samples"] if samples is None else [Path(samples)]
     path = next((place / "captions.jsonl" for place in places if (place / "captions.jsonl").is_file()), None)
     if path is None:
@@ -100,14 +100,14 @@ def sample_captions(folder: Path, samples: str | Path | None, step: int | None) 
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # a run that was killed while it wrote
+            continue  # the run was killed while writing
         if step is None or entry["step"] <= step:
             found = entry["captions"]
     return found
 
 
 def count_parameters(folder: Path) -> int | None:
-    """How many numbers the weights of a folder are; only the files' heads are read."""
+    """Count the parameters in a folder; only the headers of the files are read."""
     files = sorted(folder.glob("model*.safetensors"))
     total = 0
     for path in files:

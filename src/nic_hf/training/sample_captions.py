@@ -1,4 +1,4 @@
-"""Watch a captioner learn: the same few photos, captioned again after each evaluation."""
+"""Log captions of the same few photos after each evaluation."""
 
 import json
 import sys
@@ -19,14 +19,14 @@ from ..dataset_captions import generate_captions
 
 
 class SampleCaptionsCallback(TrainerCallback):
-    """Log captions of the same photos through training: as text, and as one picture each time.
+    """Log captions of the same photos during training, as text and as a picture.
 
-    Writes `samples/step-00000469.png` and one line of `samples/captions.jsonl` to the output directory. In a run that
-    is tracked by TensorBoard or trackio (`report_to`) the picture is shown there as `samples`; [`CaptioningTrainer`]
-    sees to that.
+    After each evaluation it writes `samples/step-00000469.png` and a line of `samples/captions.jsonl` to the output
+    directory. If the run is tracked by TensorBoard or trackio (`report_to`), [`CaptioningTrainer`] logs the picture
+    there as `samples`.
 
     Args:
-        photos: the photos; keep them few.
+        photos: a few photos.
         **generate_kwargs: passed to `generate()`.
     """
 
@@ -51,7 +51,7 @@ class SampleCaptionsCallback(TrainerCallback):
         with (folder / "captions.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "captions": captions}, ensure_ascii=False) + "\n")
         for image_id, caption in captions.items():
-            tqdm.write(f"  {image_id}: {caption}", file=sys.stderr)  # print() would break Trainer's progress bar
+            tqdm.write(f"  {image_id}: {caption}", file=sys.stderr)  # print() would break the progress bar
 
 
 def log_picture(trackers: Iterable[TrainerCallback], name: str, picture: Image.Image, step: int) -> None:

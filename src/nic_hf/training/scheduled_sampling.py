@@ -1,4 +1,4 @@
-"""Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099), which the 2016 paper trains with, in two passes."""
+"""Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099), as in the 2016 paper, in two passes."""
 
 import torch
 
@@ -10,31 +10,31 @@ from ..model.captioner import NICForConditionalGeneration
 def mixed_inputs(
     model: NICForConditionalGeneration, inputs: dict[str, torch.Tensor], probability: float
 ) -> torch.Tensor:
-    """Words to read in training: the caption's own, some replaced by what the model would have said there.
+    """Replace some input words of a caption by words sampled from the model.
 
-    The words said come from a first pass over the true caption (Mihaylova and Martins 2019, arXiv 1906.07651), all
-    steps at once, and not from a loop step by step. That costs one pass without gradients, so that a training step
-    takes 1.6 times as long (`benchmarks/scheduled_sampling.py`).
+    They are sampled in a first pass over the true caption (Mihaylova and Martins 2019, arXiv 1906.07651), at all steps
+    at once instead of step by step. This pass without gradients makes a training step 1.6 times as long
+    (`benchmarks/scheduled_sampling.py`).
 
     Args:
         model: the captioner.
-        inputs: of `forward`, with `labels` of shape `(..., sequence_length)`.
-        probability: share of words, from 0 to 1, that are drawn from the model's distribution.
+        inputs: inputs of `forward`, with `labels` of shape `(..., sequence_length)`.
+        probability: share of words, from 0 to 1, to sample from the model.
 
     Returns:
-        `decoder_input_ids` of the shape of the labels.
+        `decoder_input_ids` with the shape of the labels.
     """
     labels = inputs["labels"]
     was_training = model.training
-    model.eval()  # a backbone's BatchNorm should count each photo once
+    model.eval()  # the BatchNorm of a backbone should count each photo once
     words = model.prepare_decoder_input_ids_from_labels(labels)
     logits = model(**inputs, return_dict=True).logits.view(*labels.shape, -1)
     model.train(was_training)
-    # Never what generate() never says.
+    # Tokens that generate() never generates.
     for word in (model.config.pad_token_id, model.config.bos_token_id, model.config.unk_token_id):
-        logits[..., word] = -torch.inf  # one by one: a list of them would be copied to the GPU, which waits
+        logits[..., word] = -torch.inf  # one by one: indexing with a list waits for the GPU
     drawn = torch.distributions.Categorical(logits=logits.float(), validate_args=False).sample()
-    said = torch.cat([words[..., :1], drawn[..., :-1]], dim=-1)  # what was said last is read next; <bos> stays
+    said = torch.cat([words[..., :1], drawn[..., :-1]], dim=-1)  # the sampled word is the next input; <bos> stays
     replaced = torch.rand(labels.shape, device=labels.device) < probability
     replaced &= (labels != IGNORED_LABEL) & (said != model.config.eos_token_id)
     replaced[..., 0] = False

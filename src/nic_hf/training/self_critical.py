@@ -1,4 +1,4 @@
-"""Self-critical sequence training (Rennie et al. 2017, arXiv 1612.00563) as a Trainer."""
+"""Self-critical sequence training (Rennie et al. 2017, arXiv 1612.00563)."""
 
 import logging
 import time
@@ -27,56 +27,60 @@ STEPS_WITHOUT_REWARD = 50
 
 @dataclass
 class SelfCriticalTrainingArguments(CaptioningTrainingArguments):
-    """`CaptioningTrainingArguments` for the stage after cross-entropy: small steps, several samples a photo."""
+    """`CaptioningTrainingArguments` for the stage after cross-entropy, with several samples per photo."""
 
-    num_train_epochs: float = field(default=5, metadata={"help": "Passes over the photos."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Photos a step and device."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "The highest learning rate of AdamW."})
-    metric_for_best_model: str | None = field(default="eval_cider", metadata={"help": "What the best is best in."})
-    num_samples: int = field(default=5, metadata={"help": "Captions sampled of each photo, at least 2."})
+    num_train_epochs: float = field(default=5, metadata={"help": "Number of passes over the photos."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Photos per step and device."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW."})
+    metric_for_best_model: str | None = field(
+        default="eval_cider", metadata={"help": "Metric that selects the best checkpoint."}
+    )
+    num_samples: int = field(default=5, metadata={"help": "Sampled captions per photo, at least 2."})
     cider_weight: float = field(default=1.0, metadata={"help": "Weight of CIDEr-D in the reward."})
     bleu_weight: float = field(default=0.0, metadata={"help": "Weight of BLEU-4 in the reward."})
     cross_entropy_weight: float = field(
-        default=0.2, metadata={"help": "Weight of the loss on people's captions, beside that of the reward."}
+        default=0.2,
+        metadata={
+            "help": "Weight of the cross-entropy loss of the reference captions, added to the loss of the reward."
+        },
     )
-    max_sampled_words: int = field(default=20, metadata={"help": "Sampled captions are cut after so many words."})
+    max_sampled_words: int = field(default=20, metadata={"help": "Maximum number of words of a sampled caption."})
 
 
 class SelfCriticalTrainer(CaptioningTrainer):
-    """Train for the reward of sampled captions, with the mean reward of a photo's other samples as baseline.
+    """Maximize the reward of sampled captions, with the mean reward of the other samples of a photo as the baseline.
 
-    Samples are drawn from the model's distribution at temperature 1 over all words but `<pad>`, `<bos>` and `<unk>`,
-    whatever the generation config says, and their likelihood is that of the same distribution. Samples are drawn in
-    eval mode, without dropout; their likelihood is then computed in one pass in training mode, with dropout. A sample
-    that was cut before `<eos>` earns nothing: an unfinished caption is no caption. A batch in
-    which no sample earns anything is reported, and learns from people's captions alone, if at all; after 50 of them in
-    a row training stops.
+    Samples come from the model's distribution at temperature 1 over all words except `<pad>`, `<bos>` and `<unk>`,
+    regardless of the generation config, and their likelihood is computed under the same distribution. Sampling is done
+    in eval mode, without dropout; the likelihood is then computed in one pass in training mode, with dropout. A sample
+    without `<eos>` is incomplete and has a reward of 0. A batch without any reward is logged, and trains on the
+    reference captions only, if at all; after 50 such batches in a row training stops.
 
     The log has `reward`, `baseline_spread` (mean absolute difference from the baseline), `sampled_words`,
-    `sampled_distinct` (share of distinct samples), `unfinished` (share of samples cut), and `reward_share`, the share
-    of the step's time that rewards took.
+    `sampled_distinct` (share of distinct samples), `unfinished` (share of incomplete samples), and `reward_share`, the
+    share of the step's time spent on rewards.
 
     Args:
         *args, **kwargs: as for [`CaptioningTrainer`], with `SelfCriticalTrainingArguments`. A sample of
-            `train_dataset` must hold all captions of a photo (`captions_per_sample`).
+            `train_dataset` must have all captions of a photo (`captions_per_sample`).
 
     Raises:
-        ValueError: where a photo's captions are spread over several samples, or fewer than two samples are asked for.
+        ValueError: if the captions of a photo are in several samples, or `num_samples` is less than 2.
     """
 
     args: SelfCriticalTrainingArguments
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The loss is a mean over the samples of a batch; Trainer divides it where gradients are accumulated.
+        # The loss is a mean over the samples of a batch; Trainer divides it if gradients are accumulated.
         self.model_accepts_loss_kwargs = False
         if self.args.num_samples < 2:
-            raise ValueError(f"num_samples must be at least 2, for a baseline, not {self.args.num_samples}")
+            raise ValueError(f"num_samples must be at least 2, for the baseline, got {self.args.num_samples}")
         dataset = self.train_dataset
         if not isinstance(dataset, CaptionDataset) or len(dataset) != len(dataset.photos):
             raise ValueError(
-                "self-critical training compares samples with all captions of a photo: build the training data set"
-                " with CaptionDataset(..., captions_per_sample=k), k no smaller than the captions of any photo"
+                "self-critical training scores samples against all captions of a photo: create the dataset with"
+                " CaptionDataset(..., captions_per_sample=k), where no photo has more than k captions"
             )
         self.reward = CaptionReward(
             (_lists(sample["labels"]) for sample in _labels_only(dataset)),
@@ -101,7 +105,7 @@ class SelfCriticalTrainer(CaptioningTrainer):
         start = time.perf_counter()
         captioner: Any = self.accelerator.unwrap_model(model)
         labels = inputs["labels"]
-        labels = labels if labels.ndim == 3 else labels.unsqueeze(1)  # one caption a photo
+        labels = labels if labels.ndim == 3 else labels.unsqueeze(1)  # one caption per photo
         image = {name: tensor for name, tensor in inputs.items() if name != "labels"}
         with torch.no_grad():
             if "pixel_values" in image:
@@ -111,13 +115,13 @@ class SelfCriticalTrainer(CaptioningTrainer):
             else:
                 features = image["encoder_outputs"]
             samples = self._sample(captioner, features)  # shape: (batch_size, num_samples, sequence_length)
-        on_host = samples.cpu(), labels.cpu()  # waits for the device, which is not the rewards' time
+        on_host = samples.cpu(), labels.cpu()  # waits for the device; that time is not spent on rewards
         before = time.perf_counter()
         rewards = self._rewards(*on_host, captioner.config.eos_token_id)
         reward_seconds = time.perf_counter() - before
         advantages = torch.from_numpy(_advantages(rewards)).to(labels.device, torch.float32)
 
-        # People's captions and the samples share a pass, and so the backbone. Samples without any reward say nothing.
+        # Reference captions and samples share a pass. Samples without any reward teach nothing.
         people = labels if self.args.cross_entropy_weight else labels[:, :0]
         learned = samples if rewards.any() or not self.args.cross_entropy_weight else samples[:, :0, :0]
         length = max(people.shape[-1], learned.shape[-1])
@@ -137,7 +141,7 @@ class SelfCriticalTrainer(CaptioningTrainer):
         return loss
 
     def _sample(self, captioner: Any, features: torch.Tensor) -> torch.Tensor:
-        """Sampled captions as labels: `<eos>` last where it was reached, -100 after it."""
+        """Sample captions, as labels: they end with `<eos>` if it was reached, and -100 follows."""
         own = next(module for module in captioner.modules() if isinstance(module, NICForConditionalGeneration))
         config, kept = own.config, own.generation_config
         plain = GenerationConfig(
@@ -155,7 +159,7 @@ class SelfCriticalTrainer(CaptioningTrainer):
         )
         captioner.eval()
         try:
-            # In place of the model's own: generate() takes from that what the one it is given leaves open.
+            # Replaces the model's own, which generate() would use for settings that are not given.
             own.generation_config = plain
             ids = own.generate(encoder_outputs=features)[:, 1:]
         finally:
@@ -177,11 +181,11 @@ class SelfCriticalTrainer(CaptioningTrainer):
             self._without_reward = 0
             return rewards
         self._without_reward += 1
-        logger.warning("every sample of this batch has a reward of 0: nothing is learned from them")
+        logger.warning("all samples of this batch have a reward of 0 and teach nothing")
         if self._without_reward >= STEPS_WITHOUT_REWARD:
             raise ValueError(
-                f"no sample of {STEPS_WITHOUT_REWARD} batches has a reward above 0. Start from a captioner trained by"
-                " cross-entropy, and make sure that it is of the same vocabulary as the data"
+                f"no sample of {STEPS_WITHOUT_REWARD} batches has a reward above 0. Start from a captioner trained"
+                " with cross-entropy, whose vocabulary matches the data"
             )
         return rewards
 
@@ -201,7 +205,7 @@ class SelfCriticalTrainer(CaptioningTrainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what was seen since the last line."""
+        """Log, with statistics of the samples since the last entry."""
         sums = self._sums
         if "loss" in logs and sums["batches"]:
             logs["reward"] = sums["reward"] / sums["samples"]
@@ -225,7 +229,7 @@ class _NoEmptySteps(TrainerCallback):
 
 
 def _advantages(rewards: np.ndarray) -> np.ndarray:
-    """Reward less the mean reward of the other samples of the same photo; shape `(num_photos, num_samples)`."""
+    """Reward minus the mean reward of the other samples of the photo; shape `(num_photos, num_samples)`."""
     others = (rewards.sum(axis=1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
     return rewards - others
 
@@ -240,10 +244,10 @@ def _never_sampled(config: Any) -> list[int]:
 
 
 def _word_losses(logits: torch.Tensor, labels: torch.Tensor, never: Sequence[int] = ()) -> torch.Tensor:
-    """-log p of each word, 0 where padded, in the shape of the labels; words of `never` have no probability."""
+    """-log p of each word, 0 for padding, in the shape of the labels; words in `never` have probability 0."""
     if never:
         logits = logits.clone()
-        for word in never:  # one by one: a list of them would be copied to the GPU, which waits
+        for word in never:  # one by one: indexing with a list waits for the GPU
             logits[..., word] = -torch.inf
     losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
     return losses.view(labels.shape)
@@ -254,7 +258,7 @@ def _padded(labels: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _labels_only(dataset: CaptionDataset) -> Any:
-    """The samples' labels, without their photos."""
+    """Labels of the samples, without loading photos."""
     labels = dataset.pairs["labels"]
     for start, end in zip(dataset.bounds[:-1], dataset.bounds[1:], strict=True):
         yield {"labels": labels[int(start) : int(end)]}

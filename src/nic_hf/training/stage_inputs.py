@@ -1,4 +1,4 @@
-"""From settings to what a Trainer takes: photos and captions, a vocabulary, a model, cached features."""
+"""Create what a Trainer needs from settings: datasets, vocabulary, model, cached features."""
 
 import logging
 from typing import Any
@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_splits(settings: DataSettings, args: CaptioningTrainingArguments) -> dict[str, datasets.Dataset]:
-    """Photos and captions of the splits asked for, by what they are for: `train`, `eval`, `predict`."""
+    """Load photos and captions of the splits, under the names `train`, `eval` and `predict`."""
     splits = {"train": settings.train_split, "eval": settings.eval_split, "predict": settings.predict_split}
     limits = {"train": settings.max_train_photos, "eval": settings.max_eval_photos}
     tables = {}
-    with args.main_process_first(desc="loading captions"):  # the others then find them prepared
+    with args.main_process_first(desc="loading captions"):  # the others then use its cache
         for part, split in splits.items():
             if split is not None:
                 table = load_captions(settings.data, split, **settings.source_options())
@@ -48,7 +48,7 @@ def load_splits(settings: DataSettings, args: CaptioningTrainingArguments) -> di
 def new_captioner(
     settings: ModelSettings, train: datasets.Dataset, min_frequency: int | None = None
 ) -> tuple[NICForConditionalGeneration, NICProcessor]:
-    """A pretrained backbone, and an LSTM that starts at random, with the words of the training photos' captions."""
+    """Create a captioner with a pretrained backbone, a new LSTM, and the vocabulary of the training captions."""
     captions = _all_captions(train)
     tokenizer = train_tokenizer(captions, min_frequency=min_frequency, segmentation=settings.segmentation)
     word_vectors = None
@@ -82,26 +82,26 @@ def new_captioner(
 def trained_captioner(
     settings: ModelSettings, checkpoint: str, train: datasets.Dataset | None = None, min_frequency: int | None = None
 ) -> tuple[NICForConditionalGeneration, NICProcessor]:
-    """A captioner to train further: what it is made of stays, how it is trained is as `settings` say.
+    """Load a captioner to train further. Its architecture is kept; how it is trained follows `settings`.
 
     Args:
-        settings: the settings; `extend_vocabulary` adds the new words of the training captions.
+        settings: the settings; `extend_vocabulary` adds new words of the training captions.
         checkpoint: the captioner, a folder or a Hub id.
-        train: the training photos, whose captions must not be foreign to the vocabulary; None where they are those
-            that it was learned from.
-        min_frequency: how often a new word must occur in them; see [`nic_hf.tokenization.train_tokenizer`].
+        train: the training photos, to check that the vocabulary covers their captions; None if the vocabulary was
+            learned from them.
+        min_frequency: how often a new word must occur; see [`nic_hf.tokenization.train_tokenizer`].
 
     Raises:
-        ValueError: where the vocabulary knows too few of the captions' words.
+        ValueError: if the vocabulary covers too few words of the captions.
     """
     model = NICForConditionalGeneration.from_pretrained(checkpoint, **_how_to_train(settings))
     processor = NICProcessor.from_pretrained(checkpoint)
     _set_decoding(model, settings)
     if train is not None:
         captions = _all_captions(train)
-        advice = "--extend_vocabulary true adds those seen min_frequency times, or start without from_checkpoint"
+        advice = "add frequent words with --extend_vocabulary true, or start without from_checkpoint"
         if settings.extend_vocabulary:
-            advice = "a lower min_frequency adds more of them"
+            advice = "lower min_frequency to add more words"
             processor.tokenizer = extend_vocabulary(
                 model,
                 processor.tokenizer,
@@ -125,13 +125,14 @@ def caption_datasets(
     args: CaptioningTrainingArguments,
     set_statistics: bool = True,
 ) -> tuple[dict[str, PhotoDataset], CaptionDataset, CaptionDataset]:
-    """The photos of each part, and the captions to learn from and to choose by.
+    """Create the photos of each part, and the training and evaluation datasets.
 
-    Image features of a frozen backbone are computed once; a backbone that is trained sees the photos each epoch, or,
-    with `cache_lower_blocks`, what its frozen blocks make of them.
+    Features of a frozen backbone are computed once. A trained backbone reads the photos in each epoch, or, with
+    `cache_lower_blocks`, the cached output of its frozen blocks.
 
     Args:
-        set_statistics: standardise features by those of the training photos; only for a captioner that is new.
+        set_statistics: set mean and standard deviation of the features from the training photos; only for a new
+            captioner.
     """
     frozen = model.config.freeze_backbone
     options: dict[str, Any] = {
@@ -161,13 +162,13 @@ def caption_datasets(
     tokenizer, length = processor.tokenizer, settings.max_caption_length
     with args.main_process_first(desc="tokenizing captions"):
         train = CaptionDataset(photos["train"], tokenizer, length, settings.captions_per_sample)
-        # Where the backbone runs in evaluation too, captions of a photo share the pass.
+        # If the backbone runs in evaluation too, captions of a photo share the pass.
         together = 1 if frozen else max(map(len, tables["eval"]["captions"]))
         evaluation = CaptionDataset(photos["eval"], tokenizer, length, together)
     cut = float((train.lengths() >= length).mean()) if len(train) else 0.0
     if cut > 0.01:
         logger.warning(
-            f"{100 * cut:.0f} % of the training captions have {length} words or more: max_caption_length cuts"
+            f"{100 * cut:.0f}% of the training captions have {length} words or more: max_caption_length truncates them"
         )
     logger.info(f"{len(tokenizer) - 4:,} words, {len(train.pairs):,} captions of {len(photos['train']):,} photos")
     return photos, train, evaluation
@@ -178,7 +179,7 @@ def _all_captions(table: datasets.Dataset) -> list[str]:
 
 
 def _allow_length(model: NICForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> None:
-    """Let captions in a script without spaces, which may have more words than English, be as long as people's."""
+    """Raise `max_new_tokens` for scripts without spaces, whose captions may have more words than in English."""
     if not cuts_unspaced(tokenizer):
         return
     some = captions[:: 1 + len(captions) // 10_000]
@@ -186,7 +187,7 @@ def _allow_length(model: NICForConditionalGeneration, tokenizer: PreTrainedToken
     longest = int(np.quantile(lengths, 0.99))
     if longest > model.generation_config.max_new_tokens:
         model.generation_config.max_new_tokens = longest
-        logger.info(f"max_new_tokens={longest}, which 99 % of the training captions fit into")
+        logger.info(f"max_new_tokens={longest}, enough for 99% of the training captions")
 
 
 def _how_to_train(settings: ModelSettings) -> dict[str, Any]:
@@ -214,4 +215,4 @@ def _layers(text: str | None) -> str | list[int] | None:
     try:
         return [int(number) for number in text.split(",")]
     except ValueError as error:
-        raise ValueError(f"feature_layers must be all, or numbers like 3,6,-1, not {text!r}") from error
+        raise ValueError(f"feature_layers must be all or numbers like 3,6,-1, got {text!r}") from error

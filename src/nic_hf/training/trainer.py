@@ -1,4 +1,4 @@
-"""A Trainer whose evaluation captions photos."""
+"""A Trainer that generates captions in evaluation."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ from ..evaluation.words import caption_length
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
 from .callbacks import CheckpointCallback, EpochViewsCallback, StreamPassesCallback, TrainingClock
-from .checkpoint_integrity import begin_checkpoint, last_checkpoint, read_json, why_unfinished
+from .checkpoint_integrity import begin_checkpoint, last_checkpoint, read_json, why_incomplete
 from .divergence import DivergenceCallback
 from .ema import WeightAverageCallback
 from .fine_tuning import set_backbone_learning_rate
@@ -39,46 +39,44 @@ logger = logging.getLogger(__name__)
 
 
 class CaptioningTrainer(PublishingTrainer):
-    """`Trainer`, with captions in its evaluation.
+    """A `Trainer` that generates captions in evaluation.
 
-    The loss is taken over every caption of `eval_dataset`, and each photo is captioned once, so that evaluation costs
-    what it must and a photo with five captions is not captioned five times. Token ids are all that is kept, so that
-    memory stays flat. With several processes each photo counts once.
+    The loss is computed for all captions of `eval_dataset`, and each photo is captioned once, also if it has several
+    captions or if there are several processes. Logits are not kept.
 
     Metrics:
-        `eval_loss`: the mean over the words of all captions. Trainer's own is a mean of batch means: it gives words
-            in batches of short captions more weight, and moves with the batch size.
-        `eval_bleu_4`, `eval_cider`: BLEU-4 and CIDEr-D against all captions of each photo, of `score_captions`.
-        `eval_distinct`: share of captions that differ from all others. Near 0, the model says the same of every photo.
+        `eval_loss`: mean over the words of all captions. (Trainer computes a mean of batch means, which depends on the
+            batch size and gives more weight to words in batches of short captions.)
+        `eval_bleu_4`, `eval_cider`: BLEU-4 and CIDEr-D against all captions of each photo, from `score_captions`.
+        `eval_distinct`: share of distinct captions. Near 0, the model generates the same caption for every photo.
         `eval_words`: mean number of words.
 
-    Every line of the log, and so of `trainer_state.json` in each checkpoint, has `train_seconds` too: the time spent
-    on training up to then, without evaluations, and with that of the runs that this one was resumed from.
+    Each log entry has `train_seconds`: the time spent on training without evaluations, including the runs that this
+    one resumes.
 
-    With `ema_decay` the moving average of the weights is what is evaluated, saved and left in the model at the end.
-    With `scheduled_sampling` some of the words read are the model's own (see [`mixed_inputs`]), from none at the first
-    step to that share at the last.
+    With `ema_decay` the moving average of the weights is evaluated, saved and left in the model at the end. With
+    `scheduled_sampling` some input words are sampled from the model (see [`mixed_inputs`]); their share grows linearly
+    from 0 at the first step to this value at the last.
 
-    The `predictions` of `predict()` are the captions, one a photo.
+    The `predictions` of `predict()` are the captions, one per photo.
 
-    A checkpoint says in `provenance.json` what it was trained from, and a run with other words, another backbone or
-    other data is not resumed from it. With `resume_from_checkpoint=True` the newest checkpoint that is whole is taken;
-    `"last"` does the same, and starts from the beginning where there is none.
+    The `provenance.json` of a checkpoint describes vocabulary, backbone and data; a run with others does not resume
+    from it. `resume_from_checkpoint=True` resumes from the newest complete checkpoint; `"last"` does the same, or
+    starts from the beginning if there is none.
 
-    `train_dataset` may be a [`StreamingCaptionDataset`], with `max_steps`: each process and each of its workers reads
-    its share, and a checkpoint keeps the position of each. `epoch` in the log then counts passes over the data.
+    `train_dataset` may be a [`StreamingCaptionDataset`], with `max_steps`: each process and worker reads its share,
+    and checkpoints contain their positions. `epoch` in the log then counts passes over the data.
 
-    A model card is written beside each checkpoint; `push_to_hub` pushes the captioner with it (see
-    [`PublishingTrainer`]).
+    Each checkpoint gets a model card; `push_to_hub` pushes the captioner with it (see [`PublishingTrainer`]).
 
     Args:
-        *args, **kwargs: as for `Trainer`. `data_collator` is [`nic_hf.data.CaptionCollator`] where it is not given,
-            and `processing_class`, the processor, is saved with each checkpoint.
+        *args, **kwargs: as for `Trainer`. `data_collator` defaults to [`nic_hf.data.CaptionCollator`], and
+            `processing_class`, the processor, is saved in each checkpoint.
         eval_generate_kwargs: passed to `generate()` in evaluation, such as `{"num_beams": 1}`.
 
     Raises:
-        TrainingDivergedError: from `train()`, where loss, gradient or weights are no numbers any more.
-        ResumeError: from `train()`, where the checkpoint is unfinished or damaged, or was trained from something else.
+        TrainingDivergedError: from `train()`, if the loss, gradients or weights become NaN or Inf.
+        ResumeError: from `train()`, if the checkpoint is incomplete, damaged or from another setup.
     """
 
     args: CaptioningTrainingArguments
@@ -112,7 +110,7 @@ class CaptioningTrainer(PublishingTrainer):
                 self.add_callback(callback)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Trainer's, with the backbone's weights at `backbone_learning_rate`."""
+        """Create the optimizer, with `backbone_learning_rate` for the backbone."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and self.args.backbone_learning_rate is not None:
@@ -127,7 +125,7 @@ class CaptioningTrainer(PublishingTrainer):
         )
         self._provenance["processes"] = self.args.world_size
         self._provenance["order"] = {
-            "samples a step": self.get_total_train_batch_size(self.args),
+            "samples per step": self.get_total_train_batch_size(self.args),
             "seed": self._data_seed,
         }
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
@@ -148,7 +146,7 @@ class CaptioningTrainer(PublishingTrainer):
             reason = error if isinstance(error, OSError) else f"the disk may be full ({error})"
             raise OSError(f"cannot write {folder}: {reason}; resume from an earlier checkpoint") from error
         finally:
-            self.clock.running, self.args.ignore_data_skip = False, skip
+            self.clock.running, self.checkpoints.saving, self.args.ignore_data_skip = False, None, skip
             if self.ema is not None:
                 self.ema.average = None
 
@@ -157,7 +155,7 @@ class CaptioningTrainer(PublishingTrainer):
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
-        """The checkpoint to go on from, checked; None to begin anew."""
+        """Return the checked checkpoint to resume from, or None to start from the beginning."""
         if not asked:
             return None
         folder = self.args.output_dir or "."
@@ -165,12 +163,12 @@ class CaptioningTrainer(PublishingTrainer):
         if checkpoint is None:
             if asked == "last":
                 return None
-            raise ResumeError(f"{folder} holds no checkpoint to resume from that is whole")
-        problem = why_unfinished(checkpoint)
+            raise ResumeError(f"{folder} has no complete checkpoint to resume from")
+        problem = why_incomplete(checkpoint)
         if problem is not None:
             other = last_checkpoint(Path(checkpoint).parent)
-            instead = f"resume from {other}" if other else "no other checkpoint there is whole"
-            raise ResumeError(f"{checkpoint} is unfinished or damaged ({problem}); {instead}")
+            instead = f"resume from {other}" if other else "no other checkpoint there is complete"
+            raise ResumeError(f"{checkpoint} is incomplete or damaged ({problem}); {instead}")
         check_provenance(self._provenance, checkpoint, self.processing_class)
         return checkpoint
 
@@ -222,7 +220,7 @@ class CaptioningTrainer(PublishingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Trainer's, after some words read were replaced by the model's own where there is scheduled sampling."""
+        """Compute the loss, after scheduled sampling of the input words."""
         if model.training and self.args.scheduled_sampling:
             share = self.args.scheduled_sampling * self.state.global_step / max(1, self.state.max_steps)
             words = mixed_inputs(self.accelerator.unwrap_model(model), inputs, share)
@@ -230,7 +228,7 @@ class CaptioningTrainer(PublishingTrainer):
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
-        """Trainer's; nothing where a run that had ended is resumed: Trainer would train it one step further."""
+        """Get batches, but none if a finished run is resumed: Trainer would train it one step further."""
         if self.state.global_step >= self.state.max_steps:
             return [], None
         return super().get_batch_samples(*args, **kwargs)
@@ -280,8 +278,8 @@ class CaptioningTrainer(PublishingTrainer):
             state = read_json(self._stream_from / self._stream_file())
             if state is None:
                 raise ResumeError(
-                    f"{self._stream_from} holds no {self._stream_file()}: it was not trained on a stream, or by fewer"
-                    " processes. ignore_data_skip=True begins the stream anew"
+                    f"{self._stream_from} has no {self._stream_file()}: it was not trained on a stream, or with fewer"
+                    " processes. ignore_data_skip=True starts the stream from the beginning"
                 )
         self.stream = self._passes.stream = StreamLoader(
             dataset.share(self.args.process_index, self.args.world_size),
@@ -318,7 +316,7 @@ class CaptioningTrainer(PublishingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Trainer's loop over captions for the loss, then a caption for each photo."""
+        """Compute the loss of all captions, then caption each photo."""
         dataset = dataloader.dataset
         self._loss_and_words = [] if isinstance(dataset, CaptionDataset) else None
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
@@ -343,22 +341,22 @@ class CaptioningTrainer(PublishingTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Add up the loss and the words of a batch of captions; logits of a whole data set fit no memory."""
+        """Collect the loss and the number of words of each caption; logits of a dataset would not fit in memory."""
         if self._loss_and_words is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = send_to_device(inputs, self.args.device)
-        labels = inputs["labels"]  # shape: (batch_size, sequence_length), or with captions in between
+        labels = inputs["labels"]  # shape: (batch_size, [num_captions,] sequence_length)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs, return_dict=True).logits.flatten(0, 1).float()
         losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
         counts = (labels != IGNORED_LABEL).flatten(1).sum(1)
         sums = torch.stack([losses.view(len(labels), -1).sum(1), counts], dim=1)
-        # Gathered a sample at a time: the last batch repeats some, to give each process as many; those are dropped.
+        # Gathered per sample: the last batch may repeat samples to fill all processes, and these are dropped.
         self._loss_and_words.append(self.gather_function(sums))
         return None, None, None
 
     def caption(self, photos: PhotoDataset, **generate_kwargs: Any) -> dict[str, str]:
-        """Caption photos with the model as it is (see [`generate_captions`])."""
+        """Caption photos with the current model (see [`generate_captions`])."""
         return generate_captions(
             self.accelerator.unwrap_model(self.model),
             photos,
@@ -370,7 +368,7 @@ class CaptioningTrainer(PublishingTrainer):
 
 
 def caption_metrics(captions: dict[str, str], references: dict[str, list[str]]) -> dict[str, float]:
-    """Scores cheap enough to take after each epoch; fractions, except `words`."""
+    """Compute scores that are fast enough for each epoch; fractions, except `words`."""
     scores = score_captions(captions, references, ["bleu", "cider"])
     return {
         "bleu_4": scores["bleu_4"],
@@ -382,7 +380,7 @@ def caption_metrics(captions: dict[str, str], references: dict[str, list[str]]) 
 
 def _check_stream(dataset: StreamingCaptionDataset, args: CaptioningTrainingArguments) -> None:
     if dataset.passes is not None:
-        raise ValueError(f"training needs a stream without end (passes=None), not one of {dataset.passes} passes")
+        raise ValueError(f"training needs an endless stream (passes=None), got passes={dataset.passes}")
     for name in ("save_strategy", "eval_strategy"):
         if getattr(args, name) == "epoch":
-            logger.warning('%s is "epoch", and a stream has none: it will be done once, at the end; say "steps"', name)
+            logger.warning('%s is "epoch", but a stream has no epochs: it happens once, at the end; use "steps"', name)
