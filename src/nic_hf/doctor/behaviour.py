@@ -51,17 +51,19 @@ def check_behaviour(model: Any, processor: Any, sample: Sample) -> list[Finding]
     )
     findings = []
     if sample.captions is not None:
-        findings += check_words(processor.tokenizer, sample.captions)
+        findings.append(check_words(processor.tokenizer, sample.captions))
         findings.append(_statistics(model, features))
-    used = _backbone(model, features)
+    used = _backbone(features)
     findings.append(used)
     if used.status == Status.OK:
         findings[-1] = used = _image_input(model, features, used)
     if sample.captions is not None:
-        fit = _fit(model, processor.tokenizer, features, sample.captions)
+        loss = _loss(model, processor.tokenizer, features, sample.captions)
+        fit = _fit(processor.tokenizer, sample.captions, loss)
         findings.append(fit)
         if used.status == Status.OK and fit.status == Status.OK:
-            findings.append(_worth(model, processor.tokenizer, features, sample.captions))
+            wrong = _loss(model, processor.tokenizer, features.roll(1, dims=0), sample.captions)
+            findings.append(_worth(loss, wrong))
     findings.append(_distinct(model, processor.tokenizer, features, sample))
     return findings
 
@@ -71,22 +73,17 @@ def _pixels(processor: Any, photos: Sequence[Image.Image], device: Any) -> Any:
         yield processor(images=photos[start : start + _BATCH], return_tensors="pt")["pixel_values"].to(device)
 
 
-def check_words(tokenizer: Any, captions: Sequence[str]) -> list[Finding]:
+def check_words(tokenizer: Any, captions: Sequence[str]) -> Finding:
     """Check that the tokenizer knows the words of the captions."""
     ids = [token for caption in tokenizer(list(captions), add_special_tokens=False).input_ids for token in caption]
     share = ids.count(tokenizer.unk_token_id) / max(len(ids), 1)
-    message = f"{share:.1%} of the words in {len(captions):,} captions are unknown"
-    if share <= _UNKNOWN:
-        return [Finding("words of the data", Status.OK, message)]
-    return [
-        Finding(
-            "words of the data",
-            Status.PROBLEM,
-            message,
-            "the tokenizer was learned from other captions: train a tokenizer on these (train_tokenizer) and a "
-            "captioner with it, or use the data that the captioner is for",
-        )
-    ]
+    return Finding.judge(
+        "words of the data",
+        share <= _UNKNOWN,
+        f"{share:.1%} of the words in {len(captions):,} captions are unknown",
+        "the tokenizer was learned from other captions: train a tokenizer on these (train_tokenizer) and a captioner "
+        "with it, or use the data that the captioner is for",
+    )
 
 
 def _statistics(model: Any, features: torch.Tensor) -> Finding:
@@ -95,38 +92,33 @@ def _statistics(model: Any, features: torch.Tensor) -> Finding:
     projection = model.image_projection
     if not projection.mean.any() and (projection.std == 1).all():
         return Finding(check, Status.SKIPPED, "the checkpoint has no statistics of the training photos")
-    rows = features.flatten(0, -2)
-    z = (rows - projection.mean.float()) / projection.std.float()
+    z = (features.flatten(0, -2) - projection.mean.float()) / projection.std.float()
     varied = projection.std > 1e-5  # a feature that was constant in training has no scale
     if not varied.any() or len(features) < 8:
         return Finding(check, Status.SKIPPED, "too few photos to compare with the training photos")
     # The median over features: a few that were rare in training may differ a lot in any sample.
     shift, spread = float(z[:, varied].mean(0).abs().median()), float(z[:, varied].std(0).median())
-    message = f"shifted by {shift:.2f} standard deviations from the training photos, {spread:.2f} times their spread"
-    if shift < _FAR and 1 / 4 < spread < 4:
-        return Finding(check, Status.OK, message)
-    return Finding(
+    return Finding.judge(
         check,
-        Status.PROBLEM,
-        message,
+        shift < _FAR and 1 / 4 < spread < 4,
+        f"shifted by {shift:.2f} standard deviations from the training photos, {spread:.2f} times their spread",
         "photos are not processed as in training: another image_mean, image_std or size, other weights or BatchNorm "
         "statistics of the backbone (set --backbone), or another kind of photos",
     )
 
 
-def _backbone(model: Any, features: torch.Tensor) -> Finding:
+def _backbone(features: torch.Tensor) -> Finding:
     """Check that features differ between photos."""
     rows = features.flatten(1)
     varied = float(rows.std(0).norm() / rows.norm(dim=1).mean().clamp_min(1e-12))
-    if not math.isfinite(varied) or varied < _SAME:
-        return Finding(
-            "use of the photo",
-            Status.PROBLEM,
-            f"the backbone gives the same features for {len(features)} different photos (variation {varied:.1e})",
-            "the weights of the backbone are missing or zero: load the original backbone (from_backbone_pretrained) "
-            "and train again",
-        )
-    return Finding("use of the photo", Status.OK, f"features vary by {varied:.0%} between photos")
+    if math.isfinite(varied) and varied >= _SAME:
+        return Finding("use of the photo", Status.OK, f"features vary by {varied:.0%} between photos")
+    message = f"the backbone gives the same features for {len(features)} different photos (variation {varied:.1e})"
+    advice = (
+        "the weights of the backbone are missing or zero: load the original backbone (from_backbone_pretrained) and "
+        "train again"
+    )
+    return Finding("use of the photo", Status.PROBLEM, message, advice)
 
 
 def _image_input(model: Any, features: torch.Tensor, found: Finding) -> Finding:
@@ -134,47 +126,40 @@ def _image_input(model: Any, features: torch.Tensor, found: Finding) -> Finding:
     bos = torch.full((len(features), 1), model.config.decoder_start_token_id, device=features.device)
     words = model(encoder_outputs=features, decoder_input_ids=bos, return_dict=True).logits[:, -1].float().softmax(-1)
     varied = float((words - words.mean(0)).abs().sum(-1).mean() / 2)
-    if varied < _SAME:
-        return Finding(
-            found.check,
-            Status.PROBLEM,
-            f"features differ between photos, but the first word does not depend on them (its probabilities change "
-            f"by {varied:.1e})",
-            "the LSTM ignores the image: train again with standardised features (set_feature_statistics) and a higher "
-            "learning rate; bag_of_words_loss makes captions depend on the photo",
-        )
-    return Finding(found.check, Status.OK, f"{found.message}, the probabilities of the first word by {varied:.2f}")
+    if varied >= _SAME:
+        message = f"{found.message}, the probabilities of the first word by {varied:.2f}"
+        return Finding(found.check, Status.OK, message)
+    message = (
+        "features differ between photos, but the first word does not depend on them (its probabilities change by "
+        f"{varied:.1e})"
+    )
+    advice = (
+        "the LSTM ignores the image: train again with standardised features (set_feature_statistics) and a higher "
+        "learning rate; bag_of_words_loss makes captions depend on the photo"
+    )
+    return Finding(found.check, Status.PROBLEM, message, advice)
 
 
-def _fit(model: Any, tokenizer: Any, features: torch.Tensor, captions: Sequence[str]) -> Finding:
+def _fit(tokenizer: Any, captions: Sequence[str], loss: float) -> Finding:
     """Check that the loss is lower than with word frequencies alone."""
     ids = [token for caption in tokenizer(list(captions)).input_ids for token in caption]
     frequencies = np.array(list(Counter(ids).values())) / len(ids)
     table = float(-(frequencies * np.log(frequencies)).sum())
-    loss = _loss(model, tokenizer, features, captions)
-    message = f"{loss:.2f} nats per word on these captions; word frequencies alone give {table:.2f}"
-    if loss < table:
-        return Finding("fit to the captions", Status.OK, message)
-    return Finding(
+    return Finding.judge(
         "fit to the captions",
-        Status.PROBLEM,
-        message,
+        loss < table,
+        f"{loss:.2f} nats per word on these captions; word frequencies alone give {table:.2f}",
         "the tokenizer does not match the model (tokenizer.json of another training run), or the captioner was not "
         "trained, or not on captions like these",
     )
 
 
-def _worth(model: Any, tokenizer: Any, features: torch.Tensor, captions: Sequence[str]) -> Finding:
+def _worth(right: float, wrong: float) -> Finding:
     """Check that the loss is lower with the right photo than with another one."""
-    right = _loss(model, tokenizer, features, captions)
-    wrong = _loss(model, tokenizer, features.roll(1, dims=0), captions)
-    message = f"the right photo lowers the loss by {wrong - right:.3f} nats per word compared with another"
-    if wrong - right > _WORTH:
-        return Finding("captions and photos", Status.OK, message)
-    return Finding(
+    return Finding.judge(
         "captions and photos",
-        Status.PROBLEM,
-        message,
+        wrong - right > _WORTH,
+        f"the right photo lowers the loss by {wrong - right:.3f} nats per word compared with another",
         "captions do not depend on the photos: check that photos and captions of the training data match, and that "
         "preprocessing fits the backbone; then train longer, or with bag_of_words_loss",
     )
@@ -202,12 +187,13 @@ def _distinct(model: Any, tokenizer: Any, features: torch.Tensor, sample: Sample
     commonest, times = Counter(captions).most_common(1)[0]
     message = f"{number} distinct captions for {len(captions)} {kind}; the most common, {times} times: {commonest!r}"
     kinds = len(captions if sample.captions is None else set(sample.captions))
-    if number > max(1, 0.1 * kinds) or len(captions) < 4:
-        return Finding("distinct captions", Status.OK, message)
-    advice = (
-        "train longer or with a higher learning rate; first see the other findings, which say why captions do not "
-        "depend on the photo"
-    )
-    if sample.captions is None and number > 1:
+    is_good = number > max(1, 0.1 * kinds) or len(captions) < 4
+    if not is_good and sample.captions is None and number > 1:
         return Finding("distinct captions", Status.NOTE, message, "set --data: these are not photos")
-    return Finding("distinct captions", Status.PROBLEM, message, advice)
+    return Finding.judge(
+        "distinct captions",
+        is_good,
+        message,
+        "train longer or with a higher learning rate; first see the other findings, which say why captions do not "
+        "depend on the photo",
+    )

@@ -66,15 +66,14 @@ def check_digests(folder: Path) -> Finding:
         message = f"no {DIGESTS} next to the weights" if files else "downloads are checked by the Hub"
         return Finding("weights' digest", Status.SKIPPED, message)
     changed = changed_weights(folder)
-    if changed:
-        return Finding(
-            "weights' digest",
-            Status.PROBLEM,
-            f"{', '.join(changed)}: changed since it was saved: the SHA-256 differs from {DIGESTS}",
-            f"copy the checkpoint again; if the weights were changed on purpose, delete {folder / DIGESTS}",
-        )
-    return Finding(
-        "weights' digest", Status.OK, f"{len(files) - len(unknown)} files are unchanged since they were saved"
+    good = f"{len(files) - len(unknown)} files are unchanged since they were saved"
+    return Finding.judge(
+        "weights' digest",
+        not changed,
+        good
+        if not changed
+        else f"{', '.join(changed)}: changed since it was saved: the SHA-256 differs from {DIGESTS}",
+        f"copy the checkpoint again; if the weights were changed on purpose, delete {folder / DIGESTS}",
     )
 
 
@@ -82,15 +81,13 @@ def check_weights(model: NICForConditionalGeneration) -> Finding:
     """Check that the weights are finite."""
     tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if bad:
-        return Finding(
-            "weights",
-            Status.PROBLEM,
-            f"{len(bad)} tensors contain NaN or Inf: {', '.join(bad[:5])}",
-            "use an earlier checkpoint, and train it with a lower learning rate",
-        )
     number = sum(parameter.numel() for parameter in model.parameters())
-    return Finding("weights", Status.OK, f"{number:,} parameters")
+    return Finding.judge(
+        "weights",
+        not bad,
+        f"{len(bad)} tensors contain NaN or Inf: {', '.join(bad[:5])}" if bad else f"{number:,} parameters",
+        "use an earlier checkpoint, and train it with a lower learning rate",
+    )
 
 
 def check_preprocessing(model: Any, processor: Any, backbone: str | PathLike[str] | None) -> Finding:

@@ -30,6 +30,11 @@ class Finding:
     message: str
     advice: str = ""
 
+    @classmethod
+    def judge(cls, check: str, is_good: bool, message: str, advice: str) -> "Finding":
+        """Create a finding that is a problem, with advice, unless it is good."""
+        return cls(check, Status.OK, message) if is_good else cls(check, Status.PROBLEM, message, advice)
+
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""
         return {**asdict(self), "status": self.status.value}

@@ -179,35 +179,29 @@ def model_card(
         card_data,
         template_path=str(TEMPLATE),
         name=name,
-        repo_id=facts.repo_id or name,
-        note=facts.note,
-        description=_description(config, backbone, count_parameters(folder)),
+        facts=facts,
+        config=config,
+        backbone=backbone,
+        kind=config["backbone_config"].get("model_type", "vision model"),
+        parameters=count_parameters(folder),
+        generation=generation,
         examples=[(_cell(photo), _cell(caption)) for photo, caption in list(examples.items())[:EXAMPLES]],
-        examples_note=_examples_note(last, facts),
         results=results,
-        columns=[{"name": score, "title": SCORES[score].title} for score in columns],
-        results_note=_results_note(columns, parts is not None, config, backbone, last, generation),
-        training_note=_training_note(state, step, stages),
+        titles={score: SCORES[score].title for score in columns},
+        java=[SCORES[score].title for score in columns if score in ("meteor", "spice")],
+        tested=parts is not None,
+        state=state,
+        step=step,
+        minutes=max((line.get("train_seconds", 0.0) for line in state.get("log_history", [])), default=0.0) / 60,
+        recipe=recipe or {},
         stages=stages,
+        last=last,
         settings=list(_settings(stages)),
-        recipe_note=_recipe_note(recipe or {}),
-        data={
-            "text": _data_text(data_name, known, last, (recipe or {}).get("split")),
-            "license": facts.data_license or (known.license if known else "not stated; ask the authors of the data"),
-            "shown": known.shown if known else "its training data alone",
-            "bias": known.bias if known else None,
-        },
-        backbone={
-            "text": _backbone_text(config, backbone),
-            "license": facts.backbone_license or "not stated here; see its source",
-        },
-        words_note=_words_note(config, last),
-        diversity=None if parts is None else _diversity_note(parts, results),
+        data_name=data_name,
+        known=known,
+        diversity=None if parts is None else _diversity(parts, results),
         citations=[CITATION, *([known.citation] if known else [])],
     )
-
-
-# Names.
 
 
 def _name(folder: Path) -> str:
@@ -249,67 +243,6 @@ def _slug(title: str) -> str:
     return re.sub(r"[^\w.-]+", "-", title.lower()).strip("-")
 
 
-# Sentences.
-
-
-def _description(config: Mapping[str, Any], backbone: str | None, parameters: int | None) -> str:
-    kind = config["backbone_config"].get("model_type", "vision")
-    layers = config.get("num_hidden_layers", 1)
-    text = (
-        f"An image captioner: a vision backbone ({backbone or kind}) encodes the photo, and"
-        f" an LSTM with {config['hidden_size']} units{f' in each of {layers} layers' if layers > 1 else ''}"
-    )
-    if config.get("attention"):
-        text += " attends to its regions before each word, as in *Show, Attend and Tell*."
-    else:
-        text += " generates the caption word by word, as in *Show and Tell* (Vinyals et al. 2015)."
-    return text + ("" if parameters is None else f" It has {parameters / 1e6:.1f} million parameters.")
-
-
-def _examples_note(settings: Mapping[str, Any], facts: CardFacts) -> str:
-    if facts.examples:
-        return "These photos were not used in training."
-    split = settings.get("eval_split") or "validation"
-    return (
-        f"These are the first photos of the {split} split, not a selection. Their licence does not allow to show them."
-    )
-
-
-def _results_note(
-    columns: list[str],
-    tested: bool,
-    config: Mapping[str, Any],
-    backbone: str | None,
-    settings: Mapping[str, Any],
-    generation: Mapping[str, Any],
-) -> str:
-    java = [SCORES[score].title for score in columns if score in JAVA_METRICS]
-    parts = [
-        "In percent. Scored by nic_hf, which gives the same values as pycocoevalcap 1.2",
-        *([f"{' and '.join(java)} by the Java programs"] if java else []),
-        f"backbone {backbone or config['backbone_config'].get('model_type', 'vision')}",
-        *([f"seed {settings['seed']}"] if "seed" in settings else []),
-        f"length penalty {generation.get('length_penalty') or 1.0}",
-    ]
-    text = "; ".join(parts) + "."
-    if tested:
-        return text + " In parentheses: 95% bootstrap confidence intervals over photos."
-    return text + " The checkpoint was selected on these photos; scores on other photos tend to be lower."
-
-
-def _training_note(state: Mapping[str, Any], step: int | None, stages: list[dict[str, Any]]) -> str:
-    if not state:
-        return "How it was trained is not recorded." if not stages else "Recipe:"
-    steps, epochs = state.get("global_step"), state.get("epoch")
-    text = f"{steps:,} steps" + ("" if epochs is None else f", {epochs:.1f} epochs")
-    if len(stages) > 1:
-        text += f" in the last stage, {stages[-1]['name']}"
-    if step and step != steps:
-        text += f"; the weights are from step {step:,}"
-    seconds = max((line.get("train_seconds", 0.0) for line in state.get("log_history", [])), default=0.0)
-    return text + (f"; {seconds / 60:.0f} minutes of training." if seconds >= 60 else ".")
-
-
 def _settings(stages: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     for name, usual in SHOWN.items():
         values = [_public_name(stage.get(name)) if name == "word_vectors" else stage.get(name) for stage in stages]
@@ -317,44 +250,11 @@ def _settings(stages: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
             yield f"`{name}`", ["" if value is None else _cell(value) for value in values]
 
 
-def _recipe_note(recipe: Mapping[str, Any]) -> str:
-    if "versions" not in recipe:
-        return ""  # made of training arguments, not read from a file
-    versions = ", ".join(f"{package} {version}" for package, version in recipe["versions"].items())
-    return f"`nic train --recipe recipe.yaml` repeats the training ({versions})."
-
-
-def _data_text(name: str | None, known: KnownData | None, settings: Mapping[str, Any], rule: str | None) -> str:
-    splits = f" Trained on the {settings['train_split']} split." if "train_split" in settings else ""
-    splits += f" Splits: {rule}." if rule else ""
-    if known:
-        return f"{known.title}, {known.description}.{splits}"
-    return f"{name}.{splits}" if name else "not stated."
-
-
-def _backbone_text(config: Mapping[str, Any], backbone: str | None) -> str:
-    kind = config["backbone_config"].get("model_type", "a vision model")
-    how = "frozen" if config.get("freeze_backbone", True) else "fine-tuned"
-    return f"{backbone} ({kind}), {how}." if backbone else f"{kind}, {how}."
-
-
-def _words_note(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    text = f"{config['vocab_size'] - 4:,} words."
-    if settings.get("min_frequency"):
-        text += f" Words that occur fewer than {settings['min_frequency']} times in training are never generated."
-    return text
-
-
-def _diversity_note(parts: Mapping[str, Any], results: list[Result]) -> str | None:
+def _diversity(parts: Mapping[str, Any], results: list[Result]) -> dict[str, Any] | None:
+    """Return how varied the captions are, with 3 beams if there are any."""
     beams = 3 if any(result.num_beams == 3 for result in results) else results[0].num_beams
     diversity = parts[f"beam {beams}"].get("diversity") or {}
-    if "distinct_captions" not in diversity:
-        return None
-    share = 100 * diversity["distinct_captions"]
-    text = f"{share:.0f}% of the captions of the {results[0].split} split (beam {beams}) are unique"
-    if diversity.get("in_training") is not None:
-        text += f", and {100 * diversity['in_training']:.0f}% are copies of training captions"
-    return text + f"; they use {diversity['vocabulary']:,} words."
+    return {"beams": beams, **diversity} if "distinct_captions" in diversity else None
 
 
 def _cell(value: Any) -> str:
