@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..writing import write_bytes
@@ -22,7 +22,8 @@ class WeightAverage:
 
     The decay starts low, at min(decay, (1 + n) / (10 + n)) after n updates, so that the random initialization is soon
     forgotten (as in TensorFlow's ExponentialMovingAverage). Frozen parameters and buffers, such as BatchNorm
-    statistics, are not averaged, and no copy of them is made.
+    statistics, are not averaged. `AveragedModel` of PyTorch would copy them too, and copies its counter to the device
+    at each update, which waits for a GPU.
 
     Args:
         model: the model.
@@ -32,26 +33,20 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float, updates: int = 0) -> None:
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.names = list(trained)
-        self.trained = nn.ParameterList(trained.values())
-        self.decay = decay
-        self.average = AveragedModel(self.trained, multi_avg_fn=self._average)
-        # AveragedModel copies the parameters at update 0; the average starts from the initial ones instead.
-        self.average.n_averaged.fill_(updates + 1)
+        self.names, self.weights = list(trained), list(trained.values())
+        self.average = [weight.detach().clone() for weight in self.weights]
+        self.decay, self.updates = decay, updates
 
-    def _average(self, averages: Any, weights: Any, _: Any) -> None:
-        updates = int(self.average.n_averaged)  # on the CPU, so that this does not wait for a GPU
-        torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (1 + updates) / (10 + updates)))
-
-    @torch.no_grad()
     def update(self) -> None:
         """Update the average after a step."""
-        self.average.update_parameters(self.trained)
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        get_ema_multi_avg_fn(decay)(self.average, [weight.detach() for weight in self.weights], self.updates)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the trained parameters in the model and the average."""
-        for weight, average in zip(self.trained, self.average.parameters(), strict=True):
+        for weight, average in zip(self.weights, self.average, strict=True):
             kept = weight.detach().clone()
             weight.copy_(average)
             average.copy_(kept)
@@ -68,8 +63,8 @@ class WeightAverage:
     def save_trained(self, folder: Path) -> None:
         """Save the trained parameters; called while the average is in the model."""
         # Not save_file, which first writes under a name of its own and leaves that file behind when it is killed.
-        tensors = zip(self.names, self.average.parameters(), strict=True)
-        write_bytes(folder / TRAINED_WEIGHTS, save({name: tensor.detach().contiguous() for name, tensor in tensors}))
+        tensors = zip(self.names, self.average, strict=True)
+        write_bytes(folder / TRAINED_WEIGHTS, save({name: tensor.contiguous() for name, tensor in tensors}))
 
     @torch.no_grad()
     def load_trained(self, folder: Path) -> None:
@@ -82,7 +77,7 @@ class WeightAverage:
         if not path.exists():
             raise OSError(f"{folder} has no {TRAINED_WEIGHTS}: it was trained without ema_decay, resume it without")
         trained = load_file(path)
-        for name, weight in zip(self.names, self.trained, strict=True):
+        for name, weight in zip(self.names, self.weights, strict=True):
             weight.copy_(trained[name])
 
 
