@@ -188,7 +188,7 @@ def model_card(
         examples=[(_cell(photo), _cell(caption)) for photo, caption in list(examples.items())[:EXAMPLES]],
         results=results,
         titles={score: SCORES[score].title for score in columns},
-        java=[SCORES[score].title for score in columns if score in ("meteor", "spice")],
+        java=[SCORES[score].title for score in columns if score in JAVA_METRICS],
         tested=parts is not None,
         state=state,
         step=step,
