@@ -65,7 +65,7 @@ def generate_caption_lists(
     )
     was_training = model.training
     model.eval()
-    captioner: Any = model  # the type of `generate` holds for the library's own classes only
+    captioner: Any = model  # the type hints of `generate` fit only classes of Transformers
     lists: list[list[str]] = []
     hidden = not (progress and state.is_main_process)
     shown = progress_bar(total=len(share), unit="photo", desc="Captioning", hidden=hidden, leave=False)

@@ -67,7 +67,7 @@ class EpochViewsCallback(TrainerCallback):
         """Choose the views of the epoch."""
         self.dataset.set_epoch(int(state.epoch or 0))
 
-    on_evaluate = on_epoch_begin  # an evaluation of the same dataset has begun an epoch of its own
+    on_evaluate = on_epoch_begin  # an evaluation of the same dataset starts another epoch
 
 
 class StreamPassesCallback(TrainerCallback):

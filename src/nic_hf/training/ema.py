@@ -82,7 +82,7 @@ class WeightAverage:
 
 
 class WeightAverageCallback(TrainerCallback):
-    """Keep the average of a run: evaluate and save it in place of the trained parameters, and end with it.
+    """Keep the average of a run: evaluate and save it instead of the trained parameters, and leave it in the model.
 
     Args:
         decay: see [`WeightAverage`].

@@ -34,8 +34,8 @@ def mixed_inputs(
     for word in (model.config.pad_token_id, model.config.bos_token_id, model.config.unk_token_id):
         logits[..., word] = -torch.inf  # one by one: indexing with a list waits for the GPU
     drawn = torch.distributions.Categorical(logits=logits.float(), validate_args=False).sample()
-    said = torch.cat([words[..., :1], drawn[..., :-1]], dim=-1)  # the sampled word is the next input; <bos> stays
+    sampled = torch.cat([words[..., :1], drawn[..., :-1]], dim=-1)  # the sampled word is the next input; <bos> stays
     replaced = torch.rand(labels.shape, device=labels.device) < probability
-    replaced &= (labels != IGNORED_LABEL) & (said != model.config.eos_token_id)
+    replaced &= (labels != IGNORED_LABEL) & (sampled != model.config.eos_token_id)
     replaced[..., 0] = False
-    return torch.where(replaced, said, words)
+    return torch.where(replaced, sampled, words)
