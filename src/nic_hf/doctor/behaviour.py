@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from ..processing_nic import IGNORED_LABEL
+from ..configuration_nic import IGNORED_LABEL
 from .findings import Finding, Status
 
 _BATCH = 16
