@@ -21,8 +21,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save
 from subset import real_backbone, real_captioner
 from tiny import tiny_model, tiny_photos, tiny_processor
 from torch.utils.data import DataLoader
@@ -556,38 +554,6 @@ def test_whatever_byte_of_a_file_flips_no_feature_is_ever_another(
                 outcomes.add("refused")
                 path.write_bytes(content)
     assert outcomes == {"not opened", "refused", "read"}
-
-
-def test_files_of_versions_without_checksums_are_checked_and_get_them(
-    model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path, monkeypatch: Any
-) -> None:
-    new = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
-    before, statistics = everything(new), new.statistics()
-    for path in chunk_files(cache):
-        with safe_open(path, "pt") as content:
-            tensors = {name: content.get_tensor(name) for name in ("features", "readable")}
-            path.write_bytes(save(tensors, {"checksum": content.metadata()["checksum"].split()[0]}))
-    old = [path.read_bytes() for path in chunk_files(cache)]
-    flip(chunk_files(cache)[1], -40)
-    damaged = chunk_files(cache)[1].read_bytes()
-
-    with counted(model) as runs:
-        table = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
-    assert len(runs) == 1 and torch.equal(everything(table), before)
-    assert all(file.checks is not None for file in table.files)
-
-    for path, content in zip(chunk_files(cache), old, strict=True):
-        path.write_bytes(content)
-    assert damaged not in old
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise PermissionError("read-only")
-
-    monkeypatch.setattr(feature_files, "save_file", refuse)
-    table = cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=A_CHUNK)
-    assert all(file.checks is None for file in table.files)
-    assert torch.equal(everything(table), before)
-    assert all(torch.equal(one, other) for one, other in zip(table.statistics(), statistics, strict=True))
 
 
 def test_a_file_cut_short_while_in_use_says_so(

@@ -19,6 +19,7 @@ from ..layers_nic import NICEncoder
 from ..model.captioner import NICForConditionalGeneration
 from ..model.encoder import faster_encoder
 from ..model.processor import NICProcessor
+from ..progress_bar import progress_bar
 from ..writing import remove_leftovers
 from .augmentation import PhotoView
 from .errors import ITEMS_IN_WARNING
@@ -129,7 +130,7 @@ def cache_features(
         )
         pixels = iter(loader)
         encoder = faster_encoder(model.encoder) if lower_blocks is None else lower_blocks
-        with tqdm(total=sum(map(len, batches)), unit="photo", desc="Encoding photos") as progress:
+        with progress_bar(total=sum(map(len, batches)), unit="photo", desc="Encoding photos") as progress:
             for index, rows in rows_of.items():
                 of_chunk = islice(pixels, math.ceil(len(rows) / batch_size))
                 chunk = _encode(model, encoder, images, rows, of_chunk, on_error, progress, dtype)

@@ -4,7 +4,6 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ class FeatureFile(NamedTuple):
         shape: of what there is of a photo.
         dtype: number format of the features.
         unreadable: positions of the photos that could not be read.
-        checks: where in the file the checksums start; None where it has none, and was checked whole on opening.
+        checks: where in the file the checksums start, in bytes.
     """
 
     path: Path
@@ -44,7 +43,7 @@ class FeatureFile(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     unreadable: tuple[int, ...]
-    checks: int | None
+    checks: int
 
 
 class FeatureTable:
@@ -93,7 +92,7 @@ class FeatureTable:
             content = bytearray(file.read(size))
             if len(content) < size:
                 raise OSError(f"{own.path}: was cut short while in use; compute the features again")
-            if own.checks is not None and not self._checked[row]:
+            if not self._checked[row]:
                 file.seek(own.checks + position * _CHECKSUM_BYTES)
                 if zlib.crc32(content) != int.from_bytes(file.read(_CHECKSUM_BYTES), "little"):
                     raise _damaged(own.path, f"the features of its photo {position} are not what was written")
@@ -128,46 +127,33 @@ class FeatureTable:
             if not photos:
                 continue
             count += photos * math.prod(file.shape[:-1])
-            if file.checks is None:
-                features, readable = _read_whole(file.path)
-                sums = sums + _sums(features, readable)
-            else:
-                with safe_open(file.path, "pt") as content:
-                    sums = sums + content.get_tensor("sums")
+            with safe_open(file.path, "pt") as content:
+                sums = sums + content.get_tensor("sums")
         mean, squares = sums / count
         return mean.float(), (squares - mean.square()).clamp_min(0).sqrt().float()
 
 
 def open_file(path: Path) -> FeatureFile | None:
-    """Open a file, without reading its features; `None` where it is missing, cut short or no such file.
-
-    One of an earlier version, without checksums, is read and checked whole, and written again with them.
-    """
+    """Open a file without reading its features; `None` where it is missing, cut short or not such a file."""
     try:
         with safe_open(path, "pt") as content:  # which looks at the header, and at the length of the file
-            names, metadata = set(content.keys()), content.metadata() or {}
-            read = _SMALL if set(_SMALL) <= names else _WHOLE
-            tensors = {name: content.get_tensor(name) for name in read}
+            tensors = {name: content.get_tensor(name) for name in _SMALL}
+            metadata = content.metadata() or {}
         with path.open("rb") as raw:  # layout: 8 bytes with the header's length, the header, the tensors
             length = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(length))
-        if metadata["checksum"].split()[-1:] != [_checksum(tensors, read)]:
+        if metadata["checksum"].split()[-1:] != [_checksum(tensors, _SMALL)]:
             return None
-        file = FeatureFile(
+        return FeatureFile(
             path=path,
             offset=8 + length + header["features"]["data_offsets"][0],
             shape=tuple(header["features"]["shape"][1:]),
             dtype=_DTYPES[header["features"]["dtype"]],
             unreadable=tuple((tensors["readable"] == 0).nonzero().flatten().tolist()),
-            checks=8 + length + header["checksums"]["data_offsets"][0] if read == _SMALL else None,
+            checks=8 + length + header["checksums"]["data_offsets"][0],
         )
     except (SafetensorError, OSError, ValueError, KeyError):
         return None
-    if file.checks is None:
-        with suppress(OSError):  # a cache that is read only
-            _write(path, tensors["features"], tensors["readable"])
-            return open_file(path)
-    return file
 
 
 def write_file(path: Path, features: torch.Tensor, readable: torch.Tensor) -> FeatureFile:
