@@ -19,7 +19,7 @@ from .terminal import INTERRUPTED, fail, reported, silence_transformers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..captioning import CaptionRun, CaptionSummary, Processes
+    from ..captioning import CaptionRun, CaptionSink, CaptionSummary, Processes
 
 SHOWN = 20
 
@@ -113,21 +113,39 @@ def caption(
             check_picture_path(contact_sheet)
         generation = _generation(num_captions, num_beams, sample, temperature, seed, max_new_tokens)
         with _no_garbage_collection():
-            run = _prepare(
-                model,
-                device,
-                {
-                    **{"paths": paths or (), "lists": lists or (), "data": data, "split": split},
-                    "data_options": load_options(model, data, data_options or {}),
-                },
-                {"output": output, "sidecar": sidecar, "overwrite": overwrite, "as_json": as_json},
+            from ..captioning import CaptionRun, PhotoSources, Processes, SidecarFiles, is_onnx, load_captioner
+            from ..captioning.caption_formats import caption_format
+
+            options = load_options(model, data, data_options or {})
+            photos = PhotoSources(paths or (), lists=lists or (), data=data, split=split, data_options=options)
+            if sidecar and not photos.are_files:
+                raise ValueError(
+                    "--sidecar is for photos that are files, not addresses, tar files or data sets; give --output"
+                )
+            if output is not None:
+                caption_format(output)  # refuses other names before a model is loaded
+            _quieten(is_onnx(model))
+            processes = Processes.launched()
+            captioner = load_captioner(model, device)
+            made_by = {"captioner": captioner.digest(), "num_captions": num_captions, **generation}
+            sink = (
+                SidecarFiles(overwrite)
+                if sidecar
+                else _sink(output, made_by, captioner.name, overwrite, as_json, processes)
+            )
+            run = CaptionRun(
+                captioner,
+                photos,
+                sink,
                 num_captions=num_captions,
                 batch_size=batch_size,
                 workers=workers,
                 on_error=on_error.value,
                 timeout=timeout,
                 allow_private=True if allow_private else None,
+                progress=sys.stderr.isatty() and not (output is None and not sidecar and sys.stdout.isatty()),
                 sheet=contact_sheet_photos if contact_sheet is not None else 0,
+                processes=processes,
                 **generation,
             )
     summary, interrupted = _run(run, contact_sheet)
@@ -184,50 +202,28 @@ def _generation(
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _prepare(
-    model: str, device: str | None, sources: dict[str, Any], target: dict[str, Any], **settings: Any
-) -> "CaptionRun":
-    from ..captioning import CaptionRun, PhotoSources, Processes, is_onnx, load_captioner
-
-    photos = PhotoSources(**sources)
-    if target["sidecar"] and not photos.are_files:
-        raise ValueError(
-            "--sidecar is for photos that are files, not addresses, tar files or data sets; give --output"
-        )
-    if target["output"] is not None:
-        from ..captioning.caption_formats import caption_format
-
-        caption_format(target["output"])  # before a model is loaded
-    _quieten(is_onnx(model))
-    processes = Processes.launched()
-    captioner = load_captioner(model, device)
-    names = ("num_beams", "do_sample", "temperature", "seed", "max_new_tokens")
-    made_by = {
-        "captioner": captioner.digest(),
-        "num_captions": settings["num_captions"],
-        **{name: settings[name] for name in names if name in settings},
-    }
-    sink = _sink(target, made_by, captioner.name, processes)
-    busy = target["output"] is not None or target["sidecar"] or not sys.stdout.isatty()
-    return CaptionRun(captioner, photos, sink, processes=processes, progress=busy and sys.stderr.isatty(), **settings)
-
-
-def _sink(target: dict[str, Any], made_by: dict[str, Any], model: str, processes: "Processes") -> Any:
+def _sink(
+    output: Path | None,
+    made_by: dict[str, Any],
+    model: str,
+    overwrite: bool,
+    as_json: bool,
+    processes: "Processes",
+) -> "CaptionSink":
+    """The file of captions, or the terminal."""
     from .._version import __version__
-    from ..captioning import CaptionFile, Printed, SidecarFiles
+    from ..captioning import CaptionFile, Printed
 
-    if target["sidecar"]:
-        return SidecarFiles(target["overwrite"])
-    if target["output"] is None:
+    if output is None:
         if processes.number > 1:
             raise ValueError("several processes need a file for their captions: give --output")
-        return Printed(sys.stdout, target["as_json"])
+        return Printed(sys.stdout, as_json)
     return CaptionFile(
-        target["output"],
+        output,
         made_by,
         about={"model": model, "nic_hf": __version__},
         captions_a_photo=made_by["num_captions"],
-        overwrite=target["overwrite"],
+        overwrite=overwrite,
         process=processes.rank,
         processes=processes.number,
     )
