@@ -1,4 +1,4 @@
-"""Other views of a photo, for a captioner to learn from: mirrored, cut, or both."""
+"""Views of a photo for augmentation: mirrored, cropped, or both."""
 
 import zlib
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from PIL import Image, ImageOps
 
 @dataclass(frozen=True)
 class PhotoView:
-    """One way to see every photo; the same photo is always cut in the same place, so that its features can be kept.
+    """One view of every photo. A photo is always cropped at the same place, so that its features can be cached.
 
     Attributes:
-        mirrored: left and right change places. Captions of such a view should swap those words too.
-        area: smallest share of the photo's area that is left after cutting, from above 0 to 1. The cut keeps the
-            photo's proportions to within a tenth, and is put at random.
-        seed: views that differ in nothing else are cut in other places.
+        mirrored: flip the photo horizontally. Words for left and right have to be swapped in its captions.
+        area: smallest share of the photo's area that is kept, above 0 and at most 1. The crop is placed at random
+            and keeps the aspect ratio to within a tenth.
+        seed: seed of the crops.
     """
 
     mirrored: bool = False
@@ -27,7 +27,7 @@ class PhotoView:
             raise ValueError(f"area must be above 0 and at most 1, not {self.area}")
 
     def __call__(self, photo: Image.Image) -> Image.Image:
-        """The photo as seen this way, of the size that the cut has."""
+        """Apply the view; the result has the size of the crop."""
         if self.area < 1:
             photo = self._cut(photo)
         return ImageOps.mirror(photo) if self.mirrored else photo
@@ -43,14 +43,14 @@ class PhotoView:
 
 
 def default_views(number: int, area: float = 0.6) -> list[PhotoView | None]:
-    """The whole photo, the whole mirrored, then cuts, every second one mirrored.
+    """Return the whole photo, the mirrored photo, then crops, every second one mirrored.
 
     Args:
-        number: how many; 1 is the photo itself.
-        area: of the cuts (see [`PhotoView`]).
+        number: number of views; the first one, `None`, is the photo itself.
+        area: smallest area of the crops (see [`PhotoView`]).
 
     Raises:
-        ValueError: where `number` is below 1.
+        ValueError: `number` is below 1.
     """
     if number < 1:
         raise ValueError(f"the number of views must be at least 1, the photo itself, not {number}")

@@ -1,4 +1,4 @@
-"""Which files of a folder hold the captions, and in which form: one reader a form."""
+"""Find the files of a folder that hold captions, and read each with the reader of its format."""
 
 import os
 import re
@@ -32,27 +32,27 @@ TOKEN_FILES = ("Flickr8k.token.txt", "results_20130124.token")
 KARPATHY_FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 
-# Where one of these is, other files of the folder are not asked.
+# If one of these exists, other files of the folder are not considered.
 _KNOWN_FILES = (KAGGLE_FILE, *TOKEN_FILES, "results.csv")
 _SIDECAR_SUFFIXES = (".txt", ".caption")
 _NUMBERS = re.compile(r"[\d\s.+-]+")
 _COCO_FILE = re.compile(r"captions_(train|val|test)(\d{4})\.json")
-_ANNOTATIONS = ("annotations", "captions")  # folders beside those of the photos
+_ANNOTATIONS = ("annotations", "captions")  # folders next to those of the photos
 _OF_DATASETS = ("dataset_dict.json", "state.json")  # written by `save_to_disk`
 _KINDS_SHOWN = 5
-_DEEPEST = 2  # folders in folders, as unpacking makes them
+_DEEPEST = 2  # levels of folders that are searched, as unpacking creates them
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How a source is read.
+    """Options for reading a source.
 
     Attributes:
-        images: folder of the photos, where it is not near the captions.
-        image_column: name of the column of photo names.
-        caption_column: name of the column of captions, or several with commas between.
-        shares: how photos without splits are shared out.
-        root: the folder that the user named, below which photos are searched for.
+        images: folder of the photos, if it is not near the captions.
+        image_column: name of the column with photo names.
+        caption_column: name of the column with captions, or several separated by commas.
+        shares: sizes of splits for photos without one.
+        root: the folder that the user named, in which photos are searched for.
     """
 
     images: Path | None = None
@@ -63,13 +63,13 @@ class SourceOptions:
 
 
 class Part(NamedTuple):
-    """A file, or a folder of sidecar files, with its captions.
+    """A file of captions, or a folder with a text file per photo.
 
     Attributes:
-        path: the file; a folder where each photo has a file of its own.
-        split: canonical name of the split that it holds; None where its content tells, or nothing does.
-        root: the folder that photo paths start from, where it is not that of the file.
-        whole: whether no other part is needed to know the photos of its split, as with COCO's large files.
+        path: the file or folder.
+        split: canonical name of its split; None if the content tells the split, or nothing does.
+        root: the folder that photo paths start from, if it is not that of the file.
+        whole: whether the photos of its split are all in this part, as in COCO's large files.
     """
 
     path: Path
@@ -79,10 +79,10 @@ class Part(NamedTuple):
 
 
 def find_parts(source: Path, options: SourceOptions) -> list[Part]:
-    """The files that hold the captions of a folder; none where Hugging Face Datasets or tar files are meant.
+    """Return the files that hold the captions of a folder; none if it is for Hugging Face Datasets or holds tar files.
 
     Raises:
-        CaptionDataError: several files may be meant.
+        CaptionDataError: the choice is ambiguous.
     """
     found = _parts_of(source, options)
     if found or is_for_datasets(source):
@@ -101,10 +101,10 @@ def find_parts(source: Path, options: SourceOptions) -> list[Part]:
 
 
 def read_part(part: Part, options: SourceOptions, errors: ErrorCollector) -> CaptionFile:
-    """Read all captions of a file.
+    """Read all captions of a part.
 
     Raises:
-        CaptionDataError: it is in no supported form.
+        CaptionDataError: the format is not supported.
     """
     file, columns = part.path, (options.image_column, options.caption_column)
     below = PurePosixPath() if part.root is None else PurePosixPath(file.parent.relative_to(part.root).as_posix())
@@ -128,7 +128,7 @@ def read_part(part: Part, options: SourceOptions, errors: ErrorCollector) -> Cap
 
 
 def holds_photos(file: Path) -> bool:
-    """Whether a parquet file has the photos themselves, and not their names."""
+    """Whether a parquet file holds the photos themselves instead of their names."""
     import pyarrow.parquet as pq
     from pyarrow import types
 
@@ -137,7 +137,7 @@ def holds_photos(file: Path) -> bool:
 
 
 def _parts_of(folder: Path, options: SourceOptions) -> list[Part]:
-    """The files of captions in a folder itself, or in its `annotations`."""
+    """Return the caption files in a folder itself or in its `annotations`."""
     if is_for_datasets(folder):
         return []
     coco = _coco_files(folder)
@@ -171,7 +171,7 @@ def is_for_datasets(folder: Path) -> bool:
 
 
 def _coco_files(folder: Path) -> list[Part]:
-    """COCO's caption files, one a split, of the latest year that there is."""
+    """Return COCO's caption files of the latest year, one per split."""
     places = [folder / "annotations", folder]
     found: dict[str, list[Part]] = {}
     for place in places:
@@ -187,7 +187,7 @@ def _coco_files(folder: Path) -> list[Part]:
 
 
 def _metadata_files(folder: Path) -> list[Part]:
-    """The metadata file of a folder, or else those of its split folders: the imagefolder form of Datasets.
+    """Return the metadata file of a folder, or those of its split folders (the imagefolder layout of Datasets).
 
     Raises:
         CaptionDataError: a folder holds both kinds of metadata file.
@@ -205,7 +205,7 @@ def _metadata_files(folder: Path) -> list[Part]:
 
 
 def _other_files(folder: Path, options: SourceOptions) -> list[Part]:
-    """Files that are named after splits, or else the only one that may hold captions."""
+    """Return files that are named after splits, or else the only one that may hold captions."""
     photos = {_stem(name) for name in _files(folder) if is_photo_name(name)}
     files = [
         folder / name
@@ -227,7 +227,7 @@ def _other_files(folder: Path, options: SourceOptions) -> list[Part]:
 
 
 def _may_hold_captions(file: Path, image: str | None, caption: str | None) -> bool:
-    """Whether the header of a table tells captions; JSON has to be read for that."""
+    """Whether a table's header has a caption column. JSON files would have to be read for that."""
     if file.suffix in TABLE_SUFFIXES:
         return is_table(file, image, caption)
     if file.suffix != ".parquet":
@@ -236,7 +236,7 @@ def _may_hold_captions(file: Path, image: str | None, caption: str | None) -> bo
 
     try:
         recognise(tuple(pq.read_schema(file).names), image, caption)
-    except RejectedError:  # such as what img2dataset keeps of its downloads
+    except RejectedError:  # such as the download log of img2dataset
         return False
     return True
 
@@ -250,7 +250,7 @@ def _holds_captions(file: Path, options: SourceOptions) -> bool:
 
 
 def what_is_there(folder: Path) -> str:
-    """The kinds of files in a folder without captions, for a message."""
+    """Describe the kinds of files in a folder without captions, for a message."""
     kinds = Counter(path.suffix.lower() or "no suffix" for path in folder.rglob("*") if path.is_file())
     shown = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common(_KINDS_SHOWN))
     return f"it holds {shown}" if shown else "it is empty"
@@ -264,7 +264,7 @@ def _only(files: Sequence[Path], folder: Path) -> Path:
 
 
 def _below(folder: Path, options: SourceOptions, depth: int) -> Iterator[tuple[Path, list[Part]]]:
-    """Folders below that hold captions; what lies below one of them is not looked at."""
+    """Yield folders in `folder` that hold captions, without looking inside them."""
     for name in sorted(_folders(folder)):
         parts = _parts_of(folder / name, options)
         if parts:
@@ -274,7 +274,7 @@ def _below(folder: Path, options: SourceOptions, depth: int) -> Iterator[tuple[P
 
 
 def _read_sidecars(folder: Path, errors: ErrorCollector) -> CaptionFile:
-    """Read the text file of each photo, a caption a line; `train`, `val` and `test` in its path are the splits."""
+    """Read the text file of each photo, one caption per line; `train`, `val` and `test` in its path are the splits."""
     records = []
     without = 0
     for photo, sidecar in _sidecars(folder, every=True):
@@ -297,7 +297,7 @@ def _read_sidecars(folder: Path, errors: ErrorCollector) -> CaptionFile:
 
 
 def _sidecars(folder: Path, every: bool = False) -> Iterator[tuple[Path, Path | None]]:
-    """Photos with the text file of the same name; with `every`, photos without one too."""
+    """Yield photos with the text file of the same name; with `every`, photos without one too."""
     for place, subfolders, files in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         texts = {_stem(name): name for name in sorted(files) if name.lower().endswith(_SIDECAR_SUFFIXES)}

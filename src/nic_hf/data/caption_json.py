@@ -1,4 +1,4 @@
-"""Captions in JSON files: COCO's form, Karpathy's, lists of objects, and names with their captions."""
+"""Captions in JSON files: COCO, Karpathy, lists of objects, and objects of photo names with their captions."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ from .text_files import clean_caption, read_json, valid_unicode
 
 
 def read_json_file(file: Path, errors: ErrorCollector, image: str | None, caption: str | None) -> CaptionFile:
-    """Read a JSON file of any form.
+    """Read a JSON file in any of these formats:
 
-    - COCO (`images` and `annotations`; VizWiz and nocaps have the same).
-    - Karpathy (`images`, each with its `sentences`).
-    - A list of objects with an image and a caption key (BLIP, LAVIS, COCO results), also under a key such as `data`
-      (TextCaps).
-    - An object of photo names with a caption each, or a list of captions.
+    - COCO (`images` and `annotations`), also used by VizWiz and nocaps;
+    - Karpathy (`images`, each with its `sentences`);
+    - a list of objects with an image and a caption key (BLIP, LAVIS, COCO results), also under a key such as `data`
+      (TextCaps);
+    - an object of photo names with a caption or a list of captions each.
 
     Raises:
         CaptionDataError: it is none of these.
@@ -48,11 +48,11 @@ def read_json_file(file: Path, errors: ErrorCollector, image: str | None, captio
 
 
 def _records_of(document: Any, image: str | None, caption: str | None) -> tuple[str, list[Any]] | None:
-    """The objects of a document that hold a photo's name and captions, and the name of their list."""
+    """Return the objects that hold a photo's name and captions, and the name of their list."""
     lists = {"": document} if isinstance(document, list) else document if isinstance(document, dict) else {}
     usable = {name: value for name, value in lists.items() if _has_records(value, image, caption)}
     if len(usable) > 1 and {canonical_split(name) for name in usable} <= set(SPLITS):
-        # Each object says the split that its list is of.
+        # Each object gets the split that its list is named after.
         merged = [{**entry, "split": name} for name, own in usable.items() for entry in own if isinstance(entry, dict)]
         return "", merged
     if len(usable) > 1:
@@ -95,10 +95,9 @@ def _checked(
 
 
 def _read_coco(file: Path, document: Mapping[str, Any], errors: ErrorCollector) -> CaptionFile:
-    """Source: Chen et al., "Microsoft COCO Captions: Data Collection and Evaluation Server" (2015).
+    """Read COCO captions: ids are COCO's, as text; captions that VizWiz's annotators rejected are left out.
 
-    The image id is COCO's, as text. `annotations/captions_val2017.json` belongs to `val2017/`. Captions that VizWiz's
-    annotators rejected are left out.
+    Source: Chen et al., "Microsoft COCO Captions: Data Collection and Evaluation Server" (2015).
     """
     parent, year = file.parent, file.stem.removeprefix("captions_")
     near = [folder / name for folder in (parent.parent, parent) for name in (year, f"images/{year}", *PHOTO_FOLDERS)]
@@ -134,11 +133,11 @@ def _read_coco(file: Path, document: Mapping[str, Any], errors: ErrorCollector) 
 
 
 def _read_karpathy(file: Path, entries: list[Any], errors: ErrorCollector) -> CaptionFile:
-    """Source: Karpathy and Fei-Fei, "Deep Visual-Semantic Alignments for Generating Image Descriptions" (CVPR 2015).
+    """Read Karpathy's splits of Flickr8k, Flickr30k or COCO.
 
-    "restval" (the part of COCO val2014 that is in neither validation nor test) counts as "train", as is usual in the
-    literature. The image id is `cocoid` where there is one, so that predictions can be scored by COCO's tools, else
-    the file name.
+    The image id is `cocoid` if there is one, so that COCO's tools can score predictions, else the file name.
+
+    Source: Karpathy and Fei-Fei, "Deep Visual-Semantic Alignments for Generating Image Descriptions" (CVPR 2015).
     """
     beside = [folder / name for folder in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
     found = CaptionFile(file, [*beside, file.parent])
@@ -158,7 +157,7 @@ def _read_karpathy(file: Path, entries: list[Any], errors: ErrorCollector) -> Ca
 
 def _karpathy_photo(entry: Mapping[str, Any], place: str) -> CaptionedPhoto:
     filename = safe_name(entry.get("filename"))
-    # COCO's entries name their folder (val2014); photos gathered in one folder have no such level.
+    # COCO's entries name their folder (val2014), which does not exist where all photos are in one folder.
     filepath = entry.get("filepath")
     name = f"{safe_name(filepath)}/{filename}" if filepath else filename
     cocoid = entry.get("cocoid")

@@ -1,4 +1,4 @@
-"""Captioned photos as a stream: `stream_captions`, for data sets that do not fit on a disk."""
+"""`stream_captions`: captioned photos that are read while they are used."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,32 +24,32 @@ def stream_captions(
     *,
     on_error: OnError = "raise",
 ) -> datasets.IterableDataset:
-    """Photos with their captions, read while they are used; `load_captions` for sets that fit no disk.
+    """Stream photos with their captions, for data sets that do not fit on a disk.
 
-    Nothing is downloaded ahead and nothing is kept. The data set has as many shards as the source has files.
+    Nothing is downloaded in advance and nothing is cached. The data set has as many shards as the source has files.
 
     Args:
         source: One of
 
-            - WebDataset tar files, of `key.jpg` (or another suffix of a photo) and `key.txt`, a caption a line, or
+            - WebDataset tar files with `key.jpg` (or another image suffix) and `key.txt`, one caption per line, or
               `key.json`, with captions named as in [`load_captions`]: a file, a folder of them, a pattern such as
               `shards/train-*.tar` or `https://host/train-{000..099}.tar`, or a list of such;
             - a Hub id or a local folder that `datasets.load_dataset(streaming=True)` opens;
             - a `datasets.IterableDataset` with an image column and caption columns.
-        split: "train", "validation" (also "dev" or "val") or "test". Tar files are of the split that is in their name
-            or that of their folder; None takes all of them, and of other sources the only split there is.
-        on_error: "raise" stops at the first fault in a row. "skip" leaves out the caption, photo or rest of a shard at
-            fault and says so in the row's `problem`; [`StreamingCaptionDataset`] counts and logs them.
+        split: "train", "validation" (also "dev" or "val") or "test". The split of a tar file is in its name or that of
+            its folder. None takes all tar files, and the only split of other sources.
+        on_error: "raise" stops at the first error in a row. "skip" leaves out the caption, photo or rest of the shard
+            and describes the error in the row's `problem`; [`StreamingCaptionDataset`] counts and logs them.
 
     Returns:
-        A `datasets.IterableDataset` with `image` (decoded when read: a photo that is no image shows only then),
-        `image_id`, `captions`, which is empty where there is nothing to use, and `problem` (None mostly).
+        A `datasets.IterableDataset` with `image` (decoded when accessed), `image_id`, `captions` (empty if none can be
+        used) and `problem` (usually None).
 
     Raises:
-        CaptionDataError: the source is in no supported form or has no such split; on reading, the first fault, with
-            shard and key.
+        CaptionDataError: the source is not supported or has no such split; while reading, the first error, with shard
+            and key.
     """
-    ErrorCollector(on_error)  # checks it
+    ErrorCollector(on_error)  # validates the argument
     if isinstance(source, datasets.IterableDataset):
         return _normalised(source, on_error, "IterableDataset")
     shards = find_shards(source, split)
@@ -74,7 +74,7 @@ def stream_captions(
 
 
 def _normalised(stream: datasets.IterableDataset, on_error: OnError, label: str) -> datasets.IterableDataset:
-    """A stream of any columns as one of `SHARD_FEATURES`."""
+    """Convert a stream with any columns to `SHARD_FEATURES`."""
     names = stream.column_names or list(next(iter(stream), {}))
     if stream.features is not None and set(SHARD_FEATURES) <= set(names):
         return stream
@@ -85,13 +85,13 @@ def _normalised(stream: datasets.IterableDataset, on_error: OnError, label: str)
         raise CaptionDataError(f"{label}: {rejected}") from None
     key = next((name for name in (*ID_COLUMNS, "__key__") if name in names), None)
     reader = _RowReader(image, columns, key, on_error, label)
-    if stream.features is not None:  # of a mapped stream they are unknown, and photos are decoded already
+    if stream.features is not None:  # unknown for a mapped stream, whose photos are decoded already
         stream = stream.cast_column(image, Image(decode=False))
     return stream.map(reader, with_indices=True, remove_columns=names, features=SHARD_FEATURES)
 
 
 def _caption_columns(names: list[str]) -> list[str]:
-    """As [`columns.caption_columns`], and the `txt` or `json` of a WebDataset on the Hub."""
+    """Return the caption columns, or the `txt` or `json` of a WebDataset on the Hub."""
     try:
         return caption_columns(names)
     except RejectedError:
@@ -102,7 +102,7 @@ def _caption_columns(names: list[str]) -> list[str]:
 
 
 class _RowReader:
-    """Brings a row into the form of `SHARD_FEATURES`; a class, so that spawned workers can unpickle it."""
+    """Converts a row to `SHARD_FEATURES`; a class, so that spawned workers can unpickle it."""
 
     def __init__(self, image: str, columns: list[str], key: str | None, on_error: OnError, label: str) -> None:
         self.image, self.columns, self.key, self.on_error, self.label = image, columns, key, on_error, label

@@ -1,7 +1,6 @@
 """Captions in rows of text: CSV, TSV, Flickr30k's `|`, Flickr8k's `name.jpg#k<TAB>caption`, and JSON lines.
 
-Datasets reads such files too (`load_dataset("csv")`), but gives one row a caption, so five for a photo with five
-captions, and cannot say which line is at fault.
+`load_dataset("csv")` gives one row per caption and cannot say which line is wrong.
 """
 
 import json
@@ -22,23 +21,23 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".token")
 DELIMITERS = {",": "comma", "\t": "tab", "|": "bar", ";": "semicolon"}
 
 _TOKEN_LINE = re.compile(r"(?P<name>.+)#\d+\t(?P<caption>.*)", re.DOTALL)
-# Flickr30k's one damaged row lacks the bar behind the number of the caption.
+# In one row of Flickr30k the bar after the caption's number is missing.
 _FIRST_FIELD = re.compile(r"\s*\"?(?P<name>[^\",\t|;]+)\"?\s*(?P<delimiter>[,\t|;])")
 _NUMBERED_CAPTION = re.compile(r"\s*(?P<number>\d+)\s+(?P<caption>\S.*)")
-# What pandas and spreadsheets write for a cell without a value.
+# What pandas and spreadsheets write for a missing value.
 _MISSING = ("nan", "none", "null", "n/a", "#n/a", "<na>", "-")
-_MOST_JOINED = 50  # lines that a quoted field may run over
+_MOST_JOINED = 50  # lines that a quoted field may span
 _HERE = PurePosixPath()
 
 
 class Record(NamedTuple):
-    """One row, entry or object.
+    """One row, entry or object, as it stands in the file.
 
     Attributes:
-        place: its line (text files), or its place (JSON).
-        name: of the photo, as it stands there.
-        captions: as they stand there.
-        split: as it stands there, where there is one.
+        place: line number (text files) or place (JSON).
+        name: name of the photo.
+        captions: its captions.
+        split: its split, if there is one.
     """
 
     place: int | str
@@ -48,10 +47,10 @@ class Record(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """How the rows of a table are read.
+    """Layout of a table.
 
     Attributes:
-        delimiter: between fields.
+        delimiter: separates fields.
         header: names of the columns.
         columns: those that are read.
         has_header: whether the first line is the header.
@@ -71,12 +70,12 @@ def read_table(
     lists: Mapping[str, SplitList],
     below: PurePosixPath = _HERE,
 ) -> CaptionFile:
-    """Read a delimited file, or lines `name.jpg#k<TAB>caption`, one or more captions a line.
+    """Read a delimited file, or lines `name.jpg#k<TAB>caption`.
 
     Args:
-        file: with a header that names the columns; without one, photo name and caption.
+        file: a header names the columns; without one they are photo name and caption.
         errors: takes the lines that cannot be used.
-        image, caption: names of the columns, where they are known; see [`columns.recognise`].
+        image, caption: names of the columns, if known; see [`columns.recognise`].
         lists: split lists, by split.
         below: see [`gather`].
 
@@ -106,7 +105,7 @@ def read_table(
 
 
 def _apply_lists(found: CaptionFile, lists: Mapping[str, SplitList], errors: ErrorCollector) -> None:
-    """Put photos into the splits of lists of their names, with or without suffixes."""
+    """Assign photos to the splits of lists of their names, with or without suffixes."""
     splits = {name: split for split, own in lists.items() for name in own.lines}
     for photo in found.photos.values():
         name = photo.image_id if photo.image_id in splits else photo.image_id.rpartition(".")[0]
@@ -121,7 +120,7 @@ def _apply_lists(found: CaptionFile, lists: Mapping[str, SplitList], errors: Err
 def read_json_lines(
     file: Path, errors: ErrorCollector, image: str | None, caption: str | None, below: PurePosixPath = _HERE
 ) -> CaptionFile:
-    """Read a file with a JSON object a line.
+    """Read a file with one JSON object per line.
 
     Raises:
         CaptionDataError: the file is empty.
@@ -133,21 +132,21 @@ def read_json_lines(
 
 
 def gather(file: Path, records: Iterable[Record], errors: ErrorCollector, below: PurePosixPath = _HERE) -> CaptionFile:
-    """Gather the captions of each photo, in the order of the file.
+    """Collect the captions of each photo, in the order of the file.
 
-    The image id is the photo's path. Its split is what the record says; else the folder in its path that is named
-    as one, as in `train/dog.jpg`.
+    The image id is the photo's path. Its split is what the record says, or else a folder in its path that is named
+    after a split, as in `train/dog.jpg`.
 
     Args:
         file: the file of the records.
         records: in the order of the file.
         errors: takes what cannot be used.
-        below: folder, from the root of the data set, that the photos' names start from.
+        below: folder that the photos' names start from, relative to the root of the data set.
     """
     parent = file.parent
     beside = [folder / name for folder in (parent, parent.parent) for name in PHOTO_FOLDERS]
     found = CaptionFile(file, [*beside[: len(PHOTO_FOLDERS)], parent, *beside[len(PHOTO_FOLDERS) :]])
-    said: dict[str, str] = {}  # splits that records name
+    said: dict[str, str] = {}  # splits named by records
     for record in records:
         place: dict[str, Any] = {"line" if isinstance(record.place, int) else "entry": record.place}
         with errors.at(file, **place):
@@ -163,17 +162,17 @@ def gather(file: Path, records: Iterable[Record], errors: ErrorCollector, below:
             for value in record.captions:
                 with errors.at(file, **place, name=name):
                     photo.captions.append(clean_caption(value))
-    if set(said.values()) & set(SPLITS):  # otherwise the column means something else
+    if set(said.values()) & set(SPLITS):  # otherwise the column has another meaning
         for name, photo in found.photos.items():
             photo.split = said.get(name)
     return found
 
 
 def object_record(place: int | str, value: Any, image: str | None, caption: str | None) -> Record:
-    """A record of a JSON object.
+    """Make a record of a JSON object.
 
     Raises:
-        RejectedError: it is no object, or its keys are not recognised.
+        RejectedError: it is not an object, or its keys are not recognised.
     """
     if not isinstance(value, Mapping):
         raise RejectedError(f"expected an object and found {value!r:.200}")
@@ -184,7 +183,7 @@ def object_record(place: int | str, value: Any, image: str | None, caption: str 
 
 
 def is_table(file: Path, image: str | None = None, caption: str | None = None) -> bool:
-    """Whether the first line of a text file is a header that is recognised, or a photo's name and its caption."""
+    """Whether the first line of a text file is a recognised header, or a photo's name and its caption."""
     line = first_line(file)
     try:
         return _TOKEN_LINE.fullmatch(line) is not None or bool(_layout(line, image, caption))
@@ -253,13 +252,13 @@ def _records(
 def _fields(
     text: str, following: Sequence[tuple[int, str]], layout: _Layout, caption_last: bool
 ) -> tuple[list[str], int]:
-    """The fields of a row, and how many of the lines behind it belong to them.
+    """Return the fields of a row, and how many of the following lines belong to it.
 
     Raises:
-        RejectedError: the quotes are broken, or the fields are too few or too many.
+        RejectedError: the quotes are broken, or there are too few or too many fields.
     """
     number, delimiter = len(layout.header), layout.delimiter
-    # By the rule of CSV a caption with the delimiter in it stands in quotes. Many files have been written without.
+    # CSV requires quotes around a caption that contains the delimiter. Many files lack them.
     plain = text.split(delimiter, number - 1) if caption_last else []
     unquoted = len(plain) == number and not any(field.lstrip().startswith('"') for field in plain)
     try:
@@ -285,9 +284,9 @@ def _fields(
 
 
 def _joined(text: str, following: Sequence[tuple[int, str]], delimiter: str) -> tuple[list[str], int] | None:
-    """The fields of a row whose quoted field runs over line ends, and the number of lines behind the first.
+    """Return the fields of a row with a quoted field that spans lines, and the number of lines after the first.
 
-    A line that begins like a row of its own ends the search: a forgotten quote must not swallow the rows behind it.
+    The search ends at a line that looks like a new row, so that a missing quote does not swallow the rows after it.
     """
     for more, (_, line) in enumerate(following, start=1):
         if text.count('"') % 2 == 0 or _photo_field(line):
@@ -302,13 +301,13 @@ def _joined(text: str, following: Sequence[tuple[int, str]], delimiter: str) -> 
 
 
 def _photo_field(row: str) -> re.Match[str] | None:
-    """The first field of a row, where it is the name of a photo."""
+    """Match the first field of a row if it is the name of a photo."""
     match = _FIRST_FIELD.match(row)
     return match if match is not None and is_photo_name(match["name"].strip()) else None
 
 
 def _name_of(text: str, layout: _Layout, image: int) -> str | None:
-    """The photo's name in a row that is broken behind it."""
+    """Return the photo's name in a row that is broken after it."""
     if image != 0:
         return None
     name = text.split(layout.delimiter, 1)[0].strip(' "')
@@ -334,7 +333,7 @@ def _json_records(
 
 
 def parquet_records(file: Path, errors: ErrorCollector, image: str | None, caption: str | None) -> Iterator[Record]:
-    """The rows of a parquet file of names and captions, as `nic caption --output x.parquet` writes it."""
+    """Yield the rows of a parquet file of names and captions, as `nic caption --output x.parquet` writes it."""
     import pyarrow.parquet as pq
 
     row = 0
@@ -349,12 +348,12 @@ def parquet_records(file: Path, errors: ErrorCollector, image: str | None, capti
 
 
 def _text(name: Any) -> Any:
-    """A number as the text that it is written with; all else as it is."""
+    """Convert a number to text; return anything else unchanged."""
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a folder in a photo's path names."""
+    """Return the split that a folder in a photo's path is named after."""
     folders = name.split("/")[:-1]
     named = {canonical_split(folder) for folder in folders} & set(SPLITS) if folders else set()
     return named.pop() if len(named) == 1 else None

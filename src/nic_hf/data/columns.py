@@ -1,4 +1,4 @@
-"""Which columns of a table hold photos, captions and splits, and the captions in their cells."""
+"""Recognise the columns of a table that hold photos, captions and splits, and read caption cells."""
 
 import ast
 import functools
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .errors import RejectedError
 
-# By name, the likeliest first.
+# In order of preference.
 IMAGE_COLUMNS = (
     *("image", "file_name", "filename", "image_name", "image_path", "image_file", "image_filename", "file"),
     *("file_path", "filepath", "path", "img", "img_name", "img_path", "img_file", "photo", "photo_name", "photo_path"),
@@ -32,9 +32,9 @@ class Columns(NamedTuple):
     """Names of the columns that are read.
 
     Attributes:
-        image: photo names; None where the photos themselves are in the table.
-        captions: captions, one column or several.
-        split: names of splits, where there is such a column.
+        image: photo names; None if the table holds the photos themselves.
+        captions: one column of captions or several.
+        split: names of splits, if there is such a column.
     """
 
     image: str | None
@@ -42,17 +42,17 @@ class Columns(NamedTuple):
     split: str | None
 
 
-@functools.lru_cache(maxsize=1000)  # records of JSON files bring their own columns, mostly the same
+@functools.lru_cache(maxsize=1000)  # each record of a JSON file has its own columns, mostly the same
 def recognise(columns: tuple[str, ...], image: str | None = None, caption: str | None = None) -> Columns:
     """Recognise image, caption and split columns by their names.
 
     Args:
         columns: all names.
-        image: name of the image column, where it is known.
-        caption: name of the caption column, or several with commas between, where it is known.
+        image: name of the image column, if known.
+        caption: name of the caption column, or several separated by commas, if known.
 
     Raises:
-        RejectedError: there is no such column, or none that is recognised; the message lists those there are.
+        RejectedError: there is no such column; the message lists the columns.
     """
     found = _named(columns, image)[0] if image else _image_column(columns)
     rest = [name for name in columns if name != found]
@@ -60,18 +60,18 @@ def recognise(columns: tuple[str, ...], image: str | None = None, caption: str |
 
 
 def caption_columns(columns: Iterable[str], named: str | None = None, shown: Sequence[str] | None = None) -> list[str]:
-    """Return the first of `CAPTION_COLUMNS` there is, or else all of `caption_0`, `caption_1`, ..., in that order.
+    """Return the first of `CAPTION_COLUMNS` that exists, or else all of `caption_0`, `caption_1`, ... in order.
 
     >>> caption_columns(["image", "caption_1", "caption_0"])
     ['caption_0', 'caption_1']
 
     Args:
         columns: all names.
-        named: name of the caption column, or several with commas between, where it is known.
+        named: name of the caption column, or several separated by commas, if known.
         shown: all columns of the table, for messages.
 
     Raises:
-        RejectedError: there is neither.
+        RejectedError: there are no such columns.
     """
     columns = list(columns)
     if named:
@@ -93,16 +93,16 @@ def caption_columns(columns: Iterable[str], named: str | None = None, shown: Seq
 
 
 def split_column(columns: Iterable[str]) -> str | None:
-    """The column that names each row's split, None where there is none."""
+    """Return the column with each row's split, or None."""
     plain = {_plain(name): name for name in columns}
     return next((plain[name] for name in _SPLIT_COLUMNS if name in plain), None)
 
 
 def cell_captions(cells: Sequence[Any]) -> Iterator[Any]:
-    """Yield the captions, not yet checked, of one row's caption cells.
+    """Yield the unchecked captions of one row's caption cells.
 
-    A cell is a text, a list of texts, or a list of objects with the text under "raw" (Karpathy's sentences). One cell
-    of several may be empty: a table as wide as its longest row pads the others.
+    A cell is a text, a list of texts, or a list of objects with the text under "raw" (Karpathy's sentences). If there
+    are several cells, empty ones are skipped: they pad rows with fewer captions.
     """
     for cell in cells:
         if len(cells) > 1 and (cell is None or cell == ""):
@@ -112,20 +112,20 @@ def cell_captions(cells: Sequence[Any]) -> Iterator[Any]:
 
 
 def listed(cell: str) -> str | list[str]:
-    """The captions of a cell into which pandas or NumPy wrote a list; any other text as it is.
+    """Parse a cell into which pandas or NumPy wrote a list of captions; return any other text unchanged.
 
     >>> listed("['a dog', \\"a dog's bed\\"]"), listed("[a dog]")
     (['a dog', "a dog's bed"], '[a dog]')
 
     Raises:
-        RejectedError: it begins and ends as such a list does, and is none.
+        RejectedError: it begins and ends like such a list but is not one.
     """
     text = cell.strip()
     if not (text.startswith("[") and text.endswith("]") and len(text) > 2 and text[1:].lstrip()[:1] in "'\""):
         return cell
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
-        # One by one: NumPy puts no commas between texts, and Python would join them to one.
+        # One by one: NumPy writes no commas between texts, and Python would concatenate them.
         captions = [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
     except (tokenize.TokenError, SyntaxError, ValueError):
         raise RejectedError(f"a list that is not closed or quoted as in Python: {text:.100}") from None
@@ -162,7 +162,7 @@ def _named(columns: Sequence[str], names: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """A name in lower case with underscores: "Image Name", "imageName" and "image-name" are one.
+    """Convert a name to lower case with underscores.
 
     >>> _plain(" Image Name"), _plain("fileName")
     ('image_name', 'file_name')

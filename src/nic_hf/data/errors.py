@@ -1,4 +1,4 @@
-"""What can be wrong with caption data, and what becomes of it: an error, or an item left out and reported."""
+"""Errors in caption data: raised, or collected and reported as skipped items."""
 
 import functools
 import logging
@@ -23,25 +23,25 @@ SUPPORTED = (
 
 
 class CaptionDataError(ValueError):
-    """Caption data that cannot be used; the message names the file, the place in it, and what was expected there."""
+    """Caption data that cannot be used; the message names the file, the place and what was expected there."""
 
 
 class NoSplitError(CaptionDataError):
-    """Caption data without the split that is asked for; the message lists those there are."""
+    """The data lacks the requested split; the message lists the available ones."""
 
 
 class NoCaptionsError(CaptionDataError):
-    """A file that holds no captions at all."""
+    """A file without captions."""
 
 
 @dataclass(frozen=True)
 class SkippedItem:
-    """One line, entry, caption or photo that `load_captions(..., on_error="skip")` left out.
+    """A line, entry, caption or photo that `load_captions(..., on_error="skip")` left out.
 
     Attributes:
-        file: Full path of the file that holds it, or the name of the data set.
-        line: Line in a text file, counted from 1; None elsewhere.
-        name: Photo concerned, where it is known.
+        file: Path of the file, or name of the data set.
+        line: Line in a text file, counted from 1, or None.
+        name: Photo concerned, if known.
         reason: Why it was left out.
         entry: Place in a JSON file (`images[3].sentences[0]`) or in a data set (`row 5`, counted from 0).
     """
@@ -59,19 +59,19 @@ class SkippedItem:
 
 
 class RejectedError(Exception):
-    """Says why the item at hand cannot be used; `ErrorCollector.at` adds where that item is."""
+    """The current item cannot be used; `ErrorCollector.at` adds where it is."""
 
 
 @functools.lru_cache(maxsize=1000)
 def say_once(text: str) -> None:
-    """Log a warning, once in a process: train, validation and test are often loaded one after another."""
+    """Log a warning once per process: train, validation and test are often loaded one after another."""
     logger.warning("%s", text)
 
 
 class ErrorCollector:
-    """Collects what cannot be used; `settle` makes an error of it (`on_error="raise"`) or skipped items (`"skip"`).
+    """Collects errors; `settle` raises the first (`on_error="raise"`) or reports them as skipped items (`"skip"`).
 
-    It waits until it is known which photos are wanted: faults of photos in other splits do not concern the caller.
+    Errors are held back until it is known which photos are wanted: those of other splits do not matter.
 
     Raises:
         ValueError: `on_error` is neither "raise" nor "skip".
@@ -94,30 +94,30 @@ class ErrorCollector:
         entry: str | None = None,
         photo: str | None = None,
     ) -> "_Place":
-        """Name the item that the body of a `with` works on; a `RejectedError` raised there ends the body only.
+        """Name the item that the body of a `with` statement reads; a `RejectedError` ends the body and is collected.
 
         Args:
             file, line, name, entry: see [`SkippedItem`].
-            photo: id of the photo concerned, where it is not `name`.
+            photo: id of the photo concerned, if it is not `name`.
         """
         return _Place(self, file, line, name, entry, photo)
 
     def add(self, item: SkippedItem, photo: str | None = None) -> None:
-        """Take an item that cannot be used, of the photo of that id."""
+        """Add an item that cannot be used, with the id of its photo."""
         self._items.append((item, photo))
 
     def leave_out(self, file: str | os.PathLike[str], what: str, number: int = 1) -> None:
-        """Count what is left out by right, such as captions that the data set's makers rejected."""
+        """Count items that are left out on purpose, such as captions rejected by the annotators."""
         self._left_out[os.fspath(file), what] += number
 
     def settle(self, elsewhere: Container[str] = ()) -> None:
-        """Raise the first problem, or log them all.
+        """Raise the first error, or log them all.
 
         Args:
-            elsewhere: ids of photos that are not wanted, whose errors do not count.
+            elsewhere: ids of photos that are not wanted, whose errors are dropped.
 
         Raises:
-            CaptionDataError: `on_error` is "raise" and there is a problem.
+            CaptionDataError: `on_error` is "raise" and there is an error.
         """
         items = [item for item, photo in self._items if photo is None or photo not in elsewhere]
         self._items = []
@@ -136,7 +136,7 @@ class ErrorCollector:
         logger.warning("%d item(s) of the caption data skipped:\n%s", len(items), "\n".join(shown))
 
 
-# A class and not a contextlib.contextmanager: it is entered once or twice for every caption.
+# A class rather than contextlib.contextmanager because it is entered once or twice per caption.
 class _Place:
     __slots__ = ("_collector", "_entry", "_file", "_line", "_name", "_photo")
 

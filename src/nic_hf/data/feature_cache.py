@@ -1,4 +1,4 @@
-"""Image features of a frozen backbone, computed once and kept on disk."""
+"""Cache of image features: a frozen backbone runs once per photo."""
 
 import logging
 import math
@@ -29,15 +29,15 @@ from .photo_digests import chunk_keys, photo_digests
 
 logger = logging.getLogger(__name__)
 
-REGION_PHOTOS_A_CHUNK = 128  # a chunk is held in memory whole, and 49 regions are 49 times a pooled feature
+REGION_PHOTOS_A_CHUNK = 128  # a chunk is held in memory, and 49 regions take 49 times the memory of a pooled feature
 
-# Part of every key: raised when the same photo, weights and preprocessing have to give another file.
+# Part of every key. Increase it when the same photo, weights and preprocessing have to give another file.
 _LAYOUT = "nic_hf features 2"
 _DTYPES = (torch.float32, torch.float16)
 
 
 def default_cache_dir() -> Path:
-    """`$NIC_HF_CACHE`, else `nic_hf/features` beside the caches of the other Hugging Face libraries."""
+    """Return `$NIC_HF_CACHE`, or `nic_hf/features` in the cache folder of Hugging Face."""
     home = os.environ.get("NIC_HF_CACHE")
     hf_home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     return Path(home).expanduser() if home else hf_home / "nic_hf" / "features"
@@ -57,34 +57,34 @@ def cache_features(
     view: PhotoView | None = None,
     lower_blocks: LowerBlocks | None = None,
 ) -> FeatureTable:
-    """Run the backbone once over photos, or take the result of an earlier run.
+    """Compute image features of photos with a frozen backbone, or load those computed before.
 
-    The cache is keyed by the backbone's weights, the preprocessing and the bytes of the photos, in chunks of 1,024:
-    what did not change is not computed again, what changed is. Files are read once: later they are known by path, size
-    and times (see [`photo_digests`]). A chunk appears under its name only when it is whole, so a run that is killed
-    loses one chunk at most. Of a chunk that was cut short since, the features are computed again; one that was damaged
-    otherwise shows when a feature is read (see [`FeatureTable`]), and is computed again at the next start.
+    The cache key covers the backbone's weights, the preprocessing and the content of the photos, in chunks of 1,024
+    photos, so only what changed is computed again. Each photo file is read once and later recognised by path, size
+    and times (see [`photo_digests`]). Chunks are written atomically: a killed run loses one chunk at most. A truncated
+    chunk is computed again; other damage is found when a feature is read (see [`FeatureTable`]).
 
-    For a model with attention the features are those of all regions: with 7 x 7 of 1,280 channels, 250 kB a photo.
+    For a model with attention, the features are those of all regions: 250 kB per photo for 7 x 7 regions of 1,280
+    channels.
 
     Args:
-        model: its frozen backbone computes the features; it is put on the model's device.
+        model: its frozen backbone computes the features, on the model's device.
         processor: the preprocessing.
         photos: a data set with a column `image` (see [`nic_hf.data.load_captions`]).
-        cache_dir: where to keep the features; [`default_cache_dir`] where it is not given.
-        batch_size: photos a forward pass.
+        cache_dir: folder of the cache; [`default_cache_dir`] if not given.
+        batch_size: photos per forward pass.
         num_workers: processes that decode photos.
-        on_error: `"raise"`, or `"skip"` to keep going past photos that cannot be read and list them in the log.
-        photos_a_chunk: photos a file of the cache; 1,024 where it is not given, or 128 for a model with attention.
-        dtype: number format in the files. `torch.float16` halves them, at an error of at most 0.05 %; what is read is
-            float32 all the same.
-        view: features of the photos seen this way, mirrored or cut; of the photos as they are where not given.
-        lower_blocks: the frozen part of a backbone that is trained (see [`split_encoder`]); its outputs are kept, and
-            given to the model as `pixel_values`.
+        on_error: `"raise"`, or `"skip"` to leave out photos that cannot be read and list them in the log.
+        photos_a_chunk: photos per file; 1,024 if not given, or 128 for a model with attention.
+        dtype: dtype in the files. `torch.float16` halves them, with an error of at most 0.05 %; features are returned
+            in float32 in either case.
+        view: compute features of this view of the photos.
+        lower_blocks: the frozen part of a backbone that is trained (see [`split_encoder`]); caches its outputs, which
+            the model takes as `pixel_values`.
 
     Raises:
-        ValueError: where the backbone is not frozen, there are no photos, or a feature is too large for `dtype`.
-        OSError: naming the first photo that cannot be read, or the folder where the cache cannot be written.
+        ValueError: the backbone is not frozen, there are no photos, or a feature is too large for `dtype`.
+        OSError: a photo cannot be read, or the cache cannot be written.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error is {on_error!r}; it must be "raise" or "skip"')
@@ -100,7 +100,7 @@ def cache_features(
         )
     if not len(photos):
         raise ValueError("no photos to compute features of: the data set is empty")
-    # Absolute, so that the table still opens its files after a change of working directory.
+    # Absolute, so that the table can still open its files after a change of the working directory.
     root = Path(cache_dir or default_cache_dir()).expanduser().absolute()
     folder = root / _encoder_key(model, processor, dtype, view, lower_blocks)
     images = photos.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
@@ -126,7 +126,7 @@ def cache_features(
             num_workers=num_workers,
             collate_fn=list,
             multiprocessing_context="spawn" if num_workers else None,
-            generator=torch.Generator(),  # a loader draws from the global one otherwise, which a full cache would not
+            generator=torch.Generator(),  # leaves the global one alone: the draws must not depend on a full cache
         )
         pixels = iter(loader)
         encoder = faster_encoder(model.encoder) if lower_blocks is None else lower_blocks
@@ -148,7 +148,7 @@ def _report_unreadable(table: FeatureTable, images: datasets.Dataset, on_error: 
         return
     if on_error == "raise":
         first = images[unreadable[0]]["image"]
-        load_photo_row(first)  # raises, and says why
+        load_photo_row(first)  # raises the reason
         path = table.files[unreadable[0] // table.photos_a_chunk].path
         raise OSError(f"{photo_name(first)}: could not be read when its feature was computed; remove {path}")
     if len(unreadable) == len(images):
@@ -157,7 +157,7 @@ def _report_unreadable(table: FeatureTable, images: datasets.Dataset, on_error: 
 
 
 class _Photos(torch.utils.data.Dataset):
-    """Preprocessed photos for a data loader's workers; `None` in place of one that cannot be read."""
+    """Preprocessed photos for the workers of a data loader; `None` for a photo that cannot be read."""
 
     def __init__(self, images: datasets.Dataset, processor: NICProcessor, view: PhotoView | None) -> None:
         self.images, self.processor, self.view = images, processor, view
@@ -185,9 +185,9 @@ def _encode(
     progress: tqdm,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of the photos at `rows`, and which of them could be read (see [`FeatureFile`])."""
+    """Return features of the photos at `rows`, and which could be read (see [`FeatureFile`])."""
     size = model.image_projection.linear.in_features
-    # How many regions there are shows with the first photo; of a chunk without one, nothing is ever read.
+    # The number of regions is known from the first photo. In a chunk without any photo, no feature is ever read.
     features = torch.zeros(len(rows), size) if model.config.attention is None else torch.zeros(len(rows), 1, size)
     features = features.to(dtype)
     readable = torch.zeros(len(rows), dtype=torch.uint8)
@@ -195,7 +195,7 @@ def _encode(
     for batch in batches:
         found = [position for position, pixels in enumerate(batch, start) if pixels is not None]
         if on_error == "raise" and len(found) < len(batch):
-            # Raised here and not in a worker, which would wrap its whole traceback into the message.
+            # Raised here because a worker would wrap its traceback into the message.
             lost = next(position for position, pixels in enumerate(batch, start) if pixels is None)
             load_photo_row(images[rows[lost]]["image"])
         if found:
@@ -219,7 +219,7 @@ def load_photo_row(image: dict[str, Any]) -> Any:
     """Decode an undecoded `datasets.Image` value.
 
     Raises:
-        OSError: naming its file, where it is missing or cannot be read.
+        OSError: the file is missing or cannot be read; the message names it.
     """
     path = image["path"]
     if image["bytes"] is None and "://" not in path and not Path(path).is_file():
@@ -231,12 +231,12 @@ def load_photo_row(image: dict[str, Any]) -> Any:
 
 
 def photo_name(image: dict[str, Any]) -> str:
-    """The path of an undecoded `datasets.Image` value, for messages."""
+    """Return the path of an undecoded `datasets.Image` value, for messages."""
     return image["path"] or "a photo without a file name"
 
 
 def warn_unreadable(images: datasets.Dataset, rows: Sequence[int]) -> None:
-    """Log how many photos cannot be read, and which."""
+    """Log how many photos cannot be read, and the first of them."""
     names = [photo_name(images[row]["image"]) for row in rows[:ITEMS_IN_WARNING]]
     more = f" and {len(rows) - len(names)} more" if len(rows) > len(names) else ""
     logger.warning("%d of %d photos cannot be read: %s%s", len(rows), len(images), ", ".join(names), more)
@@ -249,7 +249,7 @@ def _encoder_key(
     view: PhotoView | None,
     lower_blocks: LowerBlocks | None,
 ) -> str:
-    """A digest of all that a feature depends on besides the photo: architecture, weights and preprocessing."""
+    """Digest of everything a feature depends on except the photo: architecture, weights and preprocessing."""
     settings: list[Any] = [
         _LAYOUT,
         model.encoder.backbone.config.to_dict(),
@@ -257,7 +257,7 @@ def _encoder_key(
         processor.image_processor.to_dict(),
         str(model.dtype),
     ]
-    # Only where they are used, so that files of versions that had neither are still found.
+    # Only if they are used, so that existing files remain valid.
     if model.config.attention is not None:
         settings.append("regions")
     if model.config.feature_layers is not None:

@@ -1,4 +1,4 @@
-"""Files of image features: one chunk of the photos each, checked where they are read."""
+"""Files of image features, one per chunk of photos, with checksums that are verified on reading."""
 
 import json
 import math
@@ -24,18 +24,18 @@ _CHECKSUM_BYTES = 4
 
 
 class FeatureFile(NamedTuple):
-    """A file of the cache: one chunk of the photos.
+    """A file of the cache, for one chunk of photos.
 
     Attributes:
-        path: safetensors with `features`, of shape `(photos, feature_size)`, or `(photos, num_regions, feature_size)`
-            for a model with attention; `readable`, of shape `(photos,)`; `checksums`, the CRC-32 of each photo's
-            features; and `sums`, of shape `(2, feature_size)`, of the features and their squares over the photos that
-            could be read.
-        offset: where in the file the features start, in bytes.
-        shape: of what there is of a photo.
-        dtype: number format of the features.
-        unreadable: positions of the photos that could not be read.
-        checks: where in the file the checksums start, in bytes.
+        path: safetensors file with `features` of shape `(photos, feature_size)`, or `(photos, num_regions,
+            feature_size)` for a model with attention; `readable` of shape `(photos,)`; `checksums`, the CRC-32 of each
+            photo's features; and `sums` of shape `(2, feature_size)`: sums of the features and of their squares over
+            the readable photos.
+        offset: where the features start in the file, in bytes.
+        shape: shape of a photo's features.
+        dtype: dtype of the features.
+        unreadable: positions of photos that could not be read.
+        checks: where the checksums start in the file, in bytes.
     """
 
     path: Path
@@ -47,15 +47,14 @@ class FeatureFile(NamedTuple):
 
 
 class FeatureTable:
-    """Features of an ordered list of photos, in the cache's files.
+    """Features of an ordered list of photos, in the files of the cache.
 
-    Holds paths, no tensors and no open files: it can be pickled into the workers of a data loader. A feature is read
-    when it is asked for, from what is the system's page cache after the first time, and compared with its checksum
-    when it is read first. Mapping the files into memory would count every page that was read as the process's own, so
-    that its memory would grow with the photos.
+    The table holds neither tensors nor open files and can be pickled. A feature is read from its file when it is
+    accessed, and verified the first time. Files are not memory-mapped because every page read would count as memory
+    of the process.
     """
 
-    # What the model takes them as: not the features themselves, where they come from a part of the backbone only.
+    # Name of the model input: other than the default where the features are outputs of a part of the backbone.
     input_name = "encoder_outputs"
 
     def __init__(self, files: Sequence[FeatureFile], num_photos: int, photos_a_chunk: int = PHOTOS_A_CHUNK) -> None:
@@ -65,7 +64,7 @@ class FeatureTable:
         self._checked = bytearray(num_photos)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process, which checks for itself."""
+        """State for another process, which verifies checksums itself."""
         return {**vars(self), "_checked": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -75,13 +74,13 @@ class FeatureTable:
         return self.num_photos
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        """The feature of the photo at `row`, in float32.
+        """Return the feature of the photo at `row` in float32.
 
         Its shape is `(feature_size,)`, or `(num_regions, feature_size)` for a model with attention.
 
         Raises:
             IndexError: there is no such photo.
-            OSError: naming the file, where it is damaged, gone, or was cut short since the cache was opened.
+            OSError: the file is damaged, missing or truncated; the message names it.
         """
         if not 0 <= row < self.num_photos:
             raise IndexError(f"photo {row} of {self.num_photos}")
@@ -100,16 +99,16 @@ class FeatureTable:
         return torch.frombuffer(content, dtype=own.dtype).view(own.shape).float()
 
     def chunks(self) -> Iterator[torch.Tensor]:
-        """Blocks of features, of shape `(photos, ...)` as in [`FeatureFile`], of the photos that could be read.
+        """Yield blocks of features of the readable photos, with shapes as in [`FeatureFile`].
 
         Raises:
-            OSError: naming the file, where it is damaged or gone.
+            OSError: the file is damaged or missing; the message names it.
         """
         for file in self.files:
             yield from (features[readable].float() for features, readable in [_read_whole(file.path)])
 
     def unreadable_rows(self) -> list[int]:
-        """Rows of photos that could not be read; their features are zeros."""
+        """Return the rows of photos that could not be read; their features are zeros."""
         return [
             index * self.photos_a_chunk + position
             for index, file in enumerate(self.files)
@@ -117,9 +116,9 @@ class FeatureTable:
         ]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of each feature over the photos, each of shape `(feature_size,)`.
+        """Return mean and standard deviation of each feature over all photos (and regions).
 
-        Of regions, over the regions of all photos.
+        Both have shape `(feature_size,)`.
         """
         count, sums = 0, torch.zeros(())
         for index, file in enumerate(self.files):
@@ -134,12 +133,12 @@ class FeatureTable:
 
 
 def open_file(path: Path) -> FeatureFile | None:
-    """Open a file without reading its features; `None` where it is missing, cut short or not such a file."""
+    """Open a file without reading its features; `None` if it is missing, truncated or not such a file."""
     try:
-        with safe_open(path, "pt") as content:  # which looks at the header, and at the length of the file
+        with safe_open(path, "pt") as content:  # verifies the header and the length of the file
             tensors = {name: content.get_tensor(name) for name in _SMALL}
             metadata = content.metadata() or {}
-        with path.open("rb") as raw:  # layout: 8 bytes with the header's length, the header, the tensors
+        with path.open("rb") as raw:  # layout: 8 bytes with the length of the header, header, tensors
             length = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(length))
         if metadata["checksum"].split()[-1:] != [_checksum(tensors, _SMALL)]:
@@ -157,7 +156,7 @@ def open_file(path: Path) -> FeatureFile | None:
 
 
 def write_file(path: Path, features: torch.Tensor, readable: torch.Tensor) -> FeatureFile:
-    """Write a chunk whole or not at all.
+    """Write a chunk atomically.
 
     Raises:
         OSError: it cannot be written.
@@ -167,7 +166,7 @@ def write_file(path: Path, features: torch.Tensor, readable: torch.Tensor) -> Fe
         _write(path, features, readable)
     except OSError as error:
         problem = error
-    # Where it failed, another process that computed the same chunk may have put it in place.
+    # After a failure, another process that computed the same chunk may have written it.
     kept = open_file(path)
     if kept is None:
         reason = (problem and problem.__cause__) or problem or "what was written is damaged"
@@ -183,19 +182,19 @@ def _write(path: Path, features: torch.Tensor, readable: torch.Tensor) -> None:
         "checksums": torch.from_numpy(checksums),
         "sums": _sums(features, readable.bool()),
     }
-    # One entry: of several, safetensors writes now one first and now another.
+    # One entry, because the order in which safetensors writes several varies.
     metadata = {"checksum": f"{_checksum(tensors, _WHOLE)} {_checksum(tensors, _SMALL)}"}
-    with replacing(path, sync=False) as temporary:  # what a power cut leaves shows in the checksums
+    with replacing(path, sync=False) as temporary:  # checksums reveal what a power failure leaves
         save_file(tensors, temporary, metadata)
 
 
 def save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """As that of safetensors, which writes under a name of its own first, and leaves that file where it is killed."""
+    """Save without the temporary file of `safetensors.torch.save_file`, which remains if the process is killed."""
     path.write_bytes(save(tensors, metadata))
 
 
 def _read_whole(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """All features, and which of the photos could be read."""
+    """Return all features, and which photos could be read."""
     with safe_open(path, "pt") as content:
         tensors = {name: content.get_tensor(name) for name in _WHOLE}
         checksum = (content.metadata() or {}).get("checksum", "")
@@ -205,7 +204,7 @@ def _read_whole(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _damaged(path: Path, what: str) -> OSError:
-    """The error for a damaged file, which is removed, so that the next start computes it again."""
+    """Return the error for a damaged file, which is removed so that the next start computes it again."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -214,7 +213,7 @@ def _damaged(path: Path, what: str) -> OSError:
 
 
 def _sums(features: torch.Tensor, readable: torch.Tensor) -> torch.Tensor:
-    """Sums of features and of their squares over the photos that could be read, and their regions."""
+    """Return sums of features and of their squares over readable photos and their regions."""
     values = features[readable].flatten(0, -2).double()
     return torch.stack([values.sum(0), values.square().sum(0)])
 

@@ -1,4 +1,4 @@
-"""Anything Hugging Face Datasets opens: a Hub id, a local folder of parquet files, a data set already in memory."""
+"""Read captions from Hugging Face Datasets: a Hub id, a local folder, or a data set in memory."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +24,10 @@ _ROWS_A_BATCH = 1000
 
 
 def open_data(source: str, cache_dir: Path | None) -> Dataset | DatasetDict:
-    """Open a Hub id or a local folder (also one made by `save_to_disk`).
+    """Open a Hub id or a local folder (also one written by `save_to_disk`).
 
     Raises:
-        CaptionDataError: Datasets cannot open it; its own reason is in the message.
+        CaptionDataError: Datasets cannot open it; the message includes its reason.
     """
     saved = [Path(source, name) for name in ("dataset_dict.json", "state.json")]
     try:
@@ -44,10 +44,10 @@ def open_data(source: str, cache_dir: Path | None) -> Dataset | DatasetDict:
 
 
 def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset | DatasetDict:
-    """Read the photos and captions of local tar files into Arrow files, by split where each file is named after one.
+    """Convert local tar files to Arrow files, one per split if each file is named after a split.
 
     Raises:
-        CaptionDataError: one of them is on another machine.
+        CaptionDataError: a file is not on this machine.
     """
     remote = next((shard for shard in shards if "://" in shard), None)
     if remote is not None:
@@ -73,18 +73,18 @@ def read_dataset(
     cache_dir: Path | None,
     label: str,
 ) -> tuple[Dataset, str | None, str]:
-    """Bring a data set into the form image, image_id, captions; image bytes stay where they are, uncopied.
+    """Convert a data set to the columns image, image_id and captions, without copying the images.
 
-    The image id is the first of the columns image_id, id, filename, file_name, image_name, or else the row number.
-    Rows with one id are one image: the first row's image with the captions of all. Without a split, all splits are
-    put together in their order. A column `split` tells the splits of a data set that has one itself, at most.
+    The image id is the first of the columns image_id, id, filename, file_name and image_name, or else the row number.
+    Rows with the same id are one image: the first row's image with the captions of all. Without `split`, all splits
+    are concatenated. A column `split` is used if the data set itself has one split at most.
 
     Args:
         data: A data set, or several by split.
         split: Canonical name of the split, or None for all.
         options: Names of columns, and how to split.
         errors: Takes the rows that cannot be used.
-        cache_dir: Where the gathered captions are written.
+        cache_dir: Where the captions are written.
         label: Name of the data set in messages.
 
     Returns:
@@ -106,7 +106,7 @@ def read_dataset(
     if wanted is not None and len(names) > 1:
         held_out = {"train", "validation"} if "train" in names else set()
         check_split(wanted, {*names, *held_out}, label)  # type: ignore[arg-type]
-        # Held out of train, validation is of the same rows.
+        # A validation split that is held out comes from the rows of train.
         whole = wanted in names and (wanted != "train" or "validation" in names)
         parts = {wanted: parts[wanted]} if whole else {"train": parts["train"]}
         wanted = None if whole else wanted
@@ -177,12 +177,12 @@ def _check_disjoint(parts: Mapping[str | None, Dataset], label: str) -> None:
     """Refuse splits that share an image id.
 
     Raises:
-        CaptionDataError: naming the id.
+        CaptionDataError: the message names the id.
     """
     owner: dict[Any, str | None] = {}
     for split, part in parts.items():
         column = _id_column(part)
-        # Numbers may count the rows of each split.
+        # Numbers may restart in each split.
         if column is not None and part.features[column].dtype == "string":
             for image_id in set(part.select_columns([column])[column][:]) - {None}:
                 if owner.setdefault(image_id, split) != split:
@@ -191,9 +191,9 @@ def _check_disjoint(parts: Mapping[str | None, Dataset], label: str) -> None:
 
 
 def _copies(images: Dataset) -> dict[int, int]:
-    """Rows that hold the same photo as an earlier row, with that row: a table may have a row for each caption.
+    """Map rows to an earlier row with the same photo: a table may have one row per caption.
 
-    Only photos of one size are compared by their content.
+    The content is only compared if the sizes are equal.
     """
     by_size: dict[tuple[Any, Any], list[int]] = {}
     row = 0
@@ -218,7 +218,7 @@ def _copies(images: Dataset) -> dict[int, int]:
 
 
 def _by_split(table: Dataset, first_row: Mapping[str, int]) -> dict[str | None, list[str]] | None:
-    """Image ids by what a column `split` says; None where there is no such column of texts."""
+    """Group image ids by a column `split`; None if there is no such column of strings."""
     column = split_column(table.column_names)
     if column is None:
         return None
@@ -233,7 +233,7 @@ def _by_split(table: Dataset, first_row: Mapping[str, int]) -> dict[str | None, 
 
 
 def image_column(names: Sequence[str], features: Mapping[str, Any], named: str | None = None) -> str:
-    """The column of the images: the one that is named, else `image`, else the only one of type `datasets.Image`.
+    """Return the image column: the given one, else `image`, else the only one of type `datasets.Image`.
 
     Raises:
         RejectedError: there is no such column.
@@ -251,7 +251,7 @@ def image_column(names: Sequence[str], features: Mapping[str, Any], named: str |
 
 
 def _caption_cells(table: Dataset, columns: list[str]) -> Iterator[tuple[int, str | None, list[object]]]:
-    """Yield row number, image id and caption cells; the image column is never read."""
+    """Yield row number, image id and caption cells without reading the images."""
     id_column = _id_column(table)
     read = [*columns, id_column] if id_column is not None else columns
     row = 0
@@ -263,10 +263,7 @@ def _caption_cells(table: Dataset, columns: list[str]) -> Iterator[tuple[int, st
 
 
 def _unusable_images(images: Dataset) -> Iterator[tuple[int, str]]:
-    """Yield row number and reason for images that are missing or empty.
-
-    Lengths come from Arrow's offsets, so the bytes themselves are not read.
-    """
+    """Yield row number and reason for images that are missing or empty, without reading their bytes."""
     row = 0
     for batch in images.with_format("arrow").iter(_ROWS_A_BATCH):
         column = batch.column("image")

@@ -1,4 +1,4 @@
-"""Batches of captions of like length, so that little of a step is spent on padding."""
+"""Batches of captions of similar length, to reduce padding."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,12 +12,12 @@ BATCHES_A_POOL = 50
 class LengthGroupedSampler(Sampler[int]):
     """Shuffle samples, sort each pool of 50 batches by length, and shuffle the batches.
 
-    Captions of 64 photos are 12 words long on average and 24 at most, so half of what a random batch computes is
-    padding. The order depends on seed and epoch alone: a run that resumes sees what it would have seen.
+    Captions of 64 photos have 12 words on average and 24 at most, so half of a random batch would be padding. The
+    order depends on seed and epoch only, so a resumed run sees the same batches.
 
     Args:
         lengths: length of each sample.
-        batch_size: samples a step, over all processes and accumulated batches.
+        batch_size: samples per step, over all processes and accumulated batches.
         seed: seed of the order.
     """
 
@@ -31,7 +31,7 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; Trainer does."""
+        """Set the epoch; Trainer calls this."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -40,7 +40,7 @@ class LengthGroupedSampler(Sampler[int]):
         batches = []
         for pool in order.split(BATCHES_A_POOL * self.batch_size):
             batches += pool[self.lengths[pool].argsort(stable=True, descending=True)].split(self.batch_size)
-        # A short batch stays last: anywhere else it would shift the bounds of those behind it.
+        # A short batch stays last: elsewhere it would shift the bounds of the batches after it.
         full = [batch for batch in batches if len(batch) == self.batch_size]
         short = [batch for batch in batches if len(batch) < self.batch_size]
         shuffled = [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]

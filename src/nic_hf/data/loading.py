@@ -1,4 +1,4 @@
-"""`load_captions`: one door to every form in which captioned photos are kept."""
+"""`load_captions`: read captioned photos from any supported source."""
 
 import os
 import re
@@ -50,61 +50,61 @@ def load_captions(
 ) -> "Dataset":
     """Load photos with their captions, one row per photo.
 
-    Photos are not opened here: that each is there and is not empty is checked, and it is decoded when its row is read.
-    The rows live in a memory-mapped Arrow file under `cache_dir`, so the data set takes the same memory whatever its
-    length. An edited source gives a new file; equal sources share one.
+    Photos are checked for existence but not opened until their row is accessed. The rows are in a memory-mapped Arrow
+    file in `cache_dir`, so memory does not grow with the data set. An edited source gives a new file; equal sources
+    share one.
 
     Args:
         source: One of
 
-            - a folder or file of captions as Kaggle, Flickr8k and Flickr30k have it: `captions.txt`,
+            - a folder or file of captions in the format of Kaggle, Flickr8k or Flickr30k: `captions.txt`,
               `Flickr8k.token.txt` (lines `name.jpg#k<TAB>caption`), `results.csv` (rows `name| number| caption`). The
-              official lists `Flickr_8k.trainImages.txt`, `.devImages.txt` and `.testImages.txt` are used where they
-              are in the same folder;
+              official lists `Flickr_8k.trainImages.txt`, `.devImages.txt` and `.testImages.txt` are used if they are
+              in the same folder;
             - any CSV, TSV, JSON or JSONL file, or a folder with one, that has an image and a caption column (`image`,
-              `file_name`, ... and `caption`, `captions`, `text`, ..., or `caption_0`, `caption_1`, ...), one caption
-              or a list of them in a row. Files named after splits (`train.json`, `val.json`) are those splits, and a
-              column `split` names each row's;
-            - a Karpathy JSON file (`dataset_coco.json`), its "restval" counting as "train"; a COCO captions JSON file,
+              `file_name`, ... and `caption`, `captions`, `text`, ..., or `caption_0`, `caption_1`, ...), with one
+              caption or a list of captions per row. Files named after splits (`train.json`, `val.json`) are these
+              splits, and a column `split` names the split of each row;
+            - a Karpathy JSON file (`dataset_coco.json`), where "restval" counts as "train"; a COCO captions JSON file,
               or COCO's folder with `annotations/captions_train2017.json` and so on;
-            - a folder with `metadata.csv` or `metadata.jsonl`, or with a text file for each photo, a caption a line;
+            - a folder with `metadata.csv` or `metadata.jsonl`, or with a text file per photo, one caption per line;
               folders `train`, `validation`, `test` in it are the splits;
             - tar shards of `key.jpg` and `key.txt` or `key.json`: a file, a folder of them or a pattern;
             - a Hub id or a local folder that `datasets.load_dataset` opens, or a `Dataset` or `DatasetDict`, with an
               image column and caption columns named as above.
 
             Photos are looked for in the usual places near the captions.
-        split: "train", "validation" (also spelled "dev" or "val"), "test", or another that the source has. None and
-            "all" take all photos, those in no split too.
-        images: Folder of the photos, where it is not found.
-        image_column: Name of the column of photo names, where it is not recognised.
-        caption_column: Name of the column of captions, or several with commas between, where it is not recognised.
-        dev_share: Share of the validation split where the source has none. A source without splits is split by a hash
-            of its image ids, and one with train alone likewise; of a source with train and test, validation is held
-            out of train. Photos known to be Flickr8k's are split as its official lists have it. The log says which.
-        test_share: Share of the test split where the source has no splits, or train alone.
+        split: "train", "validation" (or "dev", "val"), "test", or another split of the source. None and "all" take
+            all photos, including those in no split.
+        images: Folder of the photos, if it is not found.
+        image_column: Name of the column of photo names, if it is not recognised.
+        caption_column: Name of the column of captions, or several separated by commas, if it is not recognised.
+        dev_share: Share of the validation split if the source has none. A source without splits, or with train alone,
+            is split by a hash of its image ids; if it has train and test, validation is held out of train. Flickr8k is
+            recognised by its photos and split by its official lists. The log says which.
+        test_share: Share of the test split if the source has no splits, or train alone.
         split_seed: Seed of that hash.
-        on_error: "raise" stops at the first fault. "skip" leaves out the line, caption or photo at fault, and nothing
-            else, and logs a warning with the first of them. A photo left without captions is left out as well.
-        skipped: List that takes a `SkippedItem` for each item left out.
+        on_error: "raise" stops at the first error. "skip" leaves out the line, caption or photo concerned, and logs
+            a warning with the first of them. A photo without any caption left is left out as well.
+        skipped: List to which a `SkippedItem` is appended for each item left out.
         cache_dir: Folder for the Arrow files; by default `nic_hf` in the cache of Hugging Face Datasets.
 
     Returns:
         A `datasets.Dataset` in the order of the source, with `image` (`datasets.Image`), `image_id` (str, unique) and
-        `captions` (list of str in the order of the source, without white space at their ends). `info.description` says
-        how a source without splits was split.
+        `captions` (list of stripped strings, in the order of the source). `info.description` says how a source without
+        splits was split.
 
     Raises:
-        CaptionDataError: the source is in no supported form, or something in it cannot be used; the message says which
-            file, line or entry, and what was expected. A photo in two splits is never skipped.
+        CaptionDataError: the source is not supported, or something in it cannot be used; the message names the file,
+            line or entry, and what was expected. A photo in two splits is never skipped.
         ValueError: the shares leave nothing to train on.
         ImportError: the package `datasets` is not installed.
 
     Example:
         ```python
         train = load_captions("flickr8k", "train")
-        faults: list[SkippedItem] = []
-        everything = load_captions("flickr8k/Flickr8k.token.txt", on_error="skip", skipped=faults)
+        skipped: list[SkippedItem] = []
+        everything = load_captions("flickr8k/Flickr8k.token.txt", on_error="skip", skipped=skipped)
         ```
     """
     try:
@@ -144,7 +144,7 @@ def load_captions(
 
 
 def _parts(path: Path, label: str, options: SourceOptions) -> list[Part]:
-    """The files that are read here; none where it is tar files, or for Hugging Face Datasets to open."""
+    """Return the files to read here; none for tar files and for what Hugging Face Datasets opens."""
     if path.is_dir():
         return find_parts(path, options)
     if path.is_file():
@@ -168,7 +168,7 @@ def rows_of(
         The photos, and how the source was split (see [`splits.Choice`]).
 
     Raises:
-        CaptionDataError: as `load_captions`.
+        CaptionDataError: as in `load_captions`.
     """
     splits = {part.split for part in parts}
     if wanted is not None and {wanted, "train", "validation"} <= splits:
@@ -185,7 +185,7 @@ def rows_of(
         try:
             choice = choose_split(ids, wanted, options.shares, label)
         except NoSplitError:
-            errors.settle()  # what is wrong with the photos says more
+            errors.settle()  # an error in the photos explains more
             raise
         _say_others(ids, label)
     rows: list[Row] = []
@@ -201,7 +201,7 @@ def rows_of(
 
 
 def _find_photos(files: "Sequence[tuple[Part, CaptionFile]]", options: SourceOptions) -> list[PhotoFinder]:
-    """Find the file of each photo. Names of one file are one photo, and photos of several files have several ids.
+    """Find the file of each photo; names of one file are one photo, and equal names of several files get other ids.
 
     Raises:
         CaptionDataError: a photo is in two splits, or there is no photo folder.
@@ -235,7 +235,7 @@ def _find_photos(files: "Sequence[tuple[Part, CaptionFile]]", options: SourceOpt
 
 
 def _merge(photo: "CaptionedPhoto", found: "CaptionFile", file: "CaptionFile", first: "CaptionedPhoto") -> None:
-    """Put the captions of a photo to those of the same photo under another name.
+    """Add the captions of a photo to the same photo under another name.
 
     Raises:
         CaptionDataError: the two are in different splits.
@@ -250,7 +250,7 @@ def _merge(photo: "CaptionedPhoto", found: "CaptionFile", file: "CaptionFile", f
 
 
 def _say_others(ids: "Mapping[str | None, Sequence[str]]", label: str) -> None:
-    """Say which photos are in none of the usual splits, where others are."""
+    """Log which photos are in none of the usual splits, if others are."""
     if not set(ids) & set(SPLITS):
         return
     for split in sorted(set(ids) - set(SPLITS), key=str):

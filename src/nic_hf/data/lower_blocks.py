@@ -1,4 +1,14 @@
-"""Fine-tuning at a fraction of the cost: what the frozen blocks below the first trained one give is computed once."""
+"""Cache the outputs of frozen lower blocks, so that fine-tuning computes the blocks above them only.
+
+Two things are unusual here.
+
+- Blocks are skipped by replacing their `forward` for one call of the backbone (`_replaced_by`). Transformers' vision
+  models have no common way to start at a block, and a hook cannot skip a computation. Replacing `forward` on the
+  instance works for every backbone whose blocks follow one another, and [`split_encoder`] verifies the result.
+- A `pixel_values` of two dimensions, `(batch_size, size)`, holds cached outputs instead of photos. Trainer, the
+  collator and the model's `forward` then pass them on unchanged; photos, with four dimensions, still work, as in
+  evaluation.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +23,14 @@ from transformers.utils import can_return_tuple
 from ..layers_nic import NICEncoder
 from ..model.encoder import faster_encoder, random_images
 
-_SAME = 1e-3  # of the largest feature: what folding BatchNorm changes by rounding
+_SAME = 1e-3  # of the largest feature: rounding when BatchNorm is folded
 
 
 class LowerBlocks(nn.Module):
-    """A photo's way through the frozen blocks of a backbone.
+    """Runs a photo through the frozen blocks of a backbone.
 
-    Its output, one vector a photo, is what the last of those blocks gives, and those image features that depend on
-    nothing above it (see `feature_layers` of [`NICConfig`]).
+    The output, one vector per photo, holds the output of the last of those blocks and the image features that depend
+    on nothing above it (see `feature_layers` of [`NICConfig`]).
     """
 
     def __init__(self, encoder: NICEncoder, last: str) -> None:
@@ -29,12 +39,12 @@ class LowerBlocks(nn.Module):
         self.last = last
 
     def forward(self, pixel_values: torch.Tensor) -> BaseModelOutput:
-        """`last_hidden_state` of shape `(batch_size, 1, size)` from `pixel_values`."""
+        """Return `last_hidden_state` of shape `(batch_size, 1, size)`."""
         maps, features = self.parts(pixel_values)
         return BaseModelOutput(last_hidden_state=torch.cat([maps.flatten(1), features.flatten(1)], dim=1).unsqueeze(1))
 
     def parts(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Output of the last block, and image features."""
+        """Return the output of the last block, and image features."""
         kept: list[torch.Tensor] = []
         block = self.encoder.backbone.get_submodule(self.last)
         hook = block.register_forward_hook(lambda module, inputs, output: kept.append(output.contiguous()))
@@ -46,32 +56,32 @@ class LowerBlocks(nn.Module):
 
 
 class UpperEncoder(NICEncoder):
-    """An encoder that goes on from the output of [`LowerBlocks`]; it still takes photos too.
+    """An encoder that starts from the output of [`LowerBlocks`], or from photos.
 
-    It shares the backbone of the encoder that it is made of, so that checkpoints are the same.
+    It shares the backbone of the given encoder, so checkpoints are the same.
 
     Args:
         encoder: the encoder.
-        lower: names of blocks of its backbone that need not run, in the order of their calls, and the shapes of what
-            they give of one photo.
-        photos: `pixel_values` to try it with.
+        lower: names of blocks of its backbone that need not run, in the order of their calls, and the shapes of their
+            outputs for one photo.
+        photos: `pixel_values` to test it with.
 
     Raises:
-        ValueError: where the other blocks make other features of what the last of those gives.
+        ValueError: the other blocks compute different features from the output of the last lower block.
     """
 
     def __init__(self, encoder: NICEncoder, lower: Mapping[str, torch.Size], photos: torch.Tensor) -> None:
         nn.Module.__init__(self)
         self.__dict__.update({**encoder.__dict__, "_modules": dict(encoder._modules)})
         self.lower = dict(lower)
-        self.lower_blocks = [LowerBlocks(encoder, list(lower)[-1])]  # in a list: no part of the checkpoint
+        self.lower_blocks = [LowerBlocks(encoder, list(lower)[-1])]  # in a list, to keep it out of the checkpoint
         self.photo_shape = photos.shape
         maps, features = self.lower_blocks[0].parts(photos)
         self.maps_shape, self.features_shape = maps.shape[1:], features.shape[1:]
         upper = self._upper(maps, others=math.nan)
         if upper.shape != features.shape:
             raise ValueError("the blocks above make other features of the outputs of those below")
-        # Features that come from other blocks than the last, past those above it.
+        # Features that come from blocks below the last one and bypass those above it.
         self.fixed = upper.isnan().flatten(0, -2).any(0)
         change = torch.where(self.fixed, 0, upper - features).abs().max()
         if not change <= _SAME * features.abs().max():
@@ -81,7 +91,7 @@ class UpperEncoder(NICEncoder):
     def forward(
         self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> BaseModelOutput:
-        """Encode what [`LowerBlocks`] gave, of shape `(batch_size, size)`, or photos."""
+        """Encode photos or outputs of [`LowerBlocks`], of shape `(batch_size, size)`."""
         if pixel_values.ndim != 2:
             return super().forward(pixel_values, output_hidden_states, **kwargs)
         sizes = [math.prod(self.maps_shape), math.prod(self.features_shape)]
@@ -91,7 +101,7 @@ class UpperEncoder(NICEncoder):
         return BaseModelOutput(last_hidden_state=torch.where(fixed, features.unflatten(1, self.features_shape), upper))
 
     def _upper(self, maps: torch.Tensor, others: float = 0.0) -> torch.Tensor:
-        """Features made of the last lower block's output alone; the other blocks give `others`."""
+        """Compute features from the last lower block's output; the other lower blocks output `others`."""
         nothing = maps.new_full((), others)
         given = {name: nothing.expand(len(maps), *shape) for name, shape in self.lower.items()}
         given[list(given)[-1]] = maps
@@ -101,18 +111,16 @@ class UpperEncoder(NICEncoder):
 
 
 def split_encoder(encoder: NICEncoder, photo_shape: Sequence[int] | None = None) -> UpperEncoder:
-    """An encoder that can start above its frozen blocks; the most of them that can be left out.
+    """Return an encoder that skips as many frozen blocks as possible.
 
-    Blocks are found by running the backbone, and the split is tried on random images, so that it works for any
-    backbone whose blocks follow one another.
+    Blocks are found by running the backbone, and the split is tested with random images.
 
     Args:
-        encoder: of a captioner whose backbone is partly frozen (see [`thaw_backbone`]), with `freeze_batch_norm`.
-        photo_shape: `(channels, height, width)` of the photos to come; the backbone's own where not given.
+        encoder: of a captioner with a partly frozen backbone (see [`thaw_backbone`]) and `freeze_batch_norm`.
+        photo_shape: `(channels, height, width)` of the photos; the backbone's own if not given.
 
     Raises:
-        ValueError: where BatchNorm of frozen blocks would move, or nothing below the first trained weight can be split
-            off.
+        ValueError: BatchNorm statistics of frozen blocks would change, or no blocks can be skipped.
     """
     if not encoder.freeze_batch_norm:
         raise ValueError("outputs of frozen blocks can be kept only where BatchNorm does not move: freeze_batch_norm")
@@ -127,7 +135,7 @@ def split_encoder(encoder: NICEncoder, photo_shape: Sequence[int] | None = None)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError, TypeError):
-                continue  # what comes above needs more than this block's output
+                continue  # the blocks above need more than this block's output
             if not upper.fixed.all() and _is_fixed(encoder, upper, photos):
                 return upper.train(mode)  # type: ignore[return-value]
     finally:
@@ -139,10 +147,10 @@ def split_encoder(encoder: NICEncoder, photo_shape: Sequence[int] | None = None)
 
 
 def _frozen_blocks(encoder: NICEncoder, photos: torch.Tensor) -> list[tuple[str, torch.Size]]:
-    """The largest modules that end before the first trained weight is used, in the order of their calls.
+    """Find the largest modules that end before the first trained weight is used, in the order of their calls.
 
     Returns:
-        Their names, and the shapes of what they give of one photo.
+        Their names, and the shapes of their outputs for one photo.
     """
     backbone = encoder.backbone
     ended: dict[str, torch.Size] = {}
@@ -178,7 +186,7 @@ def _frozen_blocks(encoder: NICEncoder, photos: torch.Tensor) -> list[tuple[str,
 
 
 def _is_fixed(encoder: NICEncoder, upper: UpperEncoder, photos: torch.Tensor) -> bool:
-    """Whether no trained weight has a say in the features that are taken from below."""
+    """Whether the features taken from below are independent of all trained weights."""
     if not upper.fixed.any():
         return True
     with torch.enable_grad():
@@ -192,7 +200,7 @@ def _is_fixed(encoder: NICEncoder, upper: UpperEncoder, photos: torch.Tensor) ->
 
 @contextmanager
 def _replaced_by(outputs: Mapping[nn.Module, torch.Tensor]) -> Iterator[None]:
-    """Modules that do not run, and give what is known."""
+    """Let modules return known outputs instead of running."""
     for module, output in outputs.items():
         module.forward = lambda *args, output=output, **kwargs: output
     try:

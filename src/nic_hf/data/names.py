@@ -1,4 +1,4 @@
-"""Names of photos and of splits, as captions spell them."""
+"""Names of photos and splits, normalised."""
 
 import posixpath
 import re
@@ -21,20 +21,20 @@ _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
 
 def safe_name(name: object) -> str:
-    r"""Return a photo's relative path with "/" between its parts.
+    r"""Return a photo's relative path with "/" as separator.
 
     >>> safe_name(r"train\dog.jpg")
     'train/dog.jpg'
 
-    An absolute path, of this machine or another, is taken as one below the photo folder: `/data/flickr8k/Images/x.jpg`
-    is looked for as `data/flickr8k/Images/x.jpg`, ..., `x.jpg` (see [`names_to_try`]).
+    An absolute path is taken relative to the photo folder: `/data/flickr8k/Images/x.jpg` is looked for as
+    `data/flickr8k/Images/x.jpg`, ..., `x.jpg` (see [`names_to_try`]).
 
     Raises:
-        RejectedError: no name, or one that leads out of the photo folder (`../x.jpg`).
+        RejectedError: there is no name, or it leads out of the photo folder (`../x.jpg`).
     """
     if not isinstance(name, str) or not name.strip():
         raise RejectedError(f"no photo name (found {name!r})")
-    # Nearly all names are of this kind, and the classes of pathlib take ten times as long.
+    # Nearly all names are of this kind, and pathlib takes ten times as long.
     if _PLAIN_NAME.fullmatch(name):
         return name
     windows = PureWindowsPath(name)
@@ -45,7 +45,7 @@ def safe_name(name: object) -> str:
 
 
 def names_to_try(name: str) -> list[str]:
-    """Where a photo of that name may be: there, or with fewer folders; without a suffix, with a usual one.
+    """Return possible paths of a photo: as named, with fewer folders, and with a usual suffix if it has none.
 
     >>> names_to_try("coco/val2014/x.jpg"), names_to_try("x")[:3]
     (['coco/val2014/x.jpg', 'val2014/x.jpg', 'x.jpg'], ['x', 'x.jpg', 'x.jpeg'])
@@ -61,7 +61,7 @@ def names_to_try(name: str) -> list[str]:
 
 
 def canonical_split(split: str) -> str:
-    """Return "train", "validation" or "test" for other spellings of them, and any other name as it is.
+    """Return "train", "validation" or "test" for their other spellings, and any other name unchanged.
 
     >>> canonical_split("dev"), canonical_split("Train"), canonical_split("extra")
     ('validation', 'train', 'extra')
@@ -71,7 +71,7 @@ def canonical_split(split: str) -> str:
 
 
 def split_words(name: str) -> set[str]:
-    """The words of a name, as names of splits.
+    """Return the words of a name, with names of splits in canonical form.
 
     >>> sorted(split_words("TextCaps_0.1_val.json") & set(SPLITS)), split_words("val2017")
     (['validation'], {'', 'validation'})

@@ -1,4 +1,4 @@
-"""Digests of photos: each file is read once, and known again by its path, size and times."""
+"""Digests of photos. Files are read once, and recognised later by path, size and times."""
 
 import logging
 import os
@@ -19,40 +19,40 @@ logger = logging.getLogger(__name__)
 
 INDEX = "photos.sqlite"
 
-# Times of files are counted in steps: a photo that changed so shortly before it was read may change within its step.
+# Timestamps have a limited resolution: a photo that changed just before it was read could change again unnoticed.
 _SETTLED_NS = 2_000_000_000
 _PHOTOS_A_BATCH = 500
-_SECONDS_TO_WAIT = 5.0  # for another process that writes the index
+_SECONDS_TO_WAIT = 5.0  # for another process that writes to the index
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS photos"
     " (path TEXT PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER, digest BLOB) WITHOUT ROWID"
 )
 
-_held: dict[str, list[bytes]] = {}  # digests of the photos of a data set that holds them itself, by its fingerprint
+_held: dict[str, list[bytes]] = {}  # digests of photos that a data set holds as bytes, by its fingerprint
 _MOST_HELD = 8
 
 
 class _State(NamedTuple):
-    """What tells whether a file is still the one that was read; times in nanoseconds."""
+    """State of a file, to tell whether it changed; times in nanoseconds."""
 
     size: int
     modified: int
-    changed: int  # of the inode too, which no program can set back; on Windows, when the file was made
+    changed: int  # change time of the inode, which no program can set; on Windows, the creation time
 
     def is_settled(self) -> bool:
-        """Whether a change to come would change the times too."""
+        """Whether a later change would get other times."""
         return time.time_ns() - max(self.modified, self.changed) > _SETTLED_NS
 
 
 def photo_digests(photos: datasets.Dataset, folder: Path) -> list[bytes]:
-    """A digest of each photo's content: 16 bytes of BLAKE2b.
+    """Return a digest of each photo's content (see [`nic_hf.digests.raw_digest`]).
 
-    Those of files are kept in `photos.sqlite`, by path, size and times; a file is read again where one of these
-    changed. Those of photos that the data set holds itself are computed once a process.
+    Digests of files are kept in `photos.sqlite` by path, size and times; a file is read again if one of these changed.
+    Digests of photos that the data set holds as bytes are computed once per process.
 
     Args:
         photos: a data set with a column `image`.
-        folder: where the index is. Where it cannot be read or written, photos are read.
+        folder: folder of the index. If the index cannot be read or written, photos are read instead.
     """
     images = photos.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
     held = _held.get(photos._fingerprint)
@@ -67,7 +67,7 @@ def photo_digests(photos: datasets.Dataset, folder: Path) -> list[bytes]:
         for batch in images.with_format("arrow").iter(_PHOTOS_A_BATCH):
             column = batch["image"].combine_chunks()
             contents = pc.struct_field(column, "bytes")
-            # Absolute: from another working directory the same path may be of another photo.
+            # Absolute, because a relative path could name another photo from another working directory.
             paths = [path and os.path.abspath(path) for path in pc.struct_field(column, "path").to_pylist()]  # noqa: PTH100
             in_file = contents.is_null().to_pylist()
             files = [path for path, is_file in zip(paths, in_file, strict=True) if is_file]
@@ -95,7 +95,7 @@ def photo_digests(photos: datasets.Dataset, folder: Path) -> list[bytes]:
 
 
 def chunk_keys(digests: Sequence[bytes], photos_a_chunk: int) -> list[str]:
-    """A digest of the photos of each chunk."""
+    """Return a digest of the photos of each chunk."""
     starts = range(0, len(digests), photos_a_chunk)
     return [digest_of(digests[start : start + photos_a_chunk]) for start in starts]
 
@@ -109,7 +109,7 @@ def _state(path: str) -> _State | None:
 
 
 def _digest_of_file(path: str) -> bytes:
-    """Digest of a file; of one that is gone, of its name."""
+    """Digest of a file, or of its name if it is missing."""
     try:
         content = Path(path).read_bytes()
     except OSError:
@@ -118,7 +118,7 @@ def _digest_of_file(path: str) -> bytes:
 
 
 class _Index:
-    """Digests of files on disk. What goes wrong with it costs time, and is logged."""
+    """Index of digests on disk. If it fails, a warning is logged and photos are read instead."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -130,7 +130,7 @@ class _Index:
                 self._give_up(error)
 
     def find(self, paths: Sequence[str]) -> dict[tuple[str, _State], bytes]:
-        """What is known of files, by path and state."""
+        """Return the known digests by path and state."""
         if self._database is None or not paths:
             return {}
         question = f"SELECT * FROM photos WHERE path IN ({','.join('?' * len(paths))})"
@@ -142,7 +142,7 @@ class _Index:
         return {(path, _State(*state)): digest for path, *state, digest in rows}
 
     def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Keep what was found out."""
+        """Add rows to the index."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT)) as database, database:
@@ -160,7 +160,7 @@ class _Index:
 
     def _give_up(self, error: sqlite3.Error) -> None:
         self.close()
-        if isinstance(error, sqlite3.OperationalError):  # it is locked, or of no use as it is
+        if isinstance(error, sqlite3.OperationalError):  # it is locked or cannot be opened
             logger.warning("%s cannot be read (%s): photos are read in its place", self.path, error)
             return
         logger.warning("%s is damaged (%s): it is removed, and photos are read again", self.path, error)

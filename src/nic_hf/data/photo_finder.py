@@ -1,4 +1,4 @@
-"""Finding photo files: which folder, which file, and whether anything is in it. No photo is opened here."""
+"""Find photo files and check that they are not empty, without opening them."""
 
 import os
 import stat
@@ -12,23 +12,23 @@ from typing import NamedTuple
 from .errors import CaptionDataError, RejectedError, say_once
 from .names import split_words
 
-# "Flicker8k_Dataset" is the spelling of the original Flickr8k archive.
+# "Flicker8k_Dataset" is how the original Flickr8k archive spells it.
 PHOTO_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k_images", "flickr30k-images")
 
-_SAMPLE = 20  # photos that tell which folder is meant
-_MOST_FOLDERS = 2000  # that are looked through for them
+_SAMPLE = 20  # photos that are used to choose the folder
+_MOST_FOLDERS = 2000  # that are searched
 _FOLDERS_SHOWN = 3
 
 
 class Row(NamedTuple):
-    """One image of the data set to be.
+    """One row of the data set.
 
     Attributes:
         path: Absolute path of the photo.
         image_id: Unique in its data set.
         captions: In the order of their file.
-        size: Bytes of the photo.
-        modified: Nanoseconds since 1970 at the photo's last change.
+        size: Size of the photo in bytes.
+        modified: Modification time of the photo in nanoseconds.
     """
 
     path: str
@@ -40,16 +40,16 @@ class Row(NamedTuple):
 
 @dataclass
 class CaptionedPhoto:
-    """Captions gathered for one photo, before the photo itself is looked for.
+    """Captions of one photo, before its file is looked for.
 
     Attributes:
-        names: Where it may be, as safe paths below the photo folder; the first that exists is taken.
+        names: Possible paths relative to the photo folder; the first that exists is used.
         image_id: Unique in its data set.
         captions: In the order of their file.
         line: First line that names it (text files).
         entry: Its place (JSON files).
-        split: Canonical name of its split, where the source tells it.
-        found: The photo's file, where it was found.
+        split: Canonical name of its split, if the source tells it.
+        found: The photo's file, if it was found.
     """
 
     names: Sequence[str]
@@ -63,12 +63,12 @@ class CaptionedPhoto:
 
 @dataclass
 class CaptionFile:
-    """What a file of captions holds.
+    """Content of a file of captions.
 
     Attributes:
         file: The file.
-        folders: Where its photos may be, the likeliest first.
-        photos: By their ids, in the order of the file.
+        folders: Possible photo folders, in order of preference.
+        photos: By id, in the order of the file.
     """
 
     file: Path
@@ -77,15 +77,15 @@ class CaptionFile:
 
 
 class PhotoFinder:
-    """Finds the photos of a file of captions: in the folder that the user named, near the captions, or below.
+    """Finds the photos of a file of captions: in the given folder, near the captions, or in a folder of the data set.
 
     Args:
-        captions: the file; all of its photos have been read.
+        captions: the file, completely read.
         images: the folder that the user named.
-        root: the folder of the data set, below which photos are searched for.
+        root: the folder of the data set, in which photos are searched for.
 
     Raises:
-        CaptionDataError: there is no such folder, or none that holds any of the photos.
+        CaptionDataError: the folder does not exist, or no folder holds any of the photos.
     """
 
     def __init__(self, captions: CaptionFile, images: Path | None, root: Path) -> None:
@@ -101,7 +101,7 @@ class PhotoFinder:
             return
         near = [_PhotoIndex(folder) for folder in captions.folders if folder.is_dir()]
         hits = {index: index.hits(sample) for index in near}
-        # The sort is stable: of folders with as many photos the likeliest comes first.
+        # The sort is stable: folders with equally many photos stay in order of preference.
         self._near = sorted((index for index in near if hits[index]), key=hits.__getitem__, reverse=True)
         if not self._near or hits[self._near[0]] < len(sample):
             below = (_PhotoIndex(folder) for folder in _folders_below(root) if folder not in captions.folders)
@@ -109,13 +109,13 @@ class PhotoFinder:
             for index in self._far:
                 say_once(f"{captions.file}: photos found in {index.root}")
         if not self._near and not self._far:
-            # Each photo that is not there is then named.
+            # The errors will then name each missing photo.
             self._near = [index for index in near if index.root != str(captions.file.parent)][:1]
         if not self._near and not self._far:
             raise CaptionDataError(self._nowhere(sample))
 
     def find(self, photo: CaptionedPhoto) -> os.DirEntry[str] | None:
-        """The file of a photo, None where there is none.
+        """Return the file of a photo, or None.
 
         Raises:
             CaptionDataError: several folders hold a photo of that name.
@@ -140,16 +140,16 @@ class PhotoFinder:
         return None
 
     def row(self, photo: CaptionedPhoto) -> Row:
-        """A photo that was found, with its size.
+        """Return the row of a photo.
 
         Raises:
-            RejectedError: it has no caption, was not found, or holds zero bytes.
+            RejectedError: it has no caption, was not found, or is empty.
         """
         if not photo.captions:
             raise RejectedError("the photo has no caption that can be used")
         try:
             status = None if photo.found is None else photo.found.stat()
-        except OSError:  # a link to nothing
+        except OSError:  # a broken link
             status = None
         if photo.found is None or status is None or not stat.S_ISREG(status.st_mode):
             folders = [index.root for index in (*self._near, *self._far)]
@@ -171,12 +171,12 @@ class PhotoFinder:
 
 
 def _is_of_split(folder: str, split: str | None) -> bool:
-    """Whether a folder is named after a split, as `val`, `val_images` and `val2017` are."""
+    """Whether a folder is named after a split, such as `val`, `val_images` and `val2017`."""
     return split in split_words(folder)
 
 
 def _folders_below(root: Path) -> Iterator[Path]:
-    """A folder and those below it, level by level, hidden ones left out."""
+    """Yield a folder and those below it, level by level, without hidden ones."""
     level, number = [root], 0
     while level and number < _MOST_FOLDERS:
         below = []
@@ -190,28 +190,28 @@ def _folders_below(root: Path) -> Iterator[Path]:
                         for entry in entries
                         if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
                     )
-            except OSError:  # not ours to read
+            except OSError:  # no permission
                 continue
         level = below
 
 
 class _PhotoIndex:
-    """The files below a photo folder, each subfolder listed once: far fewer system calls than a test of each path."""
+    """Files in a photo folder. Each subfolder is listed once: fewer system calls than testing each path."""
 
     def __init__(self, root: Path):
-        # Absolute, so that the data set still opens its photos after a change of working directory.
+        # Absolute, so that photos can still be opened after a change of the working directory.
         self.root = os.path.abspath(root)  # noqa: PTH100 - Path.resolve would also follow links
         self._folders: dict[str, dict[str, os.DirEntry[str]]] = {}
 
     def hits(self, sample: Sequence[Sequence[str]]) -> int:
-        """How many photos of a sample are there; no folder is listed for it."""
+        """Count the photos of a sample that exist, without listing folders."""
         return sum(any(Path(self.root, name).is_file() for name in _spellings(names)) for names in sample)
 
     def entry(self, name: str) -> os.DirEntry[str] | None:
-        """The file of that name."""
+        """Return the file of that name, or None."""
         folder, _, base = name.rpartition("/")
         entries = self._entries(folder)
-        # macOS spells accents as letter and mark, where captions written elsewhere have one character.
+        # macOS decomposes accented characters, captions written elsewhere usually do not.
         return entries.get(base) or entries.get(unicodedata.normalize("NFC", base))
 
     def _entries(self, subfolder: str) -> dict[str, os.DirEntry[str]]:

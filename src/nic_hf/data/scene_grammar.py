@@ -1,7 +1,7 @@
-"""What the captions of the built-in scenes may say, and the judge that says whether one is true.
+"""The grammar of captions of the built-in scenes, and a check whether a caption is true.
 
-The judge reads a caption by the grammar and compares what it states with the facts of the scene. A true sentence is
-right whether or not one of the scene's own captions happens to say it in the same words.
+A caption is parsed by the grammar and compared with the facts of the scene, so it may be correct without being one of
+the scene's own captions.
 """
 
 import re
@@ -31,7 +31,7 @@ _SENTENCES_FOR_TWO = (
     "{first} and {beyond} {second}",
     "{first} {here} and {second} {there}",
 )
-# Keyed by how the object named first stands to the one named second.
+# Keys: the position of the object named first relative to the one named second.
 _RELATION_WORDS: Mapping[str, Mapping[str, str]] = {
     "left": {
         "stands": "to the left of",
@@ -66,7 +66,7 @@ _RELATION_WORDS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Description:
-    """What a caption says of one object; `size` is None where the caption leaves it out."""
+    """The words for one object; `size` is None if the caption leaves it out."""
 
     colour: str
     shape: str
@@ -78,7 +78,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a whole caption says: one object, or how the first object stands to the second one."""
+    """The content of a caption: one object, or the position of the first object relative to the second."""
 
     first: Description
     relation: str | None = None
@@ -86,7 +86,7 @@ class Statement:
 
 
 class SceneFacts(Protocol):
-    """The part of a scene that captions speak of."""
+    """The facts of a scene that captions describe."""
 
     @property
     def descriptions(self) -> tuple[Description, ...]:
@@ -94,14 +94,14 @@ class SceneFacts(Protocol):
 
     @property
     def relation(self) -> str | None:
-        """How the first object stands to the second one: a key of `OPPOSITES`, or None for a single object."""
+        """Position of the first object relative to the second: a key of `OPPOSITES`, or None for a single object."""
 
 
 def write_captions(scene: SceneFacts, rng: Random) -> list[str]:
-    """Write five true captions of a scene, each in another sentence; four of them name the sizes.
+    """Write five true captions of a scene, each with another sentence; four of them name the sizes.
 
-    Objects are named in the order of the scene. If chance chose the order, each word after the first object would
-    hang on that choice, and a small LSTM needs many times the training to learn this.
+    Objects are named in the order of the scene. With a random order, every word after the first object would depend on
+    that choice, and a small LSTM would need many times the training.
     """
     sentences = _SENTENCES_FOR_ONE if scene.relation is None else _SENTENCES_FOR_TWO
     words = {} if scene.relation is None else _RELATION_WORDS[scene.relation]
@@ -117,7 +117,7 @@ def write_captions(scene: SceneFacts, rng: Random) -> list[str]:
 
 
 def parse_caption(caption: str) -> Statement | None:
-    """Read a caption of lower-case words without punctuation; None where it is no sentence of the grammar.
+    """Parse a caption of lower-case words without punctuation; None if it is not a sentence of the grammar.
 
     ```python
     >>> parse_caption("a red circle above a small blue star").relation
@@ -136,10 +136,10 @@ def parse_caption(caption: str) -> Statement | None:
 
 
 def explain_caption(caption: str, scene: SceneFacts) -> str | None:
-    """Say why a caption of a scene is wrong; None where it is correct.
+    """Explain why a caption of a scene is wrong; None if it is correct.
 
-    A caption is correct if it is a sentence of the grammar, names every object of the scene, and every size, colour,
-    shape and relation that it states is true.
+    A caption is correct if it is a sentence of the grammar, names every object of the scene, and states only true
+    sizes, colours, shapes and relations.
     """
     statement = parse_caption(caption)
     if statement is None:
@@ -168,18 +168,18 @@ def caption_is_correct(caption: str, scene: SceneFacts) -> bool:
 
 
 def _agrees(stated: Description, actual: Description) -> bool:
-    """Whether an object is what a caption says of it."""
+    """Whether a description fits an object."""
     same_kind = (stated.colour, stated.shape) == (actual.colour, actual.shape)
     return same_kind and stated.size in (None, actual.size)
 
 
 def _describe(match: re.Match[str], role: str) -> Description:
-    """The description that one of a sentence's two noun phrases gives."""
+    """Return the description in one of the two noun phrases."""
     return Description(*(match[f"{role}_{fact}"] for fact in ("colour", "shape", "size")))
 
 
 def _compile_sentence(sentence: str, relation: str | None) -> re.Pattern[str]:
-    """The pattern of one sentence about one relation, with a group for each fact of each noun phrase."""
+    """Compile a sentence about a relation to a pattern, with a group for each fact of each noun phrase."""
     nouns = {
         role: f"a (?:(?P<{role}_size>{'|'.join(SIZES)}) )?"
         f"(?P<{role}_colour>{'|'.join(COLOURS)}) (?P<{role}_shape>{'|'.join(SHAPES)})"

@@ -1,13 +1,13 @@
-"""The built-in scenes: coloured shapes on a plain background, each with five captions. They need no download.
+"""The built-in scenes: coloured shapes on a plain background with five captions each, generated without a download.
 
-A scene shows one object or two. An object is a size, a colour and a shape. Two objects stand side by side or one above
-the other, and captions name the left one or the upper one first.
+A scene shows one or two objects, each with a size, a colour and a shape. Two objects are next to each other or one
+above the other; captions name the left or the upper one first.
 
 The combination of a scene is the set of its objects' colours and shapes. `COLOURS` and `SHAPES` number the words from
-0; a combination of two objects whose numbers add up to a multiple of five is held out: only the test split shows it,
-and shows nothing else. So a fifth of the combinations is never trained on, while every word, and every pairing of a
-colour with a shape, is. Single objects are not held out: leaving out a lone red circle would teach that what is red
-and alone is no circle, and the split would test whether a captioner defies what it was taught.
+0; a combination of two objects whose numbers add up to a multiple of five is held out for the test split, which shows
+nothing else. So a fifth of the combinations is never trained on, although every word and every pair of colour and
+shape is. Single objects are not held out: without a single red circle in training, a captioner would learn that single
+red objects are never circles.
 """
 
 import io
@@ -31,7 +31,7 @@ RELATIONS = ("left", "above")
 IMAGE_SIZE = 64
 _MARGIN = 2
 _GAP = 4
-# Shapes are drawn this many times larger and averaged down, which smooths their edges.
+# Shapes are drawn at this multiple of the size and averaged down, for smooth edges.
 _OVERSAMPLING = 4
 _HELD_OUT_MODULUS = 5
 _SHARE_OF_SINGLE_OBJECTS = 0.25
@@ -48,7 +48,7 @@ _FILLS: dict[str, RGB] = {
 _FILL_JITTER = 14
 _BACKGROUND_RANGE = (236, 252)
 
-# Corners in hundredths of the radius. Whole numbers keep the pixels the same on every platform.
+# Corners in hundredths of the radius. Integers give the same pixels on every platform.
 _CORNERS = {
     "square": ((-84, -84), (84, -84), (84, 84), (-84, 84)),
     "triangle": ((0, -100), (100, 84), (-100, 84)),
@@ -65,7 +65,7 @@ _CORNERS = {
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape of a scene: its words, and its centre and radius in pixels and fill colour."""
+    """One shape of a scene: its words, centre and radius in pixels, and fill colour."""
 
     size: str
     colour: str
@@ -80,8 +80,8 @@ class SceneObject:
 class Scene:
     """The facts of one picture.
 
-    Objects come in reading order. `relation` says how the first one stands to the second one, "left" or "above"; it is
-    None where there is only one object.
+    Objects are in reading order. `relation` is the position of the first relative to the second, "left" or "above", or
+    None if there is only one object.
     """
 
     objects: tuple[SceneObject, ...]
@@ -90,28 +90,28 @@ class Scene:
 
     @property
     def descriptions(self) -> tuple[Description, ...]:
-        """What can be said of each object."""
+        """The words for each object."""
         return tuple(Description(each.colour, each.shape, each.size) for each in self.objects)
 
     @property
     def combination(self) -> frozenset[tuple[str, str]]:
-        """The (colour, shape) pairs of the objects: what the splits are told apart by."""
+        """The (colour, shape) pairs of the objects, which determine the split."""
         return frozenset((each.colour, each.shape) for each in self.objects)
 
     def to_json(self) -> str:
-        """The scene as the text of the data set's `scene` column."""
+        """Serialise the scene for the column `scene` of the data set."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Scene":
-        """Read a scene from the data set's `scene` column."""
+        """Parse the column `scene` of the data set."""
         facts = json.loads(text)
         objects = tuple(SceneObject(**{**each, "fill": tuple(each["fill"])}) for each in facts["objects"])
         return cls(objects, facts["relation"], tuple(facts["background"]))
 
 
 def is_held_out(combination: frozenset[tuple[str, str]]) -> bool:
-    """Whether only the test split shows this combination of the objects' (colour, shape).
+    """Whether only the test split shows this combination of (colour, shape) pairs.
 
     ```python
     >>> is_held_out(frozenset({("red", "circle")})), is_held_out(frozenset({("red", "circle"), ("blue", "triangle")}))
@@ -126,20 +126,20 @@ def is_held_out(combination: frozenset[tuple[str, str]]) -> bool:
 
 
 def make_scene(split: Split, index: int, seed: int = 0) -> tuple[Scene, list[str]]:
-    """Invent one scene and its five captions; the same arguments always give the same ones.
+    """Generate a scene and its five captions; the same arguments always give the same ones.
 
     Raises:
         ValueError: `split` is not one of the three.
     """
     if split not in ("train", "validation", "test"):
         raise ValueError(f"split is {split!r}; the built-in scenes have 'train', 'validation' and 'test'")
-    # A generator of its own makes each scene independent of the number and order of the others.
+    # A generator per scene makes scenes independent of their number and order.
     rng = Random(f"{seed}/{split}/{index}")
     num_objects = 1 if rng.random() < _SHARE_OF_SINGLE_OBJECTS and split != "test" else 2
     while True:
         kinds = [(rng.choice(COLOURS), rng.choice(SHAPES)) for _ in range(num_objects)]
         combination = frozenset(kinds)
-        # Two objects of one kind could not be told apart by a caption that leaves the sizes out.
+        # Two objects of one kind could not be distinguished in a caption without sizes.
         if len(combination) == num_objects and is_held_out(combination) == (split == "test"):
             break
     scene = _arrange(kinds, rng)
@@ -147,7 +147,7 @@ def make_scene(split: Split, index: int, seed: int = 0) -> tuple[Scene, list[str
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """Draw a scene as an RGB picture of `IMAGE_SIZE` by `IMAGE_SIZE` pixels."""
+    """Draw a scene as an RGB image of `IMAGE_SIZE` by `IMAGE_SIZE` pixels."""
     side = IMAGE_SIZE * _OVERSAMPLING
     canvas = Image.new("RGB", (side, side), scene.background)
     draw = ImageDraw.Draw(canvas)
@@ -162,16 +162,17 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 
 def make_scenes(split: Split, num_scenes: int, seed: int = 0) -> "Dataset":
-    """Make a data set of scenes, in memory (about a kilobyte each).
+    """Generate a data set of scenes in memory (about a kilobyte each).
 
-    Columns: `image` (PNG, decoded when read), `image_id`, `captions` (five strings) and `scene` (the facts, for
-    `Scene.from_json` and `caption_is_correct`). Training and validation share their combinations, not their scenes;
-    the test split shows held-out combinations only. A larger data set begins with the scenes of a smaller one.
+    Columns: `image` (PNG, decoded when accessed), `image_id`, `captions` (five strings) and `scene` (for
+    `Scene.from_json` and `caption_is_correct`). Training and validation have different scenes of the same
+    combinations; the test split has held-out combinations only. A larger data set starts with the scenes of a smaller
+    one.
 
     Raises:
         ValueError: `split` is not one of the three, or `num_scenes` is less than one.
     """
-    # Only this function needs the extra nic_hf[train].
+    # Only this function needs `nic_hf[train]`.
     from datasets import Dataset, Features, List, Value
     from datasets import Image as ImageFeature
 
@@ -202,7 +203,7 @@ def make_scenes(split: Split, num_scenes: int, seed: int = 0) -> "Dataset":
 
 
 def _arrange(kinds: list[tuple[str, str]], rng: Random) -> Scene:
-    """Give each object a size, a place and a shade, such that just one relation holds and nothing overlaps."""
+    """Choose a size, a place and a shade for each object, so that exactly one relation holds and nothing overlaps."""
     sizes = [rng.choice(SIZES) for _ in kinds]
     radii = [rng.randint(*_RADII[size]) for size in sizes]
     relation = rng.choice(RELATIONS) if len(kinds) == 2 else None
@@ -222,13 +223,13 @@ def _arrange(kinds: list[tuple[str, str]], rng: Random) -> Scene:
 
 
 def _place_two(radii: list[int], relation: str, rng: Random) -> list[tuple[int, int]]:
-    """Centres (x, y) of two objects; across their axis they differ by at most a third of their distance along it."""
+    """Choose centres (x, y) of two objects that differ across their axis by at most a third of their distance."""
     closest = radii[0] + _GAP + radii[1]
     last = _span(radii[1])[1]
     start = rng.randint(_MARGIN + radii[0], last - closest)
     end = rng.randint(start + closest, last)
     drift = (end - start) // 3
-    # A place that suits either object leaves the second one somewhere to go.
+    # A place that fits either object leaves enough space for the second one.
     first = rng.randint(*_span(max(radii)))
     low, high = _span(radii[1])
     second = rng.randint(max(low, first - drift), min(high, first + drift))
@@ -238,18 +239,18 @@ def _place_two(radii: list[int], relation: str, rng: Random) -> list[tuple[int, 
 
 
 def _span(radius: int) -> tuple[int, int]:
-    """Lowest and highest coordinate of a centre that keeps the object inside the picture."""
+    """Return the lowest and highest coordinate of a centre that keeps the object inside the picture."""
     return _MARGIN + radius, IMAGE_SIZE - 1 - _MARGIN - radius
 
 
 def _jitter(colour: RGB, rng: Random) -> RGB:
-    """A shade of a colour."""
+    """Return a shade of a colour."""
     red, green, blue = (min(255, max(0, value + rng.randint(-_FILL_JITTER, _FILL_JITTER))) for value in colour)
     return red, green, blue
 
 
 def scene_backbone_config() -> "ResNetConfig":
-    """A ResNet small enough to train from scratch on scenes; its last map has 4 x 4 places."""
+    """Return the configuration of a ResNet that trains from scratch on scenes; its last feature map is 4 x 4."""
     from transformers import ResNetConfig
 
     return ResNetConfig(

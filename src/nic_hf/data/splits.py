@@ -1,4 +1,4 @@
-"""Names of splits, lists of photo names, and how a source without splits is split."""
+"""Splits: lists of photo names, official splits, and splits by hash."""
 
 import hashlib
 import math
@@ -22,12 +22,12 @@ FLICKR8K_LISTS = {
     "validation": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-# Names of the lists of a split, the likeliest first; Flickr30k's have names without a suffix.
+# Names of the lists of a split, in order of preference; names in Flickr30k's have no suffix.
 _LISTS = {
     split: (name, *(f"{word}.txt" for word in words), *(f"flickr30k_{word}.txt" for word in words))
     for (split, name), words in zip(FLICKR8K_LISTS.items(), (("train",), ("val", "dev"), ("test",)), strict=True)
 }
-# CRC-32 of the names of photos in each of Flickr8k's official splits; `benchmarks/flickr8k_split.py` writes it.
+# CRC-32 of the photo names in each official split of Flickr8k; written by `benchmarks/flickr8k_split.py`.
 _FLICKR8K_NAMES = Path(__file__).with_name("flickr8k_split.safetensors")
 # 91 of its 8,091 photos are in no split.
 _KNOWN_SHARE = 0.95
@@ -35,12 +35,12 @@ _KNOWN_SHARE = 0.95
 
 @dataclass(frozen=True)
 class SplitShares:
-    """How photos without splits are shared out.
+    """Sizes of splits for photos without one.
 
     Attributes:
         dev: share of the validation split, from 0 to below 1.
         test: share of the test split.
-        seed: of the hash; another one gives other splits.
+        seed: seed of the hash.
 
     Raises:
         ValueError: the shares leave nothing to train on.
@@ -62,7 +62,7 @@ class Choice(NamedTuple):
 
     Attributes:
         ids: their ids.
-        rule: how the source was split, for logs and model cards; None where it has the splits itself.
+        rule: how the source was split, for logs and model cards; None if it has this split itself.
     """
 
     ids: set[str]
@@ -71,11 +71,11 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitList:
-    """A file with one photo name a line.
+    """A file with one photo name per line.
 
     Attributes:
         file: The list.
-        lines: The line, counted from 1, of each photo name.
+        lines: Line, counted from 1, of each photo name.
     """
 
     file: Path
@@ -83,10 +83,10 @@ class SplitList:
 
 
 def check_split(split: str, available: Iterable[str], where: str) -> None:
-    """Check that a canonical split name is among those that the data has.
+    """Check that a canonical split name is available.
 
     Raises:
-        NoSplitError: it is not; the message lists those there are.
+        NoSplitError: it is not; the message lists the available ones.
     """
     names = sorted(set(available))
     if not names:
@@ -98,13 +98,13 @@ def check_split(split: str, available: Iterable[str], where: str) -> None:
 def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares: SplitShares, where: str) -> Choice:
     """Choose the photos of a split from a source that may have splits, some of them, or none.
 
-    - A source with splits keeps them. Where it has no validation split, or train alone, the rest is held out of train;
-      where it has another split alone, training photos are taken from that, which is said.
-    - Flickr8k's photos without split lists are split as the official lists have it.
+    - A source with splits keeps them. If it has no validation split, or train alone, the missing ones are held out of
+      train; if it has one other split alone, that one is split.
+    - Flickr8k's photos without split lists are split by the official lists.
     - All other photos are split by a hash of their ids.
 
     Args:
-        parts: ids of photos by the split that the source puts them in; None for those in no split.
+        parts: ids of photos by their split in the source; None for those in no split.
         wanted: canonical name of a split.
         shares: for the hash.
         where: the source, for messages.
@@ -113,10 +113,10 @@ def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares:
         CaptionDataError: there is no such split, or too few photos for it.
     """
     named = {split: ids for split, ids in parts.items() if split is not None}
-    if len(named) == 1 and "train" not in named and parts.get(None):  # a list of test photos, say, and all others
+    if len(named) == 1 and "train" not in named and parts.get(None):  # such as a list of test photos and all others
         named["train"] = parts[None]
     names = set(named)
-    # Validation alone is shared out, as train alone is: whole, it would hold the photos that are trained on.
+    # Validation alone is split like train alone: as a whole, it would contain the photos that are trained on.
     shared_out = (wanted == "train" and "validation" not in names) or names == {wanted} == {"validation"}
     if wanted in names and not shared_out:
         return Choice(set(named[wanted]))
@@ -144,10 +144,10 @@ def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares:
 
 
 def hashed_splits(image_ids: Iterable[str], shares: SplitShares) -> dict[str, list[str]]:
-    """Split photos by a hash of their ids: the same on every machine, whatever their order.
+    """Split photos by a hash of their ids, independent of the machine and of their order.
 
-    A photo keeps its split where others are added or removed. Only where there are few, and chance gives validation
-    or test less than half or more than twice its share, do the photos nearest to the border change sides.
+    A photo keeps its split when others are added or removed. Only if validation or test gets less than half or more
+    than twice its share by chance, photos near the border are moved.
 
     >>> {name: len(ids) for name, ids in hashed_splits(map(str, range(1000)), SplitShares()).items()}
     {'train': 789, 'validation': 110, 'test': 101}
@@ -168,11 +168,10 @@ def hashed_splits(image_ids: Iterable[str], shares: SplitShares) -> dict[str, li
 
 
 def read_split_lists(folder: Path, errors: ErrorCollector) -> dict[str, SplitList]:
-    """Read the split lists that are in `folder`: Flickr8k's, or `train.txt`, `val.txt` and `test.txt` of photo names.
+    """Read the split lists in `folder`: Flickr8k's, or `train.txt`, `val.txt` and `test.txt` with photo names.
 
     Raises:
-        CaptionDataError: two lists share a photo. That is never skipped: whichever list kept the photo, scores on the
-            other could no longer be trusted.
+        CaptionDataError: two lists share a photo. This is never skipped because it would make scores unreliable.
     """
     lists = {}
     for split, names in _LISTS.items():
@@ -190,7 +189,7 @@ def read_split_lists(folder: Path, errors: ErrorCollector) -> dict[str, SplitLis
 
 
 def name_key(name: str) -> int:
-    """What stands for a photo's name in the table of Flickr8k's official splits."""
+    """Return the key of a photo's name in the table of Flickr8k's official splits."""
     return zlib.crc32(PurePosixPath(name).name.encode())
 
 
@@ -204,7 +203,7 @@ def _said(where: str, splits: Mapping[str, Sequence[str]], wanted: str, rule: st
 
 
 def _official(image_ids: Sequence[str]) -> dict[str, list[str]] | None:
-    """Flickr8k's official splits of these photos; None where they are others', or too few for three splits."""
+    """Return Flickr8k's official splits of these photos; None if they are others, or too few for three splits."""
     if len(image_ids) < len(SPLITS):
         return None
     keys = np.asarray([name_key(image_id) for image_id in image_ids], dtype=np.uint32)
@@ -217,13 +216,13 @@ def _official(image_ids: Sequence[str]) -> dict[str, list[str]] | None:
 
 
 def _place(image_id: str, seed: int) -> float:
-    """A number from 0 to below 1 that follows from the id."""
+    """Map an id to a number in [0, 1)."""
     text = f"{seed}\0{unicodedata.normalize('NFC', image_id)}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
 def _is_list(file: Path) -> bool:
-    """Whether the lines of a file are one word each, as names are and captions are not."""
+    """Whether the lines of a file are one word each, like names and unlike captions."""
     line = first_line(file).strip()
     return bool(line) and not set(" \t,;|").intersection(line)
 

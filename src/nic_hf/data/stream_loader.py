@@ -1,4 +1,4 @@
-"""A data loader that knows how far it has come in a stream."""
+"""A data loader for streams that can be resumed."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -12,23 +12,23 @@ from .streaming import StreamingCaptionDataset
 
 
 class StreamLoader(DataLoader):
-    """Batches of a stream, with the position behind the batch given last: also where workers have read ahead.
+    """Batches of a stream, with the position after the last batch, even if workers have read ahead.
 
-    Trainer's way of resuming, to fetch and drop all batches that were trained on, reads and decodes every photo again;
-    this one starts each reader where it was. torchdata's StatefulDataLoader does the same, but no Trainer of
-    Transformers 5 can be told to use it.
+    Trainer resumes by fetching and dropping all batches that were trained on, which decodes every photo again; this
+    loader starts each reader at its position. torchdata's `StatefulDataLoader` does the same, but Trainer cannot be
+    told to use it.
 
     Args:
-        dataset: the stream, without end if it is to be resumed; its share (`share()`) where there are several
-            processes.
-        batch_size: samples a batch.
-        collate: makes them a batch.
-        state: of `state_dict()`, to go on from.
-        **settings: for `DataLoader`.
+        dataset: the stream, endless if it is to be resumed; the share of this process (`share()`) if there are
+            several.
+        batch_size: samples per batch.
+        collate: makes a batch of samples.
+        state: a `state_dict()` to resume from.
+        **settings: arguments of `DataLoader`.
 
     Raises:
-        CaptionDataError: on reading, as the data set does, without the traceback that a worker puts around it.
-        ValueError: the state is one of another number of workers.
+        CaptionDataError: on reading, as raised by the data set.
+        ValueError: the state has another number of workers.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class StreamLoader(DataLoader):
         **settings: Any,
     ) -> None:
         self.batches = _Batches(dataset, batch_size, collate)
-        # Its own generator: the one of torch, which dropout draws from, must be left as a run without a break has it.
+        # Its own generator, because dropout draws from the global one: a resumed run would draw other numbers.
         super().__init__(self.batches, batch_size=None, generator=torch.Generator().manual_seed(0), **settings)
         self.given = 0
         self.states: dict[int, dict[str, Any]] = {}
@@ -48,12 +48,12 @@ class StreamLoader(DataLoader):
             self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of each reader of this process; plain values, which JSON keeps."""
+        """Return the position of each reader of this process, as plain JSON values."""
         states = {str(worker): state for worker, state in self.states.items()}
         return {"workers": max(1, self.num_workers), "given": self.given, "states": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind a position."""
+        """Continue after a position."""
         workers = max(1, self.num_workers)
         if state["workers"] != workers:
             raise ValueError(
@@ -64,16 +64,16 @@ class StreamLoader(DataLoader):
         self.states = {int(worker): position for worker, position in state["states"].items()}
 
     def passes(self) -> float:
-        """Passes over the data so far: a mean over readers, to the accuracy of a shard."""
+        """Number of passes over the data so far: a mean over readers, accurate to a shard."""
         passes = [state["pass"] + state["share"][0] / state["share"][1] for state in self.states.values()]
         return sum(passes) / len(passes) if passes else 0.0
 
     def skipped(self) -> int:
-        """Items left out so far by this process, counted once a pass."""
+        """Number of items skipped so far by this process, in all passes."""
         return sum(state["skipped"] + len(state["broken"]) for state in self.states.values())
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
-        """Batches; workers take turns, beginning with the one whose turn it was."""
+        """Yield batches; workers take turns, beginning with the one whose turn it was."""
         self.batches.states = self.states
         self.batches.dataset.first_worker = self.given % max(1, self.num_workers)
         for worker, state, batch in super().__iter__():
@@ -85,7 +85,7 @@ class StreamLoader(DataLoader):
 
 
 class _Batches(IterableDataset):
-    """Whole batches, each with the number of its reader and the position behind it; or the error that ended them."""
+    """Batches, each with the number of its reader and the position after it, or the error that ended them."""
 
     def __init__(self, dataset: StreamingCaptionDataset, batch_size: int, collate: Callable[..., Any]) -> None:
         self.dataset, self.batch_size, self.collate = dataset, batch_size, collate

@@ -4,8 +4,8 @@
 resumed exactly: `IterableDataset.shuffle` does not keep its buffer in `state_dict()`. After resuming, none of the next
 512 photos was the expected one, and 390 of them did not come in that pass (`benchmarks/stream_resume.py`, Datasets
 5.2). Its webdataset reader decodes while it reads, so one broken caption ends a shard without saying which.
-`split_dataset_by_node` lets every process read every shard where the shards cannot be dealt out evenly. The
-`StatefulDataLoader` of torchdata resumes this data set too, but Trainer cannot be told to use it.
+`split_dataset_by_node` lets every process read every shard if the shards cannot be distributed evenly. torchdata's
+`StatefulDataLoader` can resume this data set too, but Trainer cannot be told to use it.
 """
 
 import copy
@@ -28,47 +28,43 @@ from .feature_cache import load_photo_row, photo_name
 
 logger = logging.getLogger(__name__)
 
-_PHOTOS_UNSHUFFLED = 32  # a block where nothing is shuffled
-# When to give up on a stream of which nothing can be used: a share of a small one may be empty in some passes.
+_PHOTOS_UNSHUFFLED = 32  # block size without shuffling
+# When to give up on a stream without usable photos: the share of a small one may be empty in some passes.
 _BARREN_PASSES = 10
 _BARREN_PHOTOS = 1000
 
 
 class StreamingCaptionDataset(IterableDataset):
-    """What [`CaptionDataset`] gives, from a stream: model inputs of a photo and one of its captions a sample.
+    """Samples of [`CaptionDataset`] from a stream: model inputs of a photo and one of its captions.
 
-    It never ends. Each pass takes the shards in an order of its own and deals them out to the readers, which are all
-    processes times their workers; where there are fewer shards than readers, a shard is read by several, each keeping
-    its part of the photos. Within a pass every photo is in the share of exactly one reader; readers do not wait for
-    each other between passes.
+    The data set is endless. Each pass has its own order of shards, which are distributed over the readers: all workers
+    of all processes. If there are fewer shards than readers, several read the same shard and each keeps a part of its
+    photos. In a pass every photo is read by exactly one reader; readers do not wait for each other.
 
-    Samples are shuffled in blocks: the captions of `shuffle_photos` photos of a reader, put in an order that follows
-    from seed, pass and number of the block. Memory is bounded by one block of encoded photos a reader. A buffer that
-    is refilled as it is emptied, such as that of `IterableDataset.shuffle`, mixes a little further, but holds what
-    cannot be found again from a position, so that a resumed run would see other samples.
+    Samples are shuffled in blocks: the order of the captions of `shuffle_photos` photos of a reader depends on seed,
+    pass and number of the block. Memory is bounded by one block of encoded photos per reader.
 
-    `state_dict()` is the position behind the sample given last, and `load_state_dict()` goes on from there, exactly:
-    the shard's own position comes from `datasets`, one block is read again. Of a tar shard what lies before is read
-    over, without decoding.
+    `state_dict()` is the position after the last sample, and `load_state_dict()` continues exactly there: `datasets`
+    restores the position in the shard, and one block is read again. What precedes it in a tar file is read without
+    decoding.
 
     Args:
-        stream: what [`stream_captions`] gives, or takes as a `datasets.IterableDataset`.
+        stream: what [`stream_captions`] returns, or a `datasets.IterableDataset` that it accepts.
         processor: the preprocessing.
-        tokenizer: turns captions into labels, `<eos>` last.
-        max_caption_length: longer captions are cut to so many tokens, `<eos>` included.
-        captions_per_sample: captions of one photo that make up a sample, as in [`CaptionDataset`]. Where the backbone
-            runs in training, as it does here, more than one is much cheaper.
-        shuffle_photos: photos a block; 0 takes shards, photos and captions as they come.
-        seed: of the order.
-        passes: end after so many; None never ends, as training needs it.
-        on_error: "raise" stops at a photo that is no image, "skip" leaves it out. What was skipped, here or by the
-            stream, is counted, and the first of it logged with shard and key.
+        tokenizer: turns captions into labels, which end with `<eos>`.
+        max_caption_length: captions are truncated to this number of tokens, including `<eos>`.
+        captions_per_sample: captions of one photo per sample, as in [`CaptionDataset`]. More than one is much cheaper,
+            as the backbone runs during training.
+        shuffle_photos: photos per block; 0 keeps the order of shards, photos and captions.
+        seed: seed of the order.
+        passes: number of passes; None for an endless data set, as training needs it.
+        on_error: "raise" stops at a photo that cannot be decoded, "skip" leaves it out. Skipped items, here and in the
+            stream, are counted, and the first of them logged with shard and key.
 
     Raises:
-        ValueError: an argument is out of range; on reading, where the position to go on from was one in another order.
-        CaptionDataError: on reading, with the shard: a fault, or that nothing can be used.
-        OSError: on reading, with the shard: it cannot be opened or read on. That is never skipped, being no fault in
-            the data.
+        ValueError: an argument is out of range; on reading, if the state is of a data set in another order.
+        CaptionDataError: on reading, an error in the data, or nothing can be used; the message names the shard.
+        OSError: on reading, if a shard cannot be opened or read; never skipped.
     """
 
     def __init__(
@@ -102,18 +98,18 @@ class StreamingCaptionDataset(IterableDataset):
         self._logged: set[str] = set()
 
     def share(self, process: int, processes: int) -> "StreamingCaptionDataset":
-        """The share of one of several processes."""
+        """Return the share of one of several processes."""
         part = copy.copy(self)
         part.process, part.processes = process, processes
         return part
 
     def worker(self) -> int:
-        """Number, within this process, of the reader that runs here."""
+        """Return the number of the current reader within this process."""
         info = get_worker_info()
         return 0 if info is None else (info.id + self.first_worker) % info.num_workers
 
     def recipe(self) -> dict[str, Any]:
-        """All that the order of samples follows from, besides the data."""
+        """Return everything that the order of samples depends on, except the data."""
         info = get_worker_info()
         return {
             "readers": self.processes * (1 if info is None else info.num_workers),
@@ -124,15 +120,15 @@ class StreamingCaptionDataset(IterableDataset):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Position behind the sample given last, of this reader: plain values, which JSON keeps."""
+        """Return the position of this reader after the last sample, as plain JSON values."""
         return copy.deepcopy(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind a position the next time that this is iterated over."""
+        """Continue after a position in the next iteration."""
         self._start = copy.deepcopy(state)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Inputs of a photo (`pixel_values`) and `labels`, an array of token ids, or a list of such arrays."""
+        """Yield `pixel_values` of a photo and `labels`, an array of token ids or a list of such arrays."""
         recipe = self.recipe()
         beginning = {"recipe": recipe, "pass": 0, "share": [0, 1], "skipped": 0, **_pass_begins()}
         self._state, self._start = self._start or beginning, None
@@ -163,18 +159,18 @@ class StreamingCaptionDataset(IterableDataset):
             self._state.update({"pass": self._state["pass"] + 1, "share": [0, 1], **_pass_begins()})
 
     def _share_of_pass(self, number: int, reader: int, readers: int) -> tuple[int, list[tuple[int, int]]]:
-        """Into how many parts shards are cut, and the pairs of shard and part for a reader to read."""
+        """Return the number of parts per shard, and the pairs of shard and part for a reader to read."""
         shards = self.stream.num_shards
         parts = -(-readers // shards)
         units = [(shard, part) for shard in range(shards) for part in range(parts)]
         if self.shuffle_photos:
             order = np.random.default_rng([self.seed, number]).permutation(len(units)).tolist()
             units = [units[index] for index in order]
-        # Who gets one more than others changes from pass to pass.
+        # The readers that get one more than others change from pass to pass.
         return parts, units[(reader + number) % readers :: readers]
 
     def _samples(self, block: list[dict[str, Any]], reader: int) -> Iterator[dict[str, Any]]:
-        """Samples of a block of photos, from the one that the state says; keeps the state."""
+        """Yield the samples of a block of photos from the position in the state, and update the state."""
         broken = set(self._state["broken"])
         for number, row in enumerate(block):
             if row["problem"]:
@@ -214,27 +210,27 @@ class StreamingCaptionDataset(IterableDataset):
         try:
             encoded = self.tokenizer(captions, truncation=True, max_length=self.max_caption_length)
         finally:
-            # It remembers the length, and would save it with the checkpoint as if captions had to be cut.
+            # Otherwise the tokenizer would remember the length and save it with the checkpoint.
             self.tokenizer.backend_tokenizer.no_truncation()
         return (np.asarray(ids, dtype=np.int32) for ids in encoded.input_ids)
 
     def _report(self, place: str, problem: str) -> None:
-        """Log the problem of a place once, and not every problem of millions."""
+        """Log one problem per place, and not millions of them."""
         if place not in self._logged and len(self._logged) < ITEMS_IN_WARNING:
             self._logged.add(place)
             logger.warning("skipped: %s", problem)
 
 
 def _decoded(image: Any) -> Any:
-    """The photo of an undecoded `datasets.Image` value, or of what a mapped stream has decoded already."""
+    """Decode a `datasets.Image` value, unless a mapped stream has decoded it already."""
     return load_photo_row(image) if isinstance(image, dict) else load_photo(image)
 
 
 def _pass_begins() -> dict[str, Any]:
-    """State at the beginning of a pass.
+    """Return the state at the beginning of a pass.
 
-    `place` is where the block at hand begins: unit of the share, row of its shard, and the shard's own state. `sample`
-    counts samples of the block that were given or skipped; `broken` are the photos of it at fault.
+    `place` is the start of the current block: unit of the share, row of its shard, and the shard's own state. `sample`
+    counts the samples of the block that were yielded or skipped; `broken` lists its photos with errors.
     """
     return {"block": 0, "sample": 0, "place": [0, 0, None], "broken": []}
 
@@ -251,7 +247,7 @@ def _check_recipe(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 class _Rows:
-    """The photos of a reader's share of a pass, from a place on."""
+    """The photos of a reader's share of a pass, starting at a place."""
 
     def __init__(
         self,
@@ -269,7 +265,7 @@ class _Rows:
             self._open(shard_state)
 
     def place(self) -> list[Any]:
-        """Unit, row of its shard and state of that shard; the next row is the one behind."""
+        """Return the unit, the row of its shard, and the state of that shard, before the next row."""
         return [self.unit, self.row, None if self.shard is None else self.shard.state_dict()]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -288,7 +284,7 @@ class _Rows:
             except StopIteration:
                 self._close()
                 continue
-            except ValueError as error:  # Arrow's, and those of broken text, are of this kind
+            except ValueError as error:  # of Arrow, or broken text
                 if self.on_error == "raise" or isinstance(error, CaptionDataError):
                     raise CaptionDataError(f"{origin}: {error}") from error
                 self._close()
@@ -306,7 +302,7 @@ class _Rows:
         self.shard = self.stream.shard(num_shards=self.stream.num_shards, index=number)
         if state is not None:
             self.shard.load_state_dict(state)
-        # Not iter(): inside a worker Datasets would deal out shards once more.
+        # Not iter(): in a worker, Datasets would distribute shards once more.
         self.rows = self.shard.iter(batch_size=1)
 
     def _close(self) -> None:

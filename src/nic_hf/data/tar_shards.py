@@ -1,7 +1,7 @@
-"""WebDataset shards: tar files in which `key.jpg` and `key.txt` or `key.json`, one behind the other, are one photo.
+"""WebDataset shards: tar files in which consecutive files `key.jpg` and `key.txt` or `key.json` belong to one photo.
 
-Datasets reads such files too (`load_dataset("webdataset")`), but decodes while it reads: one caption that is no JSON
-ends the whole shard, and no message says which. Here each fault is that of one key.
+`load_dataset("webdataset")` decodes while it reads: one caption with broken JSON ends the whole shard, and no message
+says which. This reader attributes each error to its key.
 """
 
 import gzip
@@ -26,22 +26,22 @@ from .text_files import clean_caption
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 _TEXT_SUFFIXES = (".txt", ".json")
-_BLOCK = 512  # tar's unit of length
-_MOST_BYTES = 200 * 2**20  # of a file: a megabyte of gzip can claim a gigabyte, and each is held in memory
+_BLOCK = 512  # block size of tar files
+_MOST_BYTES = 200 * 2**20  # per file, as each is held in memory: a megabyte of gzip can expand to a gigabyte
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def find_shards(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], split: str | None) -> list[str]:
-    """Paths or addresses of the tar files that a source names, in order; none where it names something else.
+    """Return paths or URLs of the tar files that a source names, in order; none if it names something else.
 
     Args:
         source: a tar file, a folder of them (also in subfolders), a pattern (`train-*.tar`,
             `https://host/train-{000..099}.tar`), or a list of such.
-        split: keep the files with this split in their name or in that of their folder.
+        split: keep files with this split in their name or in that of their folder.
 
     Raises:
-        CaptionDataError: a file is not there, or there is none of that split.
+        CaptionDataError: a file does not exist, or there is none of that split.
     """
     if isinstance(source, (str, os.PathLike)):
         folder = Path(source)
@@ -62,7 +62,7 @@ def find_shards(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Names that a pattern of the shell stands for.
+    """Expand braces like a shell.
 
     >>> expand_braces("{a,b}-{08..10}.tar")
     ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
@@ -94,7 +94,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def splits_named(shard: str) -> set[str]:
-    """The splits that the name of a tar file, or that of its folder, tells."""
+    """Return the splits that a tar file or its folder is named after."""
     path = PurePosixPath(shard.replace("\\", "/"))
     return (split_words(path.name) | {canonical_split(path.parent.name)}) & set(SPLITS)
 
@@ -102,12 +102,12 @@ def splits_named(shard: str) -> set[str]:
 def tar_rows(shards: Sequence[str], on_error: OnError) -> Iterator[dict[str, Any]]:
     """Yield `image`, `image_id`, `captions` and `problem` of each key.
 
-    `problem` says what of the key, or of a damaged shard, was left out; `captions` are then those that are left. The
+    `problem` describes what was left out of the key or of a damaged shard; `captions` are those that can be used. The
     image's path (`tar://key.jpg::shard.tar`) names shard and key.
 
     Raises:
-        CaptionDataError: for the first problem, where `on_error` is "raise".
-        OSError: a shard cannot be opened or, being on another machine, be read on.
+        CaptionDataError: the first problem, if `on_error` is "raise".
+        OSError: a shard cannot be opened or, if it is remote, read.
     """
     for shard in shards:
         key, row = "", None
@@ -125,7 +125,7 @@ def tar_rows(shards: Sequence[str], on_error: OnError) -> Iterator[dict[str, Any
 
 
 def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[str]]]:
-    """Yield each key with its files (name and content by suffix), and what is wrong with others of its files."""
+    """Yield each key with its files (name and content by suffix), and problems with its other files."""
     current = ""
     files: dict[str, tuple[str, bytes]] = {}
     problems: list[str] = []
@@ -134,7 +134,7 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
         watched = _Watched(raw)
         with tarfile.open(fileobj=watched, mode="r:") as tar:  # type: ignore[call-overload]
             while (member := tar.next()) is not None:
-                tar.members.clear()  # tarfile keeps them all otherwise
+                tar.members.clear()  # tarfile would keep them all
                 name = PurePosixPath(member.name)
                 suffix = suffix_of(name)
                 if not member.isfile() or name.name.startswith("."):
@@ -162,10 +162,10 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
 
 
 class _Watched:
-    """A file that remembers what was read of it last, and of which not too much is read at once.
+    """A file that remembers the last block read and limits the size of a read.
 
     Raises:
-        tarfile.ReadError: from `read`. A name of a gigabyte is read whole by tarfile.
+        tarfile.ReadError: on `read`, if a header claims a name of a gigabyte, which tarfile would read at once.
     """
 
     def __init__(self, file: Any) -> None:
@@ -195,7 +195,7 @@ def _row(shard: str, key: str, files: dict[str, tuple[str, bytes]], problems: li
 
 
 def clean_captions(captions: Any, problems: list[str]) -> list[str]:
-    """Captions without white space at their ends; what cannot be used is added to `problems` instead.
+    """Strip captions; add those that cannot be used to `problems` instead.
 
     Raises:
         RejectedError: none is left.
@@ -212,7 +212,7 @@ def clean_captions(captions: Any, problems: list[str]) -> list[str]:
 
 
 def _captions(files: dict[str, tuple[str, bytes]]) -> Iterator[Any]:
-    """Captions, not yet checked: those of the JSON file if it has some, else each line of the text file."""
+    """Return unchecked captions: those in the JSON file, if any, else the lines of the text file."""
     if ".json" in files:
         try:
             document = json.loads(_text(*files[".json"]))

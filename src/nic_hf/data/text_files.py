@@ -1,4 +1,4 @@
-"""Reading text, delimited rows, JSON and captions so that every fault has a place and a plain reason."""
+"""Read text, delimited rows, JSON and captions, with the place and reason of each error."""
 
 import codecs
 import csv
@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import CaptionDataError, ErrorCollector, NoCaptionsError, RejectedError, say_once
 
-LONGEST_CAPTION = 131_072  # characters, which is also the most that Python's csv takes for a field
+LONGEST_CAPTION = 131_072  # characters; also the limit of Python's csv for a field
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -19,21 +19,21 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Of Western text in Windows-1252, a byte in ten has an accent at most; in other scripts nearly all are above 127.
+# At most a tenth of the bytes of Western text in Windows-1252 are accented letters; in other scripts nearly all are.
 _MOST_ACCENTS = 0.2
 
 
 def read_lines(file: Path, errors: ErrorCollector) -> Iterator[tuple[int, str]]:
-    """Yield the number (from 1) and the text of each line that is not blank.
+    """Yield number (from 1) and text of each line that is not blank.
 
-    UTF-8 and UTF-16 are read, with or without a byte-order mark, and Windows-1252 where the file is not UTF-8
-    anywhere; which of them is said in the log. CR LF line ends are accepted. Only LF ends a line: captions may hold
-    the rarer line separators of Unicode. A line that is not UTF-8 in a file that otherwise is one is rejected.
+    UTF-8 and UTF-16 are supported, with or without a byte-order mark, and Windows-1252 if nothing in the file is
+    UTF-8; the log says which. Lines end with LF or CR LF only, since captions may contain the other line separators
+    of Unicode. If some lines are UTF-8, a line that is not is rejected.
 
     Raises:
         CaptionDataError: the encoding is none of these.
     """
-    # The whole file at once: a generator over an open file would keep its handle for as long as an error is kept.
+    # The whole file at once: a generator over an open file would keep it open as long as an error is kept.
     raw = file.read_bytes()
     text = _decode(file, raw)
     if text is not None:
@@ -50,7 +50,7 @@ def read_lines(file: Path, errors: ErrorCollector) -> Iterator[tuple[int, str]]:
 
 
 def first_line(file: Path) -> str:
-    """The first line of a file that is not blank, "" where there is none; bytes in no known encoding are replaced."""
+    """Return the first line that is not blank, or ""; bytes in an unknown encoding are replaced."""
     with file.open("rb") as opened:
         raw = opened.read(65_536)
     encoding = _encoding(raw) or "utf-8"
@@ -59,12 +59,12 @@ def first_line(file: Path) -> str:
 
 
 def fields_of(row: str, delimiter: str) -> list[str]:
-    """Split one row of a delimited file into its fields, by the rules of CSV.
+    """Split a row of a delimited file into its fields, following the rules of CSV.
 
     Raises:
         RejectedError: a quote is not closed, text follows a closing quote, or a field is too long.
     """
-    if delimiter == "|":  # Flickr30k's, where quotes are part of the text
+    if delimiter == "|":  # Flickr30k, where quotes are part of the text
         return row.split("|")
     if len(row) > csv.field_size_limit():
         raise RejectedError(f"a field of more than {csv.field_size_limit():,} characters")
@@ -78,7 +78,7 @@ def read_json(file: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        CaptionDataError: the file is empty, in no known encoding, or not JSON.
+        CaptionDataError: the file is empty, has an unknown encoding, or is not JSON.
     """
     raw = file.read_bytes()
     if not raw.strip():
@@ -95,12 +95,11 @@ def read_json(file: Path) -> Any:
 
 
 def clean_caption(value: object, if_blank: str = "blank caption") -> str:
-    """Return the caption in one line, without white space at its ends.
+    """Return the caption in one line, stripped.
 
     Raises:
-        RejectedError: it is not text, is blank (with the reason `if_blank`), is longer than `LONGEST_CAPTION`, whose
-            tokens would take gigabytes, or holds half of a surrogate pair, which JSON can spell (`\\ud83d`) and no
-            UTF-8 file can hold.
+        RejectedError: it is not text, is blank (with the reason `if_blank`), is longer than `LONGEST_CAPTION`, or
+            contains half of a surrogate pair, which JSON can encode (`\\ud83d`) but UTF-8 cannot.
     """
     if value is None:
         raise RejectedError(if_blank)
@@ -120,7 +119,7 @@ def valid_unicode(text: str, what: str) -> str:
     """Return the text.
 
     Raises:
-        RejectedError: it holds half of a surrogate pair.
+        RejectedError: it contains half of a surrogate pair.
     """
     try:
         text.encode("utf-8")
@@ -130,7 +129,7 @@ def valid_unicode(text: str, what: str) -> str:
 
 
 def _encoding(raw: bytes) -> str | None:
-    """The encoding that a byte-order mark or the zeros of UTF-16 tell; None where neither does."""
+    """Return the encoding according to a byte-order mark or the zeros of UTF-16; None if there are neither."""
     for mark, encoding in _BOMS:
         if raw.startswith(mark):
             return encoding
@@ -142,7 +141,7 @@ def _encoding(raw: bytes) -> str | None:
 
 
 def _decode(file: Path, raw: bytes) -> str | None:
-    """The text of a file; None where some lines are UTF-8 and others are not."""
+    """Return the text of a file; None if some lines are UTF-8 and others are not."""
     encoding = _encoding(raw)
     try:
         text = raw.decode(encoding or "utf-8").removeprefix("\ufeff")

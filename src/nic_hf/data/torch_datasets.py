@@ -1,4 +1,4 @@
-"""What a Trainer learns from: one caption and its photo a sample."""
+"""Data sets and collator for Trainer: a sample is a photo and one of its captions."""
 
 import copy
 import json
@@ -25,24 +25,23 @@ from .feature_files import FeatureTable
 class PhotoDataset(Dataset):
     """Model inputs of photos: cached features as `encoder_outputs`, or `pixel_values` computed on the fly.
 
-    The names are those of the model's `forward`, so that Trainer keeps them whatever `remove_unused_columns` says.
+    The names are those of the model's `forward`, so Trainer keeps them regardless of `remove_unused_columns`.
 
     Args:
         photos: a data set with columns `image`, `image_id` and `captions` (see [`nic_hf.data.load_captions`]).
-        processor: the preprocessing; used where there are no features.
+        processor: the preprocessing, used if there are no features.
         features: cached features of the same photos in the same order. Photos that the cache could not read are left
             out.
-        keep_pixels: keep preprocessed photos in memory, where there are no features: for small sets, whose photos are
-            preprocessed once instead of once an epoch.
-        views: other views of the photos to learn from, each with its features or, where photos are preprocessed on
-            the fly, None. [`CaptionDataset`] then draws one of them, or the photo as it is, for each sample; all else
-            sees the photos as they are.
-        on_error: where there are no features, `"skip"` reads every photo once to leave out, and list in the log, those
-            that cannot be read; `"raise"` stops at the first of them when its turn comes.
+        keep_pixels: without features, keep preprocessed photos in memory. For small sets, whose photos are then
+            preprocessed once instead of once per epoch.
+        views: augmented views of the photos, each with its features, or None if photos are preprocessed on the fly.
+            [`CaptionDataset`] draws a view, or the photo itself, for each sample; everything else uses the photos.
+        on_error: without features, `"skip"` reads every photo once to leave out, and list in the log, those that
+            cannot be read; `"raise"` stops at the first of them when it is accessed.
 
     Raises:
-        ValueError: where features and photos differ in number.
-        OSError: on reading a sample whose photo cannot be read, naming its file.
+        ValueError: the number of features differs from the number of photos.
+        OSError: on access, if the photo cannot be read; the message names its file.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class PhotoDataset(Dataset):
             unreadable = features.unreadable_rows()
         elif on_error == "skip":
             unreadable = _unreadable_rows(self.photos)
-        # Eight bytes a row: a list would take five times as much, and there are millions of photos somewhere.
+        # Eight bytes per row; a list would take five times as much.
         self.rows: range | array[int] = range(len(photos))
         if unreadable:
             self.rows = array("q", sorted(set(self.rows).difference(unreadable)))
@@ -80,14 +79,14 @@ class PhotoDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """`encoder_outputs` of shape `(feature_size,)`, or `pixel_values` of shape `(channels, height, width)`.
+        """Return `encoder_outputs` of shape `(feature_size,)` or `pixel_values` of shape `(channels, height, width)`.
 
-        For a model with attention, `encoder_outputs` has the shape `(num_regions, feature_size)`.
+        For a model with attention, `encoder_outputs` has shape `(num_regions, feature_size)`.
         """
         return self.inputs(self.rows[index])
 
     def inputs(self, row: int, view: int = 0) -> dict[str, torch.Tensor]:
-        """Model inputs of the photo at `row` of the data set: as it is, or in the view of that number, from 1."""
+        """Return model inputs of the photo at `row` of the data set, or of its view of that number, counted from 1."""
         features = self.features if view == 0 else self.views[view - 1][1]
         if features is not None:
             return {features.input_name: features[row]}
@@ -102,38 +101,38 @@ class PhotoDataset(Dataset):
         return {"pixel_values": pixel_values}
 
     def first(self, number: int) -> "PhotoDataset":
-        """The first photos only, as a data set of their own."""
+        """Return the first photos as a data set."""
         few = copy.copy(self)
         few.rows = self.rows[:number]
         return few
 
     def image_ids(self) -> list[str]:
-        """The ids of the photos, in order."""
+        """Return the ids of the photos, in order."""
         return self.photos.select_columns("image_id").select(self.rows)["image_id"][:]
 
     def references(self) -> dict[str, list[str]]:
-        """The captions of each photo, by its id."""
+        """Return the captions of each photo, by id."""
         table = self.photos.select_columns(["image_id", "captions"]).select(self.rows)
         return {row["image_id"]: row["captions"] for row in table}
 
 
 class CaptionDataset(Dataset):
-    """Pairs of a photo and one of its captions; a photo with five captions is five samples.
+    """Pairs of a photo and one of its captions; a photo with five captions gives five samples.
 
-    Args:
-        photos: where the photos come from.
-        tokenizer: turns captions into labels, `<eos>` last.
-        max_caption_length: longer captions are cut to so many tokens, `<eos>` included.
-        captions_per_sample: captions of one photo that make up a sample. With more than one they share a pass of the
-            backbone, which pays where it is trained: a photo with five captions is then one sample of five, or three
-            of two, two and one. Each caption comes once an epoch all the same.
-
-    Where the photos have other views, one is drawn for each sample and epoch (see [`CaptionDataset.set_epoch`]); in a
-    mirrored one the words "left" and "right" change places, and those for them in other languages
+    If the photos have views, one is drawn for each sample and epoch (see [`CaptionDataset.set_epoch`]). Captions of a
+    mirrored view have "left" and "right" swapped, and the words for them in other languages
     ([`nic_hf.languages.mirrored_word`]).
 
+    Args:
+        photos: the photos.
+        tokenizer: turns captions into labels, which end with `<eos>`.
+        max_caption_length: captions are truncated to this number of tokens, including `<eos>`.
+        captions_per_sample: captions of one photo per sample. They share a pass of the backbone, which pays off if it
+            is trained: a photo with five captions gives one sample of five, or three of two, two and one. Each caption
+            still occurs once per epoch.
+
     Raises:
-        ValueError: where `max_caption_length` leaves no room for a word, or a sample would hold no caption.
+        ValueError: `max_caption_length` or `captions_per_sample` is too small.
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class CaptionDataset(Dataset):
         self.pairs = _tokenized_pairs(photos, tokenizer, max_caption_length).with_format("numpy")
         # Where each sample's captions begin in the table, and where the last one's end.
         self.bounds: Sequence[int] | np.ndarray = range(len(self.pairs) + 1)
-        # Workers that are kept from one epoch to the next have copies of the data set, and read the same memory.
+        # Shared memory: persistent workers have their own copies of the data set.
         self._epoch = torch.zeros(1, dtype=torch.int64)
         if photos.views:
             self._epoch.share_memory_()
@@ -168,23 +167,23 @@ class CaptionDataset(Dataset):
         return len(self.bounds) - 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the views of an epoch; [`nic_hf.training.CaptioningTrainer`] does.
+        """Draw the views of an epoch; called by [`nic_hf.training.CaptioningTrainer`].
 
-        They follow from the epoch and the number of the sample alone: batch size, workers and resuming change nothing.
+        They depend on the epoch and the number of the sample only, not on batch size, workers or resuming.
         """
         self._epoch[0] = epoch
 
     def lengths(self) -> np.ndarray:
-        """Number of labels of each sample's longest caption, `<eos>` included."""
+        """Return the number of labels of each sample's longest caption, including `<eos>`."""
         lengths = pc.list_value_length(self.pairs.data.column("labels")).to_numpy()
         return lengths if self.captions_per_sample == 1 else np.maximum.reduceat(lengths, self.bounds[:-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Inputs of the photo (see [`PhotoDataset`]) and `labels`, an array of token ids, or a list of such arrays."""
+        """Return the inputs of the photo and `labels`, an array of token ids or a list of such arrays."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Several samples at once: one read of the table of pairs for a whole batch."""
+        """Return several samples, with one access to the table of captions."""
         wanted = [range(self.bounds[index], self.bounds[index + 1]) for index in indices]
         pairs = self.pairs[[pair for captions in wanted for pair in captions]]
         rows, labels = pairs["row"].tolist(), list(pairs["labels"])
@@ -202,7 +201,7 @@ class CaptionDataset(Dataset):
         return samples
 
     def _draw_views(self, indices: Sequence[int]) -> list[int]:
-        """A view of each sample in this epoch."""
+        """Return the view of each sample in this epoch."""
         if not self.photos.views:
             return [0] * len(indices)
         epoch = int(self._epoch)
@@ -213,18 +212,18 @@ class CaptionDataset(Dataset):
         return self._views[indices].tolist()
 
     def _mirrored(self, caption: np.ndarray) -> np.ndarray:
-        """The caption of a mirrored photo: "left" and "right" change places."""
+        """Swap "left" and "right" in the caption of a mirrored photo."""
         return self.mirrored_ids[caption]
 
 
 class CaptionCollator:
-    """Stack samples; pad labels with -100, which the loss leaves out."""
+    """Stack samples, and pad labels with -100, which the loss ignores."""
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Batch of `encoder_outputs` or `pixel_values` and, where given, `labels`.
+        """Return a batch of `encoder_outputs` or `pixel_values`, and of `labels` if given.
 
-        Labels have the shape `(batch_size, sequence_length)`, or `(batch_size, num_captions, sequence_length)` where
-        samples hold several captions; a sample with fewer of them than others has rows of padding.
+        Labels have shape `(batch_size, sequence_length)`, or `(batch_size, num_captions, sequence_length)` if samples
+        hold several captions; samples with fewer captions are padded.
         """
         batch: dict[str, torch.Tensor] = {
             name: torch.stack([sample[name] for sample in samples])
@@ -243,7 +242,7 @@ class CaptionCollator:
 
 
 def _bounds(rows: np.ndarray, captions_per_sample: int) -> np.ndarray:
-    """Bounds of samples of one photo's captions; the captions of a photo lie together."""
+    """Return the bounds of samples of one photo's captions, which are consecutive."""
     photo_starts = np.flatnonzero(np.diff(rows, prepend=-1))
     position = np.arange(len(rows)) - np.repeat(photo_starts, np.diff(photo_starts, append=len(rows)))
     return np.append(np.flatnonzero(position % captions_per_sample == 0), len(rows))
@@ -269,7 +268,7 @@ def _unreadable_rows(photos: datasets.Dataset) -> list[int]:
 def _tokenized_pairs(
     photos: PhotoDataset, tokenizer: PreTrainedTokenizerBase, max_caption_length: int
 ) -> datasets.Dataset:
-    """An on-disk table of `row` (of the photo) and `labels`, so that memory does not grow with the captions."""
+    """Return a table of `row` (of the photo) and `labels` on disk, so that memory does not grow with the captions."""
     rows = photos.rows
     table = photos.photos.select_columns("captions")
     if len(rows) < len(table):
@@ -284,7 +283,7 @@ def _tokenized_pairs(
         encoded = tokenizer([caption for _, caption in pairs], truncation=True, max_length=max_caption_length)
         return {"row": [row for row, _ in pairs], "labels": encoded.input_ids}
 
-    # Without the cut and the padding that the tokenizer was last used with: this call decides on those.
+    # Without the truncation and padding last used with the tokenizer: they are set by this call.
     words = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
     recipe = json.dumps([photos.photos._fingerprint, words, max_caption_length], sort_keys=True)
     try:
@@ -300,5 +299,5 @@ def _tokenized_pairs(
             desc="Tokenizing captions",
         )
     finally:
-        # The tokenizer remembers the length, and would save it with the checkpoint as if captions had to be cut.
+        # Otherwise the tokenizer would remember the length and save it with the checkpoint.
         tokenizer.backend_tokenizer.no_truncation()
