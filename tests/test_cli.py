@@ -134,7 +134,7 @@ def test_a_bar_with_rate_and_time_left_on_a_terminal_and_none_in_a_file(folder: 
     assert re.search(rb"Captioning: +\d+%\|.*\| \d+/300 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+photo/s\]", shown), shown[-2000:]
     in_file = subprocess.run([*command, "--output", "b.jsonl"], env=bars, cwd=folder, capture_output=True, timeout=120)
     assert in_file.returncode == 0 and in_file.stdout == b""
-    assert re.fullmatch(rb"b.jsonl: 300 photos captioned(, [\d.]+ a second)?\n", in_file.stderr), in_file.stderr
+    assert re.fullmatch(rb"b.jsonl: 300 photos captioned(, [\d.]+ per second)?\n", in_file.stderr), in_file.stderr
 
 
 def test_json_is_all_that_machines_read(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Photos with their captions in one picture, for people who would rather look than read."""
+"""Contact sheets: a picture of photos with their captions."""
 
 import io
 import os
@@ -25,19 +25,19 @@ def contact_sheet(
     columns: int = 4,
     tile_size: int = 240,
 ) -> Image.Image:
-    """Lay photos out in a grid, each with its caption below.
+    """Arrange photos in a grid, each with its caption below.
 
     Args:
-        images: RGB photos of any size; each is fitted into a square of `tile_size` px.
-        captions: one a photo.
-        notes: a second text a photo, printed in grey, such as a reference caption.
-        good: whether each caption is right; it colours the caption green or red. Black where it is not given.
-        title: printed above.
-        columns: photos a row.
-        tile_size: side of a photo's square, in pixels.
+        images: RGB photos of any size; each is fitted into a square of `tile_size` pixels.
+        captions: one per photo.
+        notes: a second text per photo in grey, such as a reference caption.
+        good: whether each caption is correct, shown in green or red; black if not given.
+        title: text above the grid.
+        columns: photos per row.
+        tile_size: side of a photo's square in pixels.
 
     Raises:
-        ValueError: where photos, captions, notes and verdicts differ in number.
+        ValueError: the numbers of photos, captions, notes and verdicts differ.
     """
     for name, values in (("captions", captions), ("notes", notes), ("verdicts", good)):
         if values is not None and len(values) != len(images):
@@ -73,7 +73,7 @@ def contact_sheet(
 
 @cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans where matplotlib brings it, since Pillow's own font ends with the letters of English."""
+    """Return DejaVu Sans if matplotlib is installed, as Pillow's own font only has the letters of English."""
     try:
         import matplotlib
 
@@ -83,7 +83,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Break text into lines no wider than `width` pixels, between words, or within one that no line can hold."""
+    """Break text into lines of at most `width` pixels, between words, or within a word that is too long."""
     lines: list[str] = []
     line = ""
     for word in text.split():
@@ -99,11 +99,11 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
 
 
 def check_picture_path(path: str | os.PathLike) -> None:
-    """Refuse a path that no picture can be written to, before hours are spent on what it is to show.
+    """Check in advance that a picture can be written to a path.
 
     Raises:
-        ValueError: the name does not end in `.png`, or a folder has it.
-        OSError: something else than a folder is where its folder should be.
+        ValueError: the name does not end in `.png`, or it is a folder.
+        OSError: its folder cannot be created or written to.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -112,14 +112,14 @@ def check_picture_path(path: str | os.PathLike) -> None:
         raise ValueError(f"{path} is a folder; give the name of a file")
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise OSError(f"{path} cannot be written: {existing} is no folder that can be written to")
+        raise OSError(f"{path} cannot be written: {existing} is not a writable folder")
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
-    """Write a PNG whole or not at all.
+    """Write a PNG atomically.
 
     Raises:
-        OSError: naming `path`, where it cannot be written.
+        OSError: it cannot be written; the message names it.
     """
     content = io.BytesIO()
     picture.save(content, "PNG")

@@ -1,11 +1,11 @@
-"""Which files are photos by their names, and what to say of those that are not."""
+"""Recognise photo files by their suffix."""
 
 from collections import Counter
 from functools import cache
 from os import PathLike
 from pathlib import PurePath
 
-# Formats that Pillow finds and does not draw: other programs' data, programs that draw, videos.
+# Formats that Pillow recognises but cannot decode by itself: data of other programs, vector graphics, videos.
 _NOT_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _FIRST = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
 _HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")  # read by pillow-heif
@@ -14,32 +14,32 @@ _MOST_SHOWN = 6
 
 @cache
 def photo_suffixes() -> tuple[str, ...]:
-    """Suffixes of files that can be read, in lower case: of all formats that Pillow opens, the usual ones first.
+    """Return suffixes of photo formats in lower case: those that Pillow opens, the usual ones first.
 
-    HEIC's are among them, also where `pillow-heif` is missing: reading one then says what to install.
+    HEIC is included even without `pillow-heif`: reading such a file then says what to install.
     """
-    from PIL import Image  # here, with all its formats, because they take 50 ms
+    from PIL import Image  # imported here because loading all its formats takes 50 ms
 
     Image.init()
     registered = Image.registered_extensions()
-    # Pillow opens MPO as JPEG, and has no entry for it.
+    # Pillow opens MPO as JPEG, without an entry of its own.
     opened = {*Image.OPEN, "MPO"} - _NOT_PHOTOS
     others = sorted({suffix for suffix, kind in registered.items() if kind in opened} | {*_HEIF})
     return tuple(dict.fromkeys([*_FIRST, *others]))
 
 
 def is_photo_name(name: str | PathLike[str]) -> bool:
-    """Whether a file is a photo by its suffix."""
+    """Whether the suffix of a file is one of a photo."""
     return suffix_of(name) in photo_suffixes()
 
 
 def suffix_of(name: str | PathLike[str]) -> str:
-    """The suffix in lower case; empty where there is none."""
+    """Return the suffix in lower case, or ""."""
     return PurePath(name).suffix.lower()
 
 
 def left_out_line(left_out: Counter[str]) -> str:
-    """What to say of files that are no photos: "3 other files left out (.txt: 2, .mp4: 1)"; nothing of no files."""
+    """Describe files that are not photos: "3 other files left out (.txt: 2, .mp4: 1)", or ""."""
     total = left_out.total()
     if not total:
         return ""

@@ -1,4 +1,4 @@
-"""Warnings about photos, with the names of the photos: Pillow does not say which of many it warns of."""
+"""Add the name of the photo to warnings that are raised while a photo is read."""
 
 import logging
 import sys
@@ -7,14 +7,14 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_MOST = 10_000  # warnings that are remembered, so that memory does not grow with the number of photos
+_MOST = 10_000  # remembered warnings, to bound memory
 
 
 def name_photos_in_warnings() -> None:
-    """Log what Python warns of while [`nic_hf.images.load_photo`] reads a photo, each thing once a photo.
+    """Log warnings raised while [`nic_hf.images.load_photo`] reads a photo, each once per photo.
 
-    This is for whole processes: other warnings are shown as before. What libtiff writes on standard error by itself
-    cannot be told apart by thread, and has no name.
+    Replaces `warnings.showwarning` for the process; other warnings are shown as before. Messages that libtiff writes
+    to standard error itself cannot be attributed to a photo.
     """
     shown = warnings.showwarning
     if getattr(shown, "names_photos", False):
@@ -22,7 +22,7 @@ def name_photos_in_warnings() -> None:
     logged: set[tuple[str, str]] = set()
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        images = sys.modules.get("nic_hf.images")  # not imported: commands that read no photo need not wait for it
+        images = sys.modules.get("nic_hf.images")  # not imported by commands that read no photos
         name = getattr(images and images.reading, "name", None)
         if name is None:
             shown(message, category, filename, lineno, file, line)
@@ -34,5 +34,5 @@ def name_photos_in_warnings() -> None:
 
     show.names_photos = True  # type: ignore[attr-defined]
     warnings.showwarning = show
-    # Python would show each of Pillow's warnings for the first photo only. Other rules, such as -W's, go first.
+    # Python shows each warning of Pillow for the first photo only. Other rules, such as -W, take precedence.
     warnings.filterwarnings("always", module=r"PIL\.", append=True)

@@ -1,4 +1,4 @@
-"""Progress bars that a program, or its user by `TQDM_DISABLE`, can turn off."""
+"""Progress bars that the program or the environment variable `TQDM_DISABLE` can hide."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(*args: Any, hidden: bool = False, **kwargs: Any) -> tqdm:
-    """tqdm's bar; hidden where either the caller or `TQDM_DISABLE` wants that: `disable=False` would overrule it."""
+    """Return a tqdm bar. `disable` is only passed to hide it: `disable=False` would override `TQDM_DISABLE`."""
     return tqdm(*args, **kwargs, **({"disable": True} if hidden else {}))

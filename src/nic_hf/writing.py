@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and text of others in Markdown."""
+"""Atomic writing of files, and escaping of other people's text for Markdown."""
 
 import os
 import re
@@ -11,27 +11,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _STALE_SECONDS = 3600
-_LONGEST_NAME = 40  # characters of a file's name in that of its temporary one, which has to fit into 255 bytes
+_LONGEST_NAME = 40  # characters of the file's name in the temporary name, which is limited to 255 bytes
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}\.tmp", re.DOTALL)
 
-_tidied: set[Path] = set()  # folders that this process has looked for leftovers in
+_tidied: set[Path] = set()  # folders that this process has searched for leftovers
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
-    """A temporary path in the folder of `path`, which is made where it is missing; renamed to `path` after the block.
+    """Yield a temporary path in the folder of `path`, and rename the file to `path` after the block.
 
-    The content is on the disk before the rename, so that neither a kill nor a power cut leaves half a file. Each
-    writer has a temporary file of its own: where several processes write the same file, the last one's stays. What
-    processes that were killed left in the folder is removed.
+    The content is on disk before the rename, so neither a kill nor a power failure leaves a partial file. Each writer
+    has its own temporary file; if several processes write the same file, the last one wins. Temporary files of killed
+    processes are removed, and the folder is created if it does not exist.
 
     Args:
         path: the file.
-        sync: wait for the disk. Without it a power cut may leave an empty file, and thousands of files take a third of
-            the time.
+        sync: wait for the disk. Without it, a power failure may leave an empty file, and writing thousands of files
+            takes a third of the time.
 
     Raises:
-        OSError: naming `path`, where it cannot be written; what was there stays.
+        OSError: the file cannot be written; an existing file is left unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:_LONGEST_NAME]}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
@@ -54,10 +54,10 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pa
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, *, sync: bool = True) -> Path:
-    """Write a file whole or not at all (see [`replacing`]).
+    """Write a file atomically (see [`replacing`]).
 
     Raises:
-        OSError: naming `path`, where it cannot be written; what was there stays.
+        OSError: the file cannot be written; an existing file is left unchanged.
     """
     with replacing(path, sync=sync) as temporary:
         temporary.write_bytes(content)
@@ -65,12 +65,12 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, *, sync: bool = Tr
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, sync: bool = True) -> Path:
-    """As [`write_bytes`], UTF-8 and `\\n` at the ends of lines everywhere."""
+    """Write text atomically, in UTF-8 and with `\\n` line ends on every platform."""
     return write_bytes(path, text.encode("utf-8"), sync=sync)
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporary files of processes that were killed; of those of other machines, after an hour."""
+    """Remove temporary files of killed processes, or of processes on other machines after an hour."""
     folder = Path(folder)
     _tidied.add(folder)
     with suppress(OSError), os.scandir(folder) as entries:
@@ -78,13 +78,13 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
             owner = _TEMPORARY.fullmatch(entry.name)
             if owner is None:
                 continue
-            with suppress(OSError):  # another process was faster, Windows has it open, or the folder is read only
+            with suppress(OSError):  # another process removed it, Windows has it open, or the folder is read-only
                 if os.name == "posix" and owner[1] == _host():
                     gone = not _runs(int(owner[2]))
                 else:
                     gone = time.time() - entry.stat().st_mtime > _STALE_SECONDS
                 if gone:
-                    os.unlink(entry.path)  # noqa: PTH108 - a name, as the system gave it
+                    os.unlink(entry.path)  # noqa: PTH108 - the name as the system returned it
 
 
 def _host() -> str:
@@ -93,19 +93,19 @@ def _host() -> str:
 
 def _runs(process: int) -> bool:
     try:
-        os.kill(process, 0)  # asks, and sends nothing; only on POSIX
+        os.kill(process, 0)  # only checks that the process exists; POSIX only
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # it is someone else's
+        pass  # it belongs to another user
     return True
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a rename on the disk, where the system has a call for that."""
+    """Flush a rename to disk, if the system supports this."""
     if os.name != "posix":
         return
-    with suppress(OSError):  # some file systems know no such thing
+    with suppress(OSError):  # not supported by some file systems
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -114,9 +114,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def markdown_text(text: str) -> str:
-    """Text of others, such as captions and names of photos, as Markdown in which it is neither HTML nor a link.
+    """Escape captions, names of photos and other foreign text, so that Markdown shows neither HTML nor links.
 
-    Twice gives the same as once.
+    Escaping twice gives the same as once.
 
     >>> markdown_text("a dog <img src=x> ![](http://host/seen.png)")
     'a dog &lt;img src=x> !&#91;](http://host/seen.png)'

@@ -86,7 +86,7 @@ def test_a_photo_gets_its_caption_bars_and_heat_maps(
     broken = tmp_path / "<i>broken.jpg"
     broken.write_text("no photo")
     page.click("#nic-photo button[aria-label='Remove Image']")
-    page.wait_for_selector("#nic-best >> text=Drop a photo")
+    page.wait_for_selector("#nic-best >> text=Drop or take a photo")
     page.set_input_files("#nic-photo input[type=file]", broken)
     page.wait_for_selector("#nic-best >> text=cannot read it as a photo")
     assert page.locator(".nic-word, #nic-bars li, #nic-maps img, #nic-best i").count() == 0

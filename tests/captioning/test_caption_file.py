@@ -127,7 +127,7 @@ def test_captions_of_another_captioner_are_not_mixed_in(suffix: str, tmp_path: P
         ({"captioner": "abc"}, "num_beams 3, now None"),
         ({**MADE_BY, "seed": 1}, "seed None, now 1"),
     ]:
-        with pytest.raises(OSError, match=rf"cannot go on with .*{change}.*--overwrite"):
+        with pytest.raises(OSError, match=rf"cannot continue .*{change}.*--overwrite"):
             CaptionFile(path, made_by).open()
     assert path.read_bytes() == before
     write(path, [5], overwrite=True)
@@ -137,7 +137,7 @@ def test_captions_of_another_captioner_are_not_mixed_in(suffix: str, tmp_path: P
 def test_a_file_of_someone_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
     path.write_text("my notes\n")
-    with pytest.raises(OSError, match=r"it is there and not of `nic caption`"):
+    with pytest.raises(OSError, match=r"it exists and is not from `nic caption`"):
         write(path, range(8))
     assert path.read_text() == "my notes\n"
     write(path, range(8), overwrite=True)
@@ -158,7 +158,7 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="COCO results hold one caption"):
         CaptionFile(tmp_path / "captions.json", MADE_BY, captions_a_photo=2)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot go on with .*file"):
+    with pytest.raises(OSError, match=r"cannot continue .*file"):
         CaptionFile(tmp_path / "file" / "captions.json", MADE_BY).open()
 
 
@@ -246,7 +246,7 @@ def test_text_files_beside_photos(tmp_path: Path) -> None:
     assert not SidecarFiles().is_done(cat)
     assert sink.find([dog.image_id]) == {dog.image_id: ["a dog", "a black dog"]}
     twin = PhotoItem((tmp_path / "dog.png").as_posix(), str(tmp_path / "dog.png"), (0, 1))
-    with pytest.raises(ValueError, match=r"dog\.png: another photo has its captions in dog\.txt already"):
+    with pytest.raises(ValueError, match=r"dog\.png: dog\.txt already has the captions of another photo"):
         sink.is_done(twin)
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="not a file"):
         sink.is_done(PhotoItem("https://host/a.jpg", "https://host/a.jpg", (0, 2)))

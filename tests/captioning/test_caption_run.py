@@ -132,7 +132,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(
 
     rows = captions_of(ArrayCaptioner(Small(checkpoint)), paths, batch_size=13)
     assert dict(rows) == {name: [text] for name, text in expected(paths).items()}
-    assert "13 photos at once cannot be captioned (" in caplog.text and "): 6 are taken" in caplog.text
+    assert "a batch of 13 photos failed (" in caplog.text and "): trying 6 photos" in caplog.text
 
 
 class Failing:

@@ -178,13 +178,13 @@ def test_text_files_beside_the_photos(checkpoint: str, paths: list[Path], expect
         (["PHOTOS", "--sample", "--temperature", "0"], "must be above 0"),
         (["PHOTOS", "--num-beams", "2", "--num-captions", "3"], "needs as many beams"),
         (["PHOTOS", "--split", "test"], "give --data too"),
-        (["PHOTOS", "--num-captions", "2", "--output", "a.json"], "one caption a photo"),
+        (["PHOTOS", "--num-captions", "2", "--output", "a.json"], "one caption per photo"),
         (["--data", "./nowhere/data"], "nowhere/data: no such file"),
         (["PHOTOS", "--model", "./nowhere/model"], "nowhere/model: no such folder"),
         (["PHOTOS", "--device", "nonsense"], "cannot compute on 'nonsense': "),
         (["PHOTOS", "--contact-sheet", "sheet.jpg"], "sheet.jpg: the picture is a PNG file"),
         (["PHOTOS", "--contact-sheet", "."], "the picture is a PNG file"),
-        (["PHOTOS", "--contact-sheet", f"{__file__}/sheet.png"], "test_nic_caption.py is no folder"),
+        (["PHOTOS", "--contact-sheet", f"{__file__}/sheet.png"], "test_nic_caption.py is not a writable folder"),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -291,7 +291,7 @@ def test_ctrl_c_leaves_a_whole_file(many: Path, of_many: list[dict], checkpoint:
     next(wait_for(lambda: part.exists() and part.read_bytes().count(b"\n") > 20, process))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+    assert process.returncode == 130 and "the same command continues" in err and "Traceback" not in err
     found = json.loads(path.read_text("utf-8"))
     assert 20 < len(found) < 300 and not part.exists()
     wanted = {row["image_id"]: row["caption"] for row in of_many}
@@ -308,7 +308,7 @@ def test_a_broken_pipe_is_one_line(many: Path, checkpoint: str) -> None:
     assert process.stdout.readline().startswith(many.as_posix())
     process.stdout.close()
     err = process.stderr.read()
-    assert process.wait(60) == 1 and err == "nic caption: nobody reads the captions any more\n"
+    assert process.wait(60) == 1 and err == "nic caption: nothing reads the captions any more\n"
 
 
 def test_two_processes_write_one_ordered_file(

@@ -93,7 +93,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_captioned_in_parts(tiny_onnx: 
         )
         assert outputs[memory].returncode == 0, outputs[memory].stderr
     assert outputs["little"].stdout == outputs["plenty"].stdout
-    assert re.search(r"6000 photos at once cannot be captioned \(.*\): 3000 are taken", outputs["little"].stderr)
+    assert re.search(r"a batch of 6000 photos failed \(.*\): trying 3000 photos", outputs["little"].stderr)
     assert "6000 photos" not in outputs["plenty"].stderr
 
 

@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_gone_on_with_is_named(suffix: str, content: str, 
     file = tmp_path / f"out{suffix}"
     file.write_text(content)
     (tmp_path / f"out{suffix}.run.json").write_text('{"made_by": {}}')
-    with pytest.raises(OSError, match=f"cannot go on with {file}"):
+    with pytest.raises(OSError, match=f"cannot continue {file}"):
         CaptionFile(file, {}).open()
 
 

@@ -1,4 +1,4 @@
-"""The app: captions of photos in a browser. It needs gradio, the extra `app`."""
+"""Web app that captions photos in the browser. It needs gradio (`nic_hf[app]`)."""
 
 from .scored_captions import AppCaptioner, ScoredCaption, ScoredWord
 from .server import check_gradio, serve

@@ -1,4 +1,4 @@
-"""Captions as HTML: words coloured by probability, bars, heat maps. All text in it is escaped."""
+"""Captions as HTML: words coloured by probability, bars and heat maps, with all text escaped."""
 
 import base64
 import html
@@ -42,12 +42,12 @@ STYLE = """
 .nic-note { opacity: .75; font-size: .9rem; margin: .2rem 0 }
 """
 
-# Black over red and yellow to white, each channel at five places: what thermal cameras draw.
+# From black over purple and orange to light yellow, as thermal cameras draw: each row is a colour.
 _HEAT = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=float)
 
 
 def per_cent(probability: float) -> str:
-    """A probability with two digits that matter."""
+    """Format a probability with two significant digits."""
     value = 100 * probability
     if value >= 10:
         return f"{value:.0f} %"
@@ -55,7 +55,7 @@ def per_cent(probability: float) -> str:
 
 
 def caption_html(caption: ScoredCaption) -> str:
-    """The caption, each word on a ground from orange (unlikely) to green (sure), its probability below it."""
+    """Show the caption with the background of each word from orange (unlikely) to green (certain)."""
     words = "".join(
         f'<span class="nic-word" style="background:{_ground(word.probability)}">{html.escape(word.text)}'
         f"<small>{per_cent(word.probability)}</small></span>"
@@ -64,7 +64,7 @@ def caption_html(caption: ScoredCaption) -> str:
     words = words or "(empty caption)"
     return (
         f'<div class="nic-caption" role="img" aria-label="{html.escape(caption.text)}">{words}</div>'
-        '<div class="nic-legend"><span>a guess</span><i></i><span>sure of the word</span></div>'
+        '<div class="nic-legend"><span>uncertain</span><i></i><span>certain</span></div>'
     )
 
 
@@ -74,26 +74,26 @@ def _ground(probability: float) -> str:
 
 
 def titled(title: str, content: str) -> str:
-    """The content below a heading; nothing where there is no content."""
+    """Put a heading above the content; return "" if there is no content."""
     return f'<h3 class="nic-title">{html.escape(title)}</h3>{content}' if content else ""
 
 
 def bars_html(captions: Sequence[ScoredCaption]) -> str:
-    """Captions with their probability a word as a bar, full at 100 %, and the probability of all words together."""
+    """List captions with their probability per word as a bar, and the probability of the whole caption."""
     lines = []
     for caption in captions:
         mean = caption.probability_a_word
         lines.append(
             f"<li><div>{html.escape(caption.text) or '(empty caption)'}</div>"
             f'<div class="nic-line"><div class="nic-track"><div class="nic-bar" style="width:{100 * mean:.1f}%"></div>'
-            f"</div><span><b>{per_cent(mean)}</b> a word</span>"
+            f"</div><span><b>{per_cent(mean)}</b> per word</span>"
             f"<small>all words: {per_cent(caption.probability)}</small></div></li>"
         )
     return f'<ol class="nic-list">{"".join(lines)}</ol>'
 
 
 def maps_html(photo: Image.Image, caption: ScoredCaption) -> str:
-    """The photo once for each word, with what the model looked at before it said the word."""
+    """Show the photo once per word, with the regions that the model attended to before the word."""
     figures = []
     for word in caption.words:
         if word.attention is None:
@@ -101,17 +101,13 @@ def maps_html(photo: Image.Image, caption: ScoredCaption) -> str:
         text = html.escape(word.text)
         source = _data_uri(heat_map(photo, word.attention))
         figures.append(
-            f'<figure><img alt="Where the model looked for: {text}" src="{source}">'
-            f"<figcaption>{text}</figcaption></figure>"
+            f'<figure><img alt="Attention for: {text}" src="{source}"><figcaption>{text}</figcaption></figure>'
         )
     return f'<div class="nic-maps">{"".join(figures)}</div>' if figures else ""
 
 
 def heat_map(photo: Image.Image, weights: np.ndarray) -> Image.Image:
-    """Weights of shape `(rows, columns)` over a photo: bright where they are large, its own grey where they are not.
-
-    The largest weight is the brightest, however large it is.
-    """
+    """Overlay weights of shape `(rows, columns)` on a grey photo, with the largest weight the brightest."""
     scaled = (weights / max(float(weights.max()), 1e-12) * 255).round().astype(np.uint8)
     heat = Image.fromarray(scaled).resize(photo.size, Image.Resampling.BICUBIC)
     level = np.asarray(heat, dtype=float)[..., None] / 255  # shape: (height, width, 1)
@@ -129,7 +125,7 @@ def _data_uri(image: Image.Image) -> str:
 
 
 def table_html(rows: Sequence[tuple[str, str]], note: str, shown: int = 50) -> str:
-    """Names of photos with what was said of them, the first `shown`."""
+    """Show the first photos with their captions or errors in a table."""
     lines = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in rows[:shown]
     )

@@ -1,4 +1,4 @@
-"""The page: a tab for one photo, a tab for many, and the named endpoints of its API."""
+"""The page of the app: a tab for one photo, a tab for many, and the endpoints of its API."""
 
 import html
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ MOST_CAPTIONS, MOST_BEAMS, MOST_PHOTOS = 10, 20, 500
 SEARCH, DRAW = "beam search", "sampling"
 FORMATS = {"JSON lines": ".jsonl", "CSV": ".csv"}
 
-# Fonts of the visitor's own machine: the themes' come from servers of Google.
+# System fonts, because those of the themes are loaded from servers of Google.
 THEME = gr.themes.Default(
     primary_hue="teal",
     font=["system-ui", "sans-serif"],
@@ -25,13 +25,13 @@ CSS = STYLE + ".gradio-container { width: 100%; max-width: 72rem !important; mar
 
 
 def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
-    """The app as gradio's Blocks.
+    """Build the page.
 
-    Photos are read by several threads; the model answers one visitor after the other (see [`AppCaptioner`]).
+    Several threads read photos; the model serves one visitor at a time (see [`AppCaptioner`]).
 
     Args:
-        captioner: captions the photos.
-        keep_seconds: how long a photo or a file stays on disk after it came.
+        captioner: the captioner.
+        keep_seconds: how long uploads and results stay on disk.
 
     Returns:
         The page; launch it with `theme=THEME, css=CSS`.
@@ -50,7 +50,7 @@ def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
 def _about(captioner: AppCaptioner, name: str) -> str:
     config = captioner.model.config
     kind = "with attention" if captioner.has_attention else "Show and Tell"
-    # The name of a folder may hold anything, and is no Markdown.
+    # The name of a folder may contain anything, and must not be read as Markdown.
     return (
         f"`{name.replace('`', '')}`: {config.backbone_config.model_type} + LSTM, {kind}, {config.vocab_size:,} words"
     )
@@ -62,8 +62,8 @@ def _photo_tab(captioner: AppCaptioner) -> None:
     def caption(photo: str | None, number: int, method: str, beams: int, temperature: float) -> dict[str, Any]:
         """Caption a photo.
 
-        Returns `{"captions": [...]}`, the best first: `caption`, `probability`, `probability_a_word` and `words`,
-        a list of `word`, `probability` and, where the captioner has attention, `attention`: rows of weights.
+        Returns `{"captions": [...]}`, best first: `caption`, `probability`, `probability_a_word` and `words`, a list
+        of `word`, `probability` and, if the captioner has attention, `attention`: rows of weights.
         """
         if photo is None:
             raise _refusal("no photo: give one")
@@ -76,14 +76,14 @@ def _photo_tab(captioner: AppCaptioner) -> None:
 
     def show(photo: str | None, number: int, method: str, beams: int, temperature: float) -> tuple[str, str, str]:
         if photo is None:
-            return _note("Drop a photo, or take one: its caption appears here."), "", ""
+            return _note("Drop or take a photo to see its caption here."), "", ""
         settings = _settings(number, method, beams, temperature)
         try:
             found = captioner.describe(photo, **settings)
             seen = captioner.seen(photo, MAP_SIDE) if captioner.has_attention else None
         except OSError as error:
-            return _note(html.escape(str(error))), "", ""  # no caption of the photo before is to stay beside this one
-        maps = "" if seen is None else titled("Where it looked for each word", maps_html(seen, found[0]))
+            return _note(html.escape(str(error))), "", ""  # removes the caption of the previous photo
+        maps = "" if seen is None else titled("Attention for each word", maps_html(seen, found[0]))
         return caption_html(found[0]), titled("Best captions", bars_html(found)), maps
 
     with gr.Row():
@@ -99,9 +99,9 @@ def _photo_tab(captioner: AppCaptioner) -> None:
             _leave_to_the_captioner(photo)
         with gr.Column(scale=6, min_width=300):
             gr.Markdown("### Caption")
-            best = gr.HTML(_note("Drop a photo, or take one: its caption appears here."), elem_id="nic-best")
+            best = gr.HTML(_note("Drop or take a photo to see its caption here."), elem_id="nic-best")
             bars = gr.HTML(elem_id="nic-bars")
-    # Below the captions, so that on a phone these come right after the photo.
+    # Below the captions, so that on a phone the captions come right after the photo.
     with gr.Group(), gr.Row():
         number = gr.Slider(1, MOST_CAPTIONS, 5, step=1, label="Captions", min_width=260)
         method = gr.Radio([SEARCH, DRAW], value=SEARCH, label="Found by", min_width=260)
@@ -142,19 +142,21 @@ def _folder_tab(captioner: AppCaptioner) -> None:
         photos: list[str] | None,
         number: int,
         kind: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it there
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio expects it there
     ) -> Iterator[tuple[str, str]]:
-        """Caption photos; returns a summary as HTML, and a file of captions.
+        """Caption photos; return a summary as HTML, and a file of captions.
 
-        In JSON lines each photo is `{"image_id", "caption"}`, with `captions` where there are several; in CSV the
-        columns are `image_id` and `caption`, or `caption_0`, `caption_1` and so on.
+        In JSON lines each photo is `{"image_id", "caption"}`, with `captions` if there are several; in CSV the columns
+        are `image_id` and `caption`, or `caption_0`, `caption_1` and so on.
         """
         if not photos:
             raise _refusal("no photos: give some")
         if len(photos) > MOST_PHOTOS:
             raise _refusal(f"{len(photos)} photos at once; {MOST_PHOTOS} at most (nic caption takes any number)")
         if kind not in FORMATS or not 1 <= int(number) <= MOST_CAPTIONS:
-            raise _refusal(f"a file is one of {', '.join(FORMATS)}, with 1 to {MOST_CAPTIONS} captions a photo")
+            raise _refusal(
+                f"the file format is one of {', '.join(FORMATS)}, with 1 to {MOST_CAPTIONS} captions per photo"
+            )
         beams = captioner.model.generation_config.num_beams or 1
         generation = {} if beams >= number else {"num_beams": int(number)}
         progress((0, len(photos)), "Captioning", unit="photos")
@@ -172,12 +174,12 @@ def _folder_tab(captioner: AppCaptioner) -> None:
             others = len(photos) - len(records) - len(broken)
             note = f"{len(records)} of {len(photos) - others} photos captioned."
             note += f" {others} other file{'s' if others > 1 else ''} left out." if others else ""
-            yield table_html(rows, note), str(file)  # gradio takes a copy before it comes back here
+            yield table_html(rows, note), str(file)  # gradio copies the file before it resumes this
 
-    # Files of any type: gradio would refuse a whole folder for one in it that is no photo, or that it does not know.
+    # All file types: gradio would reject a whole folder because of one file that is not a photo.
     photos = gr.File(file_count="multiple", label="Photos", height=220, elem_id="nic-photos", type="filepath")
     with gr.Row():
-        number = gr.Slider(1, MOST_CAPTIONS, 1, step=1, label="Captions a photo")
+        number = gr.Slider(1, MOST_CAPTIONS, 1, step=1, label="Captions per photo")
         kind = gr.Radio(list(FORMATS), value="JSON lines", label="File")
     start = gr.Button("Caption them", variant="primary", elem_id="nic-start")
     output = gr.File(label="Captions to download", interactive=False, elem_id="nic-file", height=80)
@@ -194,23 +196,23 @@ def _folder_tab(captioner: AppCaptioner) -> None:
 
 
 def _refusal(reason: str) -> gr.Error:
-    """What a visitor is told. It is their file or setting, and no traceback in the log."""
+    """Return an error for the visitor, without a traceback in the log."""
     return gr.Error(reason, print_exception=False)
 
 
 def _settings(number: int, method: str, beams: int, temperature: float) -> dict[str, Any]:
-    """Arguments of `AppCaptioner.describe`, checked: an API takes what nobody can set on the page."""
+    """Return arguments of `AppCaptioner.describe`. API clients are not limited by the controls of the page."""
     if not (1 <= number <= MOST_CAPTIONS and 1 <= beams <= MOST_BEAMS and 0.05 <= temperature <= 5):
-        raise _refusal(f"1 to {MOST_CAPTIONS} captions, 1 to {MOST_BEAMS} beams, and a temperature of 0.05 to 5")
+        raise _refusal(f"allowed: 1 to {MOST_CAPTIONS} captions, 1 to {MOST_BEAMS} beams, a temperature of 0.05 to 5")
     if method not in (SEARCH, DRAW):
-        raise _refusal(f"{method!r} is no way of captioning: {SEARCH!r} or {DRAW!r}")
+        raise _refusal(f"unknown method {method!r}: use {SEARCH!r} or {DRAW!r}")
     if method == DRAW:
         return {"num_captions": int(number), "temperature": float(temperature)}
     return {"num_captions": int(number), "num_beams": int(beams)}
 
 
 def _leave_to_the_captioner(photo: gr.Image) -> None:
-    """Hand a sent file over as it is: gradio would open it first, and has no words for one that is broken."""
+    """Pass an uploaded file on as it is: gradio would open it first, and reports broken files poorly."""
     preprocess: Callable[..., Any] = photo.preprocess
 
     def path_of(payload: Any) -> Any:

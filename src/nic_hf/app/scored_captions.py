@@ -1,4 +1,4 @@
-"""Captions of a photo with what a person may want to know of them: how likely, word by word, and where it looked."""
+"""Captions with probabilities and attention, for the app."""
 
 import os
 import threading
@@ -23,7 +23,7 @@ MAX_PIXELS = 50_000_000
 
 
 class UnknownFormatError(OSError):
-    """A file is no photo that is known."""
+    """The format of a file is unknown."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ScoredWord:
     Attributes:
         text: the word.
         probability: p(S_t | I, S_0 ... S_t-1), equation 2 of Show and Tell, before temperature.
-        attention: weights of the photo's regions, of shape `(rows, columns)`, which add up to 1; `None` without
+        attention: weights of the photo's regions, of shape `(rows, columns)`, which sum to 1; `None` without
             attention.
     """
 
@@ -48,9 +48,9 @@ class ScoredCaption:
 
     Attributes:
         text: the caption.
-        probability: of the whole caption: the product over its words and its end, equation 2.
+        probability: probability of the whole caption, including its end (equation 2).
         words: its words.
-        ended: whether it has an end; a caption of the greatest length was cut off, and that is no event of its own.
+        ended: whether it has an end; a caption of maximum length may have been truncated.
     """
 
     text: str
@@ -60,11 +60,11 @@ class ScoredCaption:
 
     @property
     def probability_a_word(self) -> float:
-        """Geometric mean over the words and the end: long captions compare with short ones by it."""
+        """Geometric mean over the words and the end, which is comparable between captions of different length."""
         return self.probability ** (1 / max(len(self.words) + self.ended, 1))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; probabilities as they are, weights of regions to four digits."""
+        """Return plain values, with attention weights rounded to four digits."""
         words: list[dict[str, Any]] = []
         for word in self.words:
             words.append({"word": word.text, "probability": word.probability})
@@ -79,7 +79,7 @@ class ScoredCaption:
 
 
 class AppCaptioner(TorchCaptioner):
-    """A captioner that many visitors may ask at once: they take turns.
+    """A captioner that serves one visitor at a time.
 
     Args:
         model, processor, name, device: see [`nic_hf.captioning.TorchCaptioner`].
@@ -88,7 +88,7 @@ class AppCaptioner(TorchCaptioner):
     def __init__(self, model: Any, processor: Any, name: str = "", device: str | None = None) -> None:
         super().__init__(model, processor, name, device)
         self.has_attention = self.model.config.attention is not None
-        # generate() keeps state in the model, and samples are drawn from one generator.
+        # generate() keeps state in the model, and samples come from a single generator.
         self._turn = threading.Lock()
 
     @classmethod
@@ -96,7 +96,7 @@ class AppCaptioner(TorchCaptioner):
         """Load a checkpoint.
 
         Raises:
-            OSError, ValueError: there is no such captioner, or its files are damaged or do not fit each other.
+            OSError, ValueError: there is no such captioner, or its files are damaged or inconsistent.
         """
         if (Path(name_or_path) / ONNX_MANIFEST).is_file():
             raise ValueError(
@@ -114,7 +114,7 @@ class AppCaptioner(TorchCaptioner):
             return super().caption(pixel_values, **generation)
 
     def read(self, photo: str | os.PathLike[str] | Image.Image) -> Image.Image:
-        """A photo as upright RGB, no larger than a model needs.
+        """Load a photo as upright RGB, at the smallest size the model needs.
 
         Raises:
             OSError: it cannot be read, or has more than 50 million pixels.
@@ -131,18 +131,17 @@ class AppCaptioner(TorchCaptioner):
         temperature: float | None = None,
         seed: int | None = None,
     ) -> list[ScoredCaption]:
-        """The captions that a search or a draw finds.
+        """Caption a photo by beam search or sampling.
 
         Args:
-            photo: its path, or the photo.
-            num_captions: how many captions.
-            num_beams: beam size; no less than `num_captions` is taken. The checkpoint's where not given.
-            temperature: draw captions at random, in place of a search; below 1 likelier words. A caption that is drawn
-                twice is given once.
-            seed: with `temperature`: the same captions each time.
+            photo: the photo or its path.
+            num_captions: number of captions.
+            num_beams: beam size, at least `num_captions`; the checkpoint's if not given.
+            temperature: sample at this temperature instead of searching. Duplicates are removed.
+            seed: seed of the samples.
 
         Returns:
-            Captions as the search ranks them, or the drawn ones, the likeliest first.
+            Captions in the order of the beam search, or samples sorted by probability.
 
         Raises:
             OSError: the photo cannot be read.
@@ -165,7 +164,7 @@ class AppCaptioner(TorchCaptioner):
         return scored
 
     def _score(self, features: torch.Tensor, ids: torch.Tensor, photo_shape: tuple[int, int]) -> list[ScoredCaption]:
-        """Read captions of one photo, of shape `(num_captions, sequence_length)` and `<bos>` first, once more."""
+        """Score captions of one photo, of shape `(num_captions, sequence_length)`, which start with `<bos>`."""
         read, said = ids[:, :-1], ids[:, 1:]
         output = self.model(
             encoder_outputs=features,
@@ -199,7 +198,7 @@ class AppCaptioner(TorchCaptioner):
         return scored
 
     def seen(self, photo: str | os.PathLike[str] | Image.Image, side: int) -> Image.Image:
-        """What the model sees of a photo, `side` pixels at the longer side: a crop, where its processor cuts one."""
+        """Return the part of a photo that the model sees, with `side` pixels on the longer side."""
         settings = self.processor.image_processor.to_dict()
         with readable(photo) as name:
             image = load_photo(photo, at_least=(side, side), name=name)
@@ -215,11 +214,11 @@ class AppCaptioner(TorchCaptioner):
 
 @contextmanager
 def readable(photo: str | os.PathLike[str] | Image.Image) -> Iterator[str | None]:
-    """Refuse a photo whose pixels would fill the memory; give a file's name, without its folder, as errors have it.
+    """Check format and size of a photo, and yield the name of its file, without folder, for messages.
 
     Raises:
-        UnknownFormatError: the file is in no format that is known.
-        OSError: it cannot be read otherwise, or is too large.
+        UnknownFormatError: the format is unknown.
+        OSError: it cannot be read, or is too large.
     """
     if isinstance(photo, Image.Image):
         yield None
@@ -240,7 +239,7 @@ def readable(photo: str | os.PathLike[str] | Image.Image) -> Iterator[str | None
 
 
 def as_grid(weights: np.ndarray, photo_shape: Sequence[int]) -> np.ndarray:
-    """Weights of regions, row by row, as rows and columns that fit the photo's height and width best."""
+    """Reshape the weights of regions to the rows and columns that best fit the photo's aspect ratio."""
     number, ratio = len(weights), photo_shape[0] / photo_shape[1]
     sizes = [(rows, number // rows) for rows in range(1, number + 1) if number % rows == 0]
     return weights.reshape(min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / ratio))))

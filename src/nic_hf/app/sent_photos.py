@@ -1,4 +1,4 @@
-"""Captions of the photos that a visitor sent together, as a file."""
+"""Caption the photos that a visitor uploaded together, into a file."""
 
 import os
 import tempfile
@@ -13,21 +13,21 @@ from ..captioning.caption_formats import CaptionRecord, caption_format
 from ..photo_files import is_photo_name, suffix_of
 from .scored_captions import AppCaptioner, UnknownFormatError, readable
 
-# Photos of other visitors get a turn between batches.
+# Small, so that photos of other visitors get a turn between batches.
 BATCH_SIZE = 8
 
 
 class SentPhotos(PhotoSources):
-    """Photos that lie somewhere under the names that their owner gave them.
+    """Uploaded photos, under their original names.
 
-    A file that is a photo neither by its name nor by its content is left out.
+    Files that are photos neither by name nor by content are left out.
 
     Args:
-        paths: the files. Two of one name are told apart: `dog.jpg`, `dog (2).jpg`.
+        paths: the files. Equal names are made unique: `dog.jpg`, `dog (2).jpg`.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        # Not as on the command line, where a path may be a tar file or a pattern, and one that is gone ends it all.
+        # Unlike on the command line, a path is never a tar file or a pattern, and a missing one is not an error.
         self.uses_stdin, self._sources = False, []
         self._items: list[PhotoItem] = []
         self._left_out: Counter[str] = Counter()
@@ -58,12 +58,12 @@ class SentPhotos(PhotoSources):
         return iter(self._items)
 
     def count(self) -> int:
-        """How many there are."""
+        """Number of photos."""
         return len(self._items)
 
 
 class _Records:
-    """A sink that keeps captions, and tells how many there are."""
+    """A sink that stores captions and reports their number."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
         self.records: list[CaptionRecord] = []
@@ -94,18 +94,18 @@ def caption_file(
     tell: Callable[[int], None] = lambda done: None,
     **generation: Any,
 ) -> Iterator[tuple[Path, list[CaptionRecord], list[BrokenPhoto]]]:
-    """Caption photos into a file that is there for as long as the context lasts.
+    """Caption photos into a temporary file.
 
     Args:
-        captioner: captions them.
+        captioner: the captioner.
         paths: the photos.
-        suffix: says the format: `.jsonl` or `.csv`, or another that `nic caption` writes.
-        num_captions: captions a photo.
-        tell: called with the number of photos that are captioned.
-        **generation: passed to `generate()`.
+        suffix: suffix of the format: `.jsonl`, `.csv`, or another that `nic caption` writes.
+        num_captions: captions per photo.
+        tell: called with the number of photos captioned so far.
+        **generation: arguments of `generate()`.
 
     Yields:
-        The file, what is in it, and the photos that could not be read. Files that are no photos are in neither.
+        The file, its records, and the photos that could not be read.
     """
     sink = _Records(tell)
     run = CaptionRun(

@@ -1,4 +1,4 @@
-"""Serve the page, and leave nothing behind."""
+"""Serve the page of the app."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from ..photo_warnings import name_photos_in_warnings
 from .scored_captions import AppCaptioner
 
-# Gradio keeps 170 KB of settings for each visitor and each call of the API, by default of the last 10,000: 1.7 GB.
+# Gradio keeps 170 KB of settings per visitor and API call; its default of 10,000 would take 1.7 GB.
 KEPT_VISITORS = 128
 MISSING = 'the app needs gradio: pip install "nic_hf[app]"'
 
@@ -29,20 +29,20 @@ def serve(
 ) -> None:
     """Serve the app until Ctrl-C or SIGTERM.
 
-    Uploads lie in a folder of their own, which is removed at the end; each file in it after `keep_seconds`.
+    Uploads are kept in a temporary folder, each for `keep_seconds`.
 
     Args:
-        model: a checkpoint, a Hub id, or a captioner that is loaded.
-        host: address to listen at; that of `GRADIO_SERVER_NAME`, else this machine only.
-        port: that of `GRADIO_SERVER_PORT`, else the first free one from 7860 on.
-        device: where the model computes; the GPU, where there is one, or the CPU.
-        max_upload: megabytes of the largest file that is taken.
+        model: a checkpoint, a Hub id, or a captioner.
+        host: address to listen on; `GRADIO_SERVER_NAME` if not given, else this machine only.
+        port: port to listen on; `GRADIO_SERVER_PORT` if not given, else the first free one from 7860.
+        device: device of the model; a GPU if available, else the CPU.
+        max_upload: maximum size of a file in megabytes.
         keep_seconds: how long a file stays on disk.
-        open_browser: show the page.
+        open_browser: open the page in a browser.
 
     Raises:
         ImportError: gradio is not installed.
-        OSError, ValueError: there is no such captioner, or nothing can listen there.
+        OSError, ValueError: there is no such captioner, or the port is in use.
     """
     check_gradio()
     name_photos_in_warnings()
@@ -66,7 +66,7 @@ def serve(
                 css=CSS,
                 prevent_thread_lock=True,
                 quiet=True,
-                _frontend=False,  # no request to itself, which fails behind proxies and on busy machines
+                _frontend=False,  # skips a request to itself, which fails behind proxies and on busy machines
             )
             print(f"Captions at {page.local_url}  (Ctrl-C ends)", flush=True)
             _wait()
@@ -75,17 +75,17 @@ def serve(
 
 
 def check_gradio() -> None:
-    """Raise ImportError, saying what to install, where gradio is missing."""
+    """Raise an ImportError that says what to install if gradio is missing."""
     _silence()
-    if importlib.util.find_spec("gradio") is None:  # not imported: that takes seconds
+    if importlib.util.find_spec("gradio") is None:  # importing it would take seconds
         raise ImportError(MISSING)
 
 
 def _silence() -> None:
-    """Gradio reads these as it is imported; nothing of a visitor goes to it, nor into the browser's own history."""
+    """Turn off analytics and the browser's history; gradio reads these variables when it is imported."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
-    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", str(KEPT_VISITORS))  # of which it keeps times, else 10,000
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", str(KEPT_VISITORS))  # number of times kept, else 10,000
 
 
 @contextmanager
@@ -102,8 +102,8 @@ def _environment(folder: str) -> Iterator[None]:
 
 
 def _wait() -> None:
-    """Return at Ctrl-C or SIGTERM."""
-    ended: list[int] = []  # and no threading.Event: a handler may interrupt its lock's holder, and wait for ever
+    """Wait for Ctrl-C or SIGTERM."""
+    ended: list[int] = []  # not a threading.Event: a handler could interrupt the holder of its lock, and wait forever
 
     def end(number: int, frame: Any) -> None:
         ended.append(number)
@@ -111,7 +111,7 @@ def _wait() -> None:
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while not ended:
-            time.sleep(0.5)  # Windows hands over a signal between waits only
+            time.sleep(0.5)  # Windows delivers a signal only between waits
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Captions of many photos: what `nic caption` is made of."""
+"""Caption many photos: the building blocks of `nic caption`."""
 
 from .caption_file import CaptionFile
 from .caption_run import BrokenPhoto, BrokenPhotoError, CaptionRun, CaptionSummary

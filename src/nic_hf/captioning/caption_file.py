@@ -1,8 +1,8 @@
-"""Where captions go: to a file that is whole whatever happens, to files beside the photos, or to the terminal.
+"""`CaptionFile`: captions in one file, which a later run continues.
 
-A file of captions is made of parts, files of JSON lines that grow by a line a photo. One process that writes JSON
-lines appends to the file itself; all else has hidden parts beside the file, which are put together in the order of the
-photos, each photo once, when the run ends. A run that was killed leaves its parts, and the next one goes on from them.
+The file is assembled from parts, which are JSON lines with one photo per line. A single process that writes JSON lines
+appends to the file itself. Otherwise each process has a hidden part next to the file; at the end of the run, the parts
+are merged in the order of the photos, without duplicates. The parts of a killed run are continued by the next run.
 """
 
 import json
@@ -23,23 +23,24 @@ from .photo_sources import PhotoItem
 
 
 class CaptionFile:
-    """Captions as one file, which a later run goes on with.
+    """A file of captions.
 
-    Beside it lies `NAME.run.json`: which captioner and which settings made it, and how the run ended. Captions of
-    another captioner, or made with other settings, are never put into the same file.
+    `NAME.run.json` next to it records the captioner, the settings, and how the run ended. Captions of another
+    captioner or with other settings are never mixed in.
 
     Args:
-        path: its name says the format: `.jsonl`, `.csv`, `.parquet` or `.json` (COCO results).
-        made_by: plain values that all captions in it have in common.
-        about: more plain values to write into `NAME.run.json`.
-        captions_a_photo: how many captions each photo has.
-        overwrite: begin anew, in place of going on.
-        in_order: captions are added in the order of the photos; where not, they are put in order at the end.
-        process, processes: which of several processes this is.
+        path: the suffix determines the format: `.jsonl`, `.csv`, `.parquet` or `.json` (COCO results).
+        made_by: captioner and settings, as plain values, which all captions in the file share.
+        about: further plain values for `NAME.run.json`.
+        captions_a_photo: number of captions per photo.
+        overwrite: replace existing captions instead of continuing.
+        in_order: whether captions are added in the order of the photos; if not, they are sorted at the end.
+        process, processes: rank of this process, and number of processes.
 
     Raises:
-        ValueError: no such format, or the file is of something else than `made_by`.
-        OSError: naming the file, where it cannot be read or written.
+        ValueError: unknown format.
+        OSError: the file cannot be read or written, or its captions were made by another captioner or with other
+            settings; the message names it.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class CaptionFile:
         self.path = Path(path)
         self.format: CaptionFormat = caption_format(self.path)
         if self.path.suffix.lower() == ".json" and captions_a_photo != 1:
-            raise ValueError(f"{path}: COCO results hold one caption a photo; write .jsonl, .csv or .parquet")
+            raise ValueError(f"{path}: COCO results hold one caption per photo; write .jsonl, .csv or .parquet")
         self.made_by, self.captions_a_photo = dict(made_by), captions_a_photo
         self.process, self.processes = process, processes
         self.run_file = self.path.with_name(f"{self.path.name}.run.json")
@@ -70,14 +71,14 @@ class CaptionFile:
         self.overwrite, self.in_order = overwrite, in_order
 
     def clear(self) -> None:
-        """Remove what an earlier run left, where it is to be overwritten."""
+        """Remove the files of an earlier run if they are to be overwritten."""
         if self.overwrite and self.process == 0:
-            # What says who made the captions goes last: a kill in between must not leave captions of nobody.
+            # The record of the captioner goes last: captions must never be left without it.
             for file in (*self._parts(), self.path, self.run_file):
                 file.unlink(missing_ok=True)
 
     def open(self) -> None:
-        """Read what is done, and get ready to add to it. Several processes have to do so before any of them adds."""
+        """Read existing captions. If there are several processes, all must do this before any calls [`begin`]."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._check_run()
@@ -88,10 +89,10 @@ class CaptionFile:
             own = self.path.with_name(f".{self.path.name}.{attempt}.{self.process}.part")
             self._own = self.path if self._appends else own
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise OSError(f"cannot go on with {self.path}: {error}") from error
+            raise OSError(f"cannot continue {self.path}: {error}") from error
 
     def begin(self) -> None:
-        """Make the files, once all processes have read what was there."""
+        """Open the part of this process, once all processes have called [`open`]."""
         try:
             if self.process == 0:
                 self._write_run(finished=False)
@@ -107,7 +108,7 @@ class CaptionFile:
         if number_digest(item.image_id) not in self._done:
             return False
         if self.processes > 1:
-            self._done_elsewhere.put(item)  # the process that puts the parts together meets its own photos only
+            self._done_elsewhere.put(item)  # the process that merges the parts only meets its own photos
         return True
 
     def add(self, item: PhotoItem, captions: list[str]) -> None:
@@ -131,7 +132,7 @@ class CaptionFile:
             raise OSError(f"cannot write {self._own}: {error}") from error
 
     def close(self) -> None:
-        """No more captions from this process."""
+        """Close the part of this process."""
         if self._part is not None:
             part, self._part = self._part, None
             try:
@@ -140,11 +141,11 @@ class CaptionFile:
                 raise OSError(f"cannot write {self._own}: {error}") from error
 
     def finish(self, finished: bool, **facts: Any) -> None:
-        """Put the parts together. By the first process alone, once all have closed theirs.
+        """Merge the parts; called by the first process, once all have closed theirs.
 
         Args:
-            finished: whether all photos had their turn.
-            **facts: go into `NAME.run.json`.
+            finished: whether all photos were processed.
+            **facts: further values for `NAME.run.json`.
         """
         parts = self._parts()
         if self.path.suffix.lower() == ".jsonl" and self.path.exists():
@@ -172,10 +173,10 @@ class CaptionFile:
         return {record.image_id: record.captions for record in found}
 
     def _lines_in_order(self, parts: Sequence[Path]) -> tuple[np.ndarray, bool]:
-        """Part and offset of the first record of each photo, in the order of the photos.
+        """Return part and offset of the first record of each photo, in the order of the photos.
 
-        The place of a photo is where this process met it, or else the last note of another process, or else what its
-        record says; records without a place come first.
+        The place of a photo is where this process met it, else the last note of another process, else the place in its
+        record. Records without a place come first.
 
         Returns:
             An array of shape `(photos, 2)`, and whether the parts hold exactly these records in this order.
@@ -203,10 +204,10 @@ class CaptionFile:
             with replacing(self.path) as temporary:
                 self.format.write(records, temporary, self.captions_a_photo)
         except OSError as error:
-            raise OSError(f"{error}; the captions are kept, run it again") from error
+            raise OSError(f"{error}; the captions are kept, run the command again") from error
 
     def _parts(self) -> list[Path]:
-        """Parts of this file and no other, the oldest first."""
+        """Return the parts of this file, the oldest first."""
         prefix = f".{self.path.name}."
         folder = self.path.parent
         names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
@@ -231,19 +232,19 @@ class CaptionFile:
             yield from (CaptionRecord.from_json(row) for _, row in _rows_of(part) if "caption" in row)
 
     def _check_run(self) -> None:
-        """Refuse to mix captions."""
+        """Refuse to continue captions of another captioner or with other settings."""
         if not self.run_file.exists():
             if self.path.exists():
                 raise FileExistsError(
-                    f"it is there and not of `nic caption`, as {self.run_file.name} is not beside it; give another "
-                    "name, or --overwrite"
+                    f"it exists and is not from `nic caption`: there is no {self.run_file.name}; give another name, or"
+                    " --overwrite"
                 )
             return
         before = json.loads(self.run_file.read_bytes())["made_by"]
         names = [name for name in {**before, **self.made_by} if before.get(name) != self.made_by.get(name)]
         if names and (self.path.exists() or self._parts()):
             changes = ", ".join(f"{name} {before.get(name)!r}, now {self.made_by.get(name)!r}" for name in names)
-            raise FileExistsError(f"its captions were made otherwise ({changes}); give another name, or --overwrite")
+            raise FileExistsError(f"its captions were made differently ({changes}); give another name, or --overwrite")
 
     def _write_run(self, finished: bool, **facts: Any) -> None:
         document = {**self.about, "made_by": self.made_by, "finished": finished, **facts}
@@ -257,12 +258,12 @@ class _PhotoPlaces:
         self._digests, self._keys = array("Q"), array("q")
 
     def add(self, image_id: str, key: Sequence[int]) -> None:
-        """Remember a place: number of the source, number in the source. The last one of a photo counts."""
+        """Store a place: number of the source, number in the source. The last one of a photo counts."""
         self._digests.append(number_digest(image_id))
         self._keys.extend(key)
 
     def places_of(self, digests: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-        """Places of shape `(photos, 2)`; those of unknown photos are taken from `otherwise`."""
+        """Return places of shape `(photos, 2)`; unknown photos have those in `otherwise`."""
         known = np.asarray(self._digests, dtype=np.uint64)
         if not len(known):
             return otherwise
@@ -287,9 +288,9 @@ class _Records:
 
 
 def _rows_of(part: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Offset and content of each line; one that was cut short at the end is left out.
+    """Yield offset and content of each line, without an incomplete last line.
 
-    A line without a caption says where a photo stands that has its caption in another part.
+    A line without a caption notes the place of a photo whose caption is in another part.
     """
     offset = 0
     with part.open("rb") as file:
@@ -305,7 +306,7 @@ def _rows_of(part: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _cut_torn_line(file: Path) -> None:
-    """Cut off a last line that was not written whole."""
+    """Truncate an incomplete last line."""
     with file.open("r+b") as content:
         end = position = content.seek(0, os.SEEK_END)
         while position > 0:

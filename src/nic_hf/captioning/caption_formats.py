@@ -1,4 +1,4 @@
-"""Files of captions: JSON lines, CSV, Parquet and COCO results, written and read back as a stream."""
+"""Formats for captions: JSON lines, CSV, Parquet and COCO results, written and read as streams."""
 
 import csv
 import json
@@ -9,25 +9,25 @@ from typing import Any, NamedTuple
 
 _COCO_NAME = re.compile(r"(?:.*/)?(?:COCO_\w+_)?0*(\d+)(?:\.\w+)?")
 _ROWS_A_GROUP = 10_000
-_LONGEST_CELL = 2**30  # characters; Python's own limit is 131072
-# With apostrophes in front, so that reading can take away the one that writing put there.
+_LONGEST_CELL = 2**30  # characters; Python's default is 131072
+# Including apostrophes, so that reading can remove the one that writing added.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 class CaptionRecord(NamedTuple):
-    """The captions of one photo, the best first."""
+    """The captions of one photo, best first."""
 
     image_id: str
     captions: list[str]
 
     def to_json(self) -> dict:
-        """`image_id` and `caption`, which `nic evaluate` reads; all of several captions as `captions` besides."""
+        """Return `image_id` and `caption`, which `nic evaluate` reads, and `captions` if there are several."""
         row: dict = {"image_id": self.image_id, "caption": self.captions[0]}
         return row if len(self.captions) == 1 else {**row, "captions": self.captions}
 
     @classmethod
     def from_json(cls, row: Any) -> "CaptionRecord":
-        """What `to_json` gave.
+        """Parse the result of `to_json`.
 
         Raises:
             ValueError: it is something else.
@@ -42,11 +42,11 @@ class CaptionRecord(NamedTuple):
 
 
 class CaptionFormat(NamedTuple):
-    """How captions are written to a file and read from it.
+    """Functions for one format.
 
     Attributes:
-        write: writes a file of records, which it may go through twice, with so many captions each.
-        read: reads it back.
+        write: writes records, which may be iterated over twice, with a given number of captions per photo.
+        read: yields the records of a file.
     """
 
     write: Callable[[Iterable[CaptionRecord], Path, int], None]
@@ -54,29 +54,29 @@ class CaptionFormat(NamedTuple):
 
 
 def caption_format(path: Path) -> CaptionFormat:
-    """The format that a file's name ends in.
+    """Return the format for the suffix of a file.
 
     Raises:
-        ValueError: in none of them.
+        ValueError: unknown suffix.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path}: captions are written to files that end in {', '.join(FORMATS)}")
+        raise ValueError(f"{path}: the name of a file of captions has to end in {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
 
 
 def json_line(row: dict) -> bytes:
-    """A row as a line of JSON."""
+    """Serialise a row as a line of JSON."""
     try:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can encode and UTF-8 cannot
         return json.dumps(row).encode() + b"\n"
 
 
 def parsed(text: bytes) -> Any:
-    """A JSON value.
+    """Parse a JSON value.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: it is invalid or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -100,7 +100,7 @@ def _write_csv(records: Iterable[CaptionRecord], path: Path, number: int) -> Non
     names = ["caption"] if number == 1 else [f"caption_{place}" for place in range(number)]
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        # Python's own writer leaves a bare CR without quotes, which its reader then takes for the end of the line.
+        # Python's writer does not quote a bare CR, which its reader takes for the end of the line.
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["image_id", *names])
         for record in records:
@@ -109,7 +109,7 @@ def _write_csv(records: Iterable[CaptionRecord], path: Path, number: int) -> Non
 
 
 def _no_formula(cell: str) -> str:
-    """The cell with an apostrophe in front, where a spreadsheet would take it for a formula.
+    """Prefix a cell with an apostrophe if a spreadsheet would take it for a formula.
 
     Source: OWASP, "CSV Injection" (https://owasp.org/www-community/attacks/CSV_Injection).
     """
@@ -166,9 +166,11 @@ def _arrow() -> tuple:
 
 def _write_coco(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
     if number != 1:
-        raise ValueError(f"{path.name}: COCO results hold one caption a photo, not {number}; write .jsonl or .parquet")
+        raise ValueError(
+            f"{path.name}: COCO results hold one caption per photo, not {number}; write .jsonl or .parquet"
+        )
     numbers = [coco_number(record.image_id) for record in records]
-    # All or none: an id that could be a number or a path would find no partner among references.
+    # All or none: an id that may be a number or a path could not be matched with references.
     numbered = None not in numbers and len(set(numbers)) == len(numbers)
     with path.open("wb") as file:
         for place, record in enumerate(records):
@@ -182,14 +184,14 @@ def _write_coco(records: Iterable[CaptionRecord], path: Path, number: int) -> No
 def _read_coco(path: Path) -> Iterator[CaptionRecord]:
     rows = parsed(path.read_bytes())
     if not isinstance(rows, list):
-        raise ValueError("is no list of captions")
+        raise ValueError("it is not a list of captions")
     for row in rows:
         record = CaptionRecord.from_json(row)
         yield record._replace(image_id=str(row.get("file_name", record.image_id)))
 
 
 def coco_number(image_id: str) -> int | None:
-    """The number that COCO's tools know a photo by: of `COCO_val2014_000000000042.jpg`, `42.jpg` and `42` it is 42."""
+    """Return the number of a photo in COCO: 42 for `COCO_val2014_000000000042.jpg`, `42.jpg` and `42`."""
     match = _COCO_NAME.fullmatch(image_id)
     return int(match[1]) if match else None
 

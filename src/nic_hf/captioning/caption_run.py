@@ -1,4 +1,4 @@
-"""`caption_photos`: many photos, one after the other and many at once; what `nic caption` does."""
+"""`CaptionRun`: caption many photos in batches while threads read the next ones."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ _TILE = 240
 
 @dataclass
 class BrokenPhoto:
-    """A photo without captions, and why."""
+    """A photo without captions, and the reason."""
 
     image_id: str
     error: str
@@ -38,15 +38,15 @@ class BrokenPhoto:
 
 @dataclass
 class CaptionSummary:
-    """How a run ended.
+    """Result of a run.
 
     Attributes:
         captioned: photos captioned in this run.
-        already: photos that had captions from an earlier one.
+        already: photos that already had captions.
         repeated: photos that were named more than once.
         broken: photos that could not be read.
-        left_out: files of folders and patterns that are no photos by their names: how many of each suffix.
-        finished: whether all photos had their turn.
+        left_out: number of files in folders and patterns that are not photos, by suffix.
+        finished: whether all photos were processed.
         seconds: wall time.
     """
 
@@ -60,29 +60,29 @@ class CaptionSummary:
 
 
 class BrokenPhotoError(OSError):
-    """A photo cannot be read, and the run is to fail then."""
+    """A photo cannot be read, and the run stops at such photos."""
 
 
 class CaptionRun:
-    """Captions of many photos.
+    """Captions many photos.
 
-    Photos are read by threads while the model works, and leave in the order of their sources.
+    Threads read photos while the model runs. Captions are written in the order of the sources.
 
     Args:
         captioner: see [`load_captioner`].
         sources: the photos.
         sink: takes the captions.
-        num_captions: captions a photo.
-        batch_size: photos a step of the model.
-        workers: threads that read photos; as many as there are cores, 8 at most, where not given.
-        on_error: "skip" lists photos that cannot be read in the summary, "fail" ends at the first of them.
-        timeout: seconds after which a download is given up.
-        allow_private: download from private addresses too.
-        progress: show a bar on standard error.
-        sheet: keep the first so many photos, small, for [`draw_sheet`].
-        processes: the processes that share the work; None is one.
-        **generation: passed to `generate()`. With a `seed` the same photos get the same samples: batches are then
-            made of neighbours, in place of what arrives first.
+        num_captions: captions per photo.
+        batch_size: photos per batch.
+        workers: threads that read photos; the number of cores if not given, at most 8.
+        on_error: "skip" lists photos that cannot be read in the summary, "fail" stops at the first.
+        timeout: timeout of a download in seconds.
+        allow_private: allow downloads from private addresses.
+        progress: show a progress bar on standard error.
+        sheet: number of photos to keep for [`draw_sheet`].
+        processes: the processes that share the work; a single one if None.
+        **generation: arguments of `generate()`. With a `seed`, samples are reproducible: batches are then formed in
+            the order of the photos and not of their arrival.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class CaptionRun:
             raise ValueError(
                 "standard input goes to one process only: write the paths to a file and give it as --list"
             )
-        # The first photos, in their order, and small pictures of those that were read.
+        # The first photos, in order, and thumbnails of those that could be read.
         self._sheet_ids: list[str] = []
         self._tiles: dict[str, Image.Image] = {}
         self.summary = CaptionSummary()
@@ -124,7 +124,7 @@ class CaptionRun:
         self._stopped = False
 
     def stop(self) -> None:
-        """End after the step at hand; what is captioned is kept. May be called from a handler of a signal."""
+        """Stop after the current batch and keep its captions. Safe to call from a signal handler."""
         self._stopped = True
         if self._loader is not None:
             self._loader.stop()
@@ -133,8 +133,8 @@ class CaptionRun:
         """Caption the photos.
 
         Raises:
-            BrokenPhotoError: with `on_error="fail"`, naming the first photo that cannot be read.
-            OSError: a source cannot be read, or captions cannot be written; the message says which.
+            BrokenPhotoError: a photo cannot be read, with `on_error="fail"`.
+            OSError: a source cannot be read, or captions cannot be written; the message names it.
         """
         start = time.perf_counter()
         file = self.sink if isinstance(self.sink, CaptionFile) else None
@@ -155,7 +155,7 @@ class CaptionRun:
             if file is not None:
                 file.close()
         if failed is not None and self.processes.number > 1:
-            raise failed  # others may work for hours yet; the launcher ends them, and the next run goes on
+            raise failed  # others may run for hours; the launcher stops them, and the next run continues
         self.summary.finished = failed is None and not self._stopped
         self._gather()
         self.summary.seconds = time.perf_counter() - start
@@ -199,14 +199,14 @@ class CaptionRun:
                         raise BrokenPhotoError(str(photo.error))
 
     def _captioned(self, loader: PhotoLoader) -> Iterator[tuple[LoadedPhoto, list[str] | None]]:
-        """Each photo with its captions, None where it is broken, in the order of the photos."""
+        """Yield each photo with its captions, or None if it is broken, in the order of the photos."""
         waiting: dict[int, tuple[LoadedPhoto, list[str] | None]] = {}
         place = shown = 0
         for number, batch in enumerate(loader.batches()):
             good = [photo for photo in batch if photo.error is None]
             generation = dict(self.generation)
             if generation.get("seed") is not None:
-                generation["seed"] += number  # another for each batch
+                generation["seed"] += number  # a different one for each batch
             texts = (
                 caption_batch(self.captioner, [photo.pixels for photo in good], self.num_captions, **generation)
                 if good
@@ -224,12 +224,12 @@ class CaptionRun:
             self._bar.update(len(batch) + self.summary.already + self.summary.repeated - shown)
             shown = self.summary.already + self.summary.repeated
             self.sink.flush()
-        # Stopped: what overtook a photo that never came is kept all the same.
+        # After stop(): keep captions of photos that overtook one which never arrived.
         for late in sorted(waiting):
             yield waiting[late]
 
     def _new_items(self) -> Iterator[PhotoItem]:
-        """Photos without captions, each once; called by another thread."""
+        """Yield photos without captions, each once; called by another thread."""
         met: set[int] = set()  # 78 bytes per photo
         for item in self.sources.items(self.processes.rank, self.processes.number):
             digest = number_digest(item.image_id)
@@ -250,7 +250,7 @@ class CaptionRun:
                 continue
             self.summary.already += 1
             if wanted:
-                with suppress(OSError, ValueError):  # it was there when it was captioned
+                with suppress(OSError, ValueError):  # it may be gone since it was captioned
                     self._keep_tile(item, self._load(item, (_TILE, _TILE)))
 
     def _read(self, item: PhotoItem) -> np.ndarray:
@@ -260,7 +260,7 @@ class CaptionRun:
         return self.captioner.prepare(photo)
 
     def _load(self, item: PhotoItem, at_least: tuple[int, int] | None) -> Image.Image:
-        # Of an address what is secret in it is left out.
+        # Secrets in URLs must not appear in messages.
         name = None if isinstance(item.source, str) and "://" in item.source else item.image_id
         return load_photo(item.source, self.timeout, at_least=at_least, allow_private=self.allow_private, name=name)
 
@@ -270,7 +270,7 @@ class CaptionRun:
         self._tiles[item.image_id] = tile
 
     def _gather(self) -> None:
-        """Add up what the processes did."""
+        """Combine the summaries of all processes."""
         gathered = self.processes.gather(self.summary)
         self.summary = CaptionSummary(
             captioned=sum(each.captioned for each in gathered),
@@ -282,10 +282,10 @@ class CaptionRun:
         )
 
     def draw_sheet(self, path: str | os.PathLike[str]) -> Path | None:
-        """Write a picture of the first photos with their captions; None where there are none.
+        """Write a picture of the first photos with their captions; return None if there are none.
 
         Raises:
-            OSError: naming `path`, where it cannot be written.
+            OSError: it cannot be written.
         """
         captions = self.sink.find(self._sheet_ids)
         tiles = [(name, self._tiles[name]) for name in self._sheet_ids if name in captions and name in self._tiles]

@@ -1,4 +1,4 @@
-"""Where captions go: the interface, text files next to the photos, and the terminal."""
+"""Destinations of captions: the interface, text files next to the photos, and the terminal."""
 
 import os
 from collections.abc import Sequence
@@ -14,28 +14,28 @@ KEPT_FOR_SHEET = 100
 
 
 class CaptionSink(Protocol):
-    """What takes captions."""
+    """A destination of captions."""
 
     def is_done(self, item: PhotoItem) -> bool:
-        """Whether the photo has captions already. Called once for each photo, in their order, by another thread."""
+        """Whether the photo has captions already. Called once per photo, in order, by another thread."""
 
     def add(self, item: PhotoItem, captions: list[str]) -> None:
-        """Take the captions of a photo."""
+        """Add the captions of a photo."""
 
     def flush(self) -> None:
-        """Let what was taken outlast the process."""
+        """Write buffered captions, so that they survive the process."""
 
     def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
-        """Captions of some photos, of this run or an earlier one."""
+        """Return captions of some photos, from this run or an earlier one."""
 
 
 class SidecarFiles:
-    """Captions as text files beside the photos: `dog.txt` for `dog.jpg`, a line a caption.
+    """Text files next to the photos: `dog.txt` for `dog.jpg`, one caption per line.
 
-    A photo that has such a file, which is not empty, is done, whoever wrote it.
+    A photo that has such a file, unless it is empty, counts as captioned.
 
     Args:
-        overwrite: write them anew.
+        overwrite: replace existing files.
     """
 
     def __init__(self, overwrite: bool = False) -> None:
@@ -46,15 +46,15 @@ class SidecarFiles:
         """See [`CaptionSink`].
 
         Raises:
-            ValueError: another photo of this run has the same file beside it.
+            ValueError: another photo of this run has the same text file.
         """
         if item.source is None:
             return False
         sidecar = number_digest(str(self._path(item)))
         if sidecar in self._sidecars:
-            raise ValueError(f"{item.image_id}: another photo has its captions in {self._path(item).name} already")
+            raise ValueError(f"{item.image_id}: {self._path(item).name} already has the captions of another photo")
         self._sidecars.add(sidecar)
-        # An empty file is what a power cut may leave: waiting for the disk at each photo would take too long.
+        # A power failure may leave an empty file: waiting for the disk at each photo would take too long.
         return not self.overwrite and self._path(item).exists() and self._path(item).stat().st_size > 0
 
     def add(self, item: PhotoItem, captions: list[str]) -> None:
@@ -73,16 +73,16 @@ class SidecarFiles:
 
     def _path(self, item: PhotoItem) -> Path:
         if not isinstance(item.source, (str, os.PathLike)) or "://" in os.fspath(item.source):
-            raise ValueError(f"{item.image_id}: is no file, so there is nothing to put a .txt beside")
+            raise ValueError(f"{item.image_id}: not a file, so there is no place for a .txt")
         return Path(item.source).with_suffix(".txt")
 
 
 class Printed:
-    """Captions as lines on the terminal, or wherever standard output goes: id, tab, caption; or JSON.
+    """Standard output: id, tab and caption per line, or JSON.
 
     Args:
-        file: where to write.
-        as_json: a JSON object a photo, in place of a line a caption.
+        file: the stream to write to.
+        as_json: write one JSON object per photo.
     """
 
     def __init__(self, file: IO[str], as_json: bool = False) -> None:
@@ -109,5 +109,5 @@ class Printed:
         self.file.flush()
 
     def find(self, image_ids: Sequence[str]) -> dict[str, list[str]]:
-        """See [`CaptionSink`]: of this run, the first ones."""
+        """See [`CaptionSink`]: only the first photos of this run."""
         return {image_id: self._kept[image_id] for image_id in image_ids if image_id in self._kept}

@@ -1,4 +1,4 @@
-"""One face for every captioner: of PyTorch, of ONNX Runtime, or anything else with `generate`."""
+"""The interface of captioners for many photos, and its implementations for PyTorch and ONNX Runtime."""
 
 import copy
 import errno
@@ -21,35 +21,35 @@ ONNX_MANIFEST = "nic_onnx.json"
 
 
 class Captioner(Protocol):
-    """What captions many photos.
+    """A captioner for many photos.
 
     Attributes:
         name: where it was loaded from.
-        photo_size: width and height that are enough of a photo (see [`nic_hf.images.load_photo`]), where known.
+        photo_size: smallest useful width and height of a photo (see [`nic_hf.images.load_photo`]), if known.
     """
 
     name: str
     photo_size: tuple[int, int] | None
 
     def prepare(self, photo: Image.Image) -> np.ndarray:
-        """A photo as `pixel_values`, of shape `(channels, height, width)`; called by several threads at once."""
+        """Return `pixel_values` of shape `(channels, height, width)`; called by several threads at once."""
 
     def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
-        """Captions of photos of shape `(batch_size, channels, height, width)`, those of a photo together."""
+        """Caption photos of shape `(batch_size, channels, height, width)`; captions of a photo are consecutive."""
 
     def digest(self) -> str:
-        """Changes with all that captions follow from, besides the photo and the arguments of `generate`."""
+        """Return a digest of everything captions depend on, except the photo and the arguments of `generate`."""
 
 
 def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = None) -> Captioner:
     """Load a captioner for many photos.
 
     Args:
-        name_or_path: a checkpoint, a folder that `nic export onnx` wrote, or a Hub id.
-        device: where PyTorch computes; the GPU, where there is one, or the CPU.
+        name_or_path: a checkpoint, a folder written by `nic export onnx`, or a Hub id.
+        device: device for PyTorch; a GPU if available, else the CPU.
 
     Raises:
-        OSError, ValueError: there is no such captioner, or its files are damaged or do not fit each other.
+        OSError, ValueError: there is no such captioner, or its files are damaged or inconsistent.
     """
     if is_onnx(name_or_path):
         from ..export import NICOnnxCaptioner
@@ -66,19 +66,19 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
 
 
 def is_onnx(name_or_path: str | os.PathLike[str]) -> bool:
-    """Whether this is a folder that `nic export onnx` wrote."""
+    """Whether this is a folder written by `nic export onnx`."""
     return (Path(name_or_path) / ONNX_MANIFEST).is_file()
 
 
 class TorchCaptioner:
-    """A [`Captioner`] of a model and its processor.
+    """A [`Captioner`] for a model and its processor.
 
     Args:
-        model: a [`NICForConditionalGeneration`]; it is not changed, but where `copy_model` is false.
+        model: a [`NICForConditionalGeneration`], which is not modified unless `copy_model` is false.
         processor: its [`NICProcessor`].
-        name: where they come from.
-        device: where to compute; the GPU, where there is one, or the CPU.
-        copy_model: leave the model as it is; false where nobody else uses it, which saves time and memory.
+        name: where they were loaded from.
+        device: device to run on; a GPU if available, else the CPU.
+        copy_model: copy the model. False saves time and memory if nobody else uses it.
 
     Raises:
         ValueError: there is no such device.
@@ -95,7 +95,7 @@ class TorchCaptioner:
         device = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
         try:
             torch.empty(0, device=device)
-        except (AssertionError, RuntimeError) as error:  # what torch raises depends on the device that is missing
+        except (AssertionError, RuntimeError) as error:  # depends on the missing device
             raise ValueError(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
         self.model = (copy.deepcopy(model) if copy_model else model).to(device).optimize_for_inference()
 
@@ -121,11 +121,11 @@ class TorchCaptioner:
 
 
 class ArrayCaptioner:
-    """A [`Captioner`] of an object that works with NumPy arrays, such as [`nic_hf.export.NICOnnxCaptioner`].
+    """A [`Captioner`] for an object with NumPy arrays, such as [`nic_hf.export.NICOnnxCaptioner`].
 
     Args:
         captioner: has `preprocess(photos)`, `generate(pixel_values=...)` and `decode(ids)`.
-        name: where it comes from.
+        name: where it was loaded from.
     """
 
     def __init__(self, captioner: Any, name: str = "") -> None:
@@ -149,7 +149,7 @@ class ArrayCaptioner:
 
 
 def photo_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Width and height that an image processor makes of a photo; None where it leaves photos as large as they are."""
+    """Return width and height of a photo after preprocessing; None if it is not resized."""
     size = settings.get("size") if settings.get("do_resize") else None
     if not size:
         return None
@@ -161,7 +161,7 @@ def photo_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
 def caption_batch(
     captioner: Captioner, photos: Sequence[np.ndarray], number: int, **generation: Any
 ) -> list[list[str]]:
-    """`number` captions of each photo. Photos of different sizes, or too many for the memory, are taken in parts.
+    """Return `number` captions of each photo, in smaller batches if sizes differ or memory does not suffice.
 
     Raises:
         MemoryError, RuntimeError: a single photo does not fit into memory.
@@ -175,23 +175,23 @@ def caption_batch(
         if len(photos) == 1 or not _fewer_may_do(error, captioner):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    # Not in the handler, where the error still holds all that did not fit.
+    # Outside the handler, where the error would keep the tensors alive.
     half = len(photos) // 2
-    logger.warning("%d photos at once cannot be captioned (%s): %d are taken", len(photos), reason, half)
+    logger.warning("a batch of %d photos failed (%s): trying %d photos", len(photos), reason, half)
     gc.collect()
     parts = (photos[:half], photos[half:])
     return [captions for part in parts for captions in caption_batch(captioner, part, number, **generation)]
 
 
 def _fewer_may_do(error: Exception, captioner: Captioner) -> bool:
-    """Whether it is, or may be, the memory that does not suffice; a GPU that failed otherwise fails again."""
+    """Whether a smaller batch may fit into memory. Other errors of a GPU would occur again."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):
         return True
-    torch = sys.modules.get("torch")  # ONNX captioners do without
+    torch = sys.modules.get("torch")  # not imported for ONNX captioners
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    # On a CPU, PyTorch and ONNX Runtime have no exception of its own for that.
+    # On a CPU, PyTorch and ONNX Runtime raise a plain RuntimeError.
     device = getattr(getattr(captioner, "model", None), "device", None)
     return type(error) is RuntimeError and (device is None or device.type == "cpu")

@@ -1,7 +1,7 @@
-"""Photos read and prepared by threads while the model works, no more of them at once than memory is meant for.
+"""Threads that read and prepare photos while the model runs, with bounded memory.
 
-Threads and not processes: Pillow decodes and resizes without holding Python's lock, threads start at once where a
-process has to import torch first, and pixels need not be copied from one memory to another.
+Threads rather than processes: Pillow releases Python's lock while it decodes and resizes, threads start immediately
+while processes first have to import torch, and pixels need not be copied between processes.
 """
 
 import queue
@@ -12,12 +12,12 @@ from typing import Any
 
 from .photo_sources import PhotoItem
 
-_WINDOW = 8192  # photos that may overtake one that is slow to come
+_WINDOW = 8192  # photos that may overtake a slow one
 
 
 @dataclass
 class LoadedPhoto:
-    """A photo on its way: its place, and either its pixels or why there are none."""
+    """A photo in progress: its place, and its pixels or an error."""
 
     place: int
     item: PhotoItem
@@ -26,15 +26,15 @@ class LoadedPhoto:
 
 
 class PhotoLoader:
-    """Batches of photos as they arrive.
+    """Batches of photos in the order of their arrival.
 
     Args:
-        items: the photos; read by a thread, which waits while enough of them are on their way.
-        prepare: turns one into pixels; called by `workers` threads at once.
-        batch_size: photos a batch; fewer come where others are slow.
+        items: the photos, iterated over by a thread that pauses while enough of them are in progress.
+        prepare: converts a photo to pixels; called by `workers` threads at once.
+        batch_size: photos per batch; batches are smaller if photos arrive slowly.
         workers: number of threads.
-        in_order: batches of neighbours instead of what arrives first, for results that depend on the batch.
-        patience: seconds that a batch which is not full waits for the next photo.
+        in_order: form batches in the order of the photos, for results that depend on the batch.
+        patience: seconds to wait for the next photo of a batch that is not full.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PhotoLoader:
         self.batch_size, self.in_order, self.patience = batch_size, in_order, patience
         self._items, self._prepare = items, prepare
         self._stopped = False
-        self._slots = threading.Semaphore(2 * batch_size + workers)  # photos whose pixels lie in memory
+        self._slots = threading.Semaphore(2 * batch_size + workers)  # photos whose pixels are in memory
         self._window = threading.Semaphore(_WINDOW + 2 * batch_size)
         self._wanted: queue.SimpleQueue[LoadedPhoto | None] = queue.SimpleQueue()
         self._arrived: queue.SimpleQueue[LoadedPhoto | BaseException | int] = queue.SimpleQueue()
@@ -58,16 +58,16 @@ class PhotoLoader:
         self._threads += [threading.Thread(target=self._work, name="photos", daemon=True) for _ in range(workers)]
 
     def batches(self) -> Iterator[list[LoadedPhoto]]:
-        """Batches until there are no more photos, or until [`stop`].
+        """Yield batches until there are no more photos, or until [`stop`].
 
         Raises:
-            Exception: what reading the names of the photos raised.
+            Exception: what iterating over the photos raised.
         """
         for thread in self._threads:
             thread.start()
         ready: dict[int, LoadedPhoto] = {}
-        total: int | None = None  # known when all names are read
-        taken = 0  # photos given away
+        total: int | None = None  # known once all items were iterated over
+        taken = 0  # photos in the batches so far
         try:
             while not self._stopped and taken != total:
                 batch = self._full(ready, taken, None if total is None else total - taken)
@@ -103,14 +103,14 @@ class PhotoLoader:
         return list(ready.values())[:wanted] if len(ready) >= wanted else None
 
     def passed_on(self, number: int) -> None:
-        """So many more photos have left in their order."""
+        """Report that this number of photos was written in order."""
         if number:
             self._window.release(number)
 
     def stop(self) -> None:
-        """End soon: no photo is begun any more. May be called from a handler of a signal.
+        """Stop soon: no further photo is started. Safe to call from a signal handler.
 
-        It takes no lock: a handler runs in the thread it interrupts, which may hold that lock.
+        It takes no lock, because a handler runs in the thread it interrupts, which may hold it.
         """
         self._stopped = True
 
@@ -143,6 +143,6 @@ class PhotoLoader:
             else:
                 try:
                     photo.pixels = self._prepare(photo.item)
-                except Exception as error:  # whatever a file may do to Pillow or to the image processor
+                except Exception as error:  # whatever a file causes in Pillow or the image processor
                     photo.error = str(error) or type(error).__name__
             self._arrived.put(photo)

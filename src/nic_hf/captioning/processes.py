@@ -1,4 +1,4 @@
-"""One process or many: `torchrun` and `accelerate launch` say which this is, and how many there are."""
+"""The processes of a run started by `torchrun` or `accelerate launch`, or a single process."""
 
 import os
 from datetime import timedelta
@@ -11,8 +11,8 @@ class Processes:
     """The processes that share a job; a single one by default.
 
     Attributes:
-        rank: number of this one, from 0.
-        number: how many there are.
+        rank: rank of this process.
+        number: number of processes.
     """
 
     rank = 0
@@ -20,25 +20,25 @@ class Processes:
 
     @classmethod
     def launched(cls) -> "Processes":
-        """Those that `torchrun` or `accelerate launch` started."""
+        """Return those started by `torchrun` or `accelerate launch`."""
         return TorchProcesses() if int(os.environ.get("WORLD_SIZE") or 1) > 1 else cls()
 
     def wait(self) -> None:
-        """Wait for all processes to come to this line."""
+        """Wait until all processes have called this."""
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, in each of them."""
+        """Return the values of all processes."""
         return [value]
 
 
 class TorchProcesses(Processes):
-    """Processes that talk through `torch.distributed`, on CPUs and GPUs alike."""
+    """Processes that communicate through `torch.distributed`, on CPUs and GPUs."""
 
     def __init__(self) -> None:
         import torch.distributed
 
         if not torch.distributed.is_initialized():
-            # One process may end days before another: shares differ in what they cost.
+            # One process may finish days before another, as shares differ in cost.
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         self.rank, self.number = torch.distributed.get_rank(), torch.distributed.get_world_size()
 

@@ -25,7 +25,7 @@ SHOWN = 20
 
 
 class OnBroken(StrEnum):
-    """What to do at a photo that cannot be read."""
+    """What to do if a photo cannot be read."""
 
     SKIP = "skip"
     FAIL = "fail"
@@ -36,7 +36,7 @@ def caption(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Photos, folders, patterns, http addresses, tar files; - for paths on standard input.",
+            help="Photos, folders, patterns, URLs, tar files; - for paths on standard input.",
             metavar="PATH",
             show_default=False,
         ),
@@ -45,50 +45,52 @@ def caption(
     output: Annotated[
         Path | None, typer.Option(help="File to write: .jsonl, .csv, .parquet, or .json (COCO results).")
     ] = None,
-    sidecar: Annotated[bool, typer.Option("--sidecar", help="Write dog.txt beside dog.jpg.")] = False,
+    sidecar: Annotated[bool, typer.Option("--sidecar", help="Write dog.txt next to dog.jpg.")] = False,
     lists: Annotated[
-        list[Path] | None, typer.Option("--list", help="Text file of paths and addresses, one a line.")
+        list[Path] | None, typer.Option("--list", help="Text file of paths and URLs, one per line.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Captioned photos, such as a Flickr8k folder or a Hub id.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.", show_default="all of it")] = None,
     data_options: dict[str, Any] | None = None,
-    num_captions: Annotated[int, typer.Option(help="Captions a photo, the best first.", min=1)] = 1,
+    num_captions: Annotated[int, typer.Option(help="Captions per photo, best first.", min=1)] = 1,
     num_beams: Annotated[
         int | None, typer.Option(help="Beam size; 1 is greedy.", min=1, show_default="the captioner's")
     ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw captions at random, in place of a search.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample captions instead of searching.")] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="With --sample: below 1 likelier words.", show_default="1")
+        float | None, typer.Option(help="With --sample: below 1 favours likely words.", show_default="1")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="With --sample: the same captions each time.")] = None,
+    seed: Annotated[int | None, typer.Option(help="With --sample: seed for reproducible captions.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest caption, in words.", min=1, show_default="the captioner's")
+        int | None, typer.Option(help="Maximum length of a caption in words.", min=1, show_default="the captioner's")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Photos a step.", min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Photos per batch.", min=1)] = 32,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that read photos.", min=1, show_default="cores, 8 at most")
+        int | None, typer.Option(help="Threads that read photos.", min=1, show_default="cores, at most 8")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one")] = None,
-    on_error: Annotated[OnBroken, typer.Option(help="At a photo that cannot be read.")] = OnBroken.SKIP,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where captions are there.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for a download.", min=0.1)] = 30.0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if available")] = None,
+    on_error: Annotated[OnBroken, typer.Option(help="If a photo cannot be read.")] = OnBroken.SKIP,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")] = False,
+    timeout: Annotated[float, typer.Option(help="Timeout of a download in seconds.", min=0.1)] = 30.0,
     allow_private: Annotated[
-        bool, typer.Option("--allow-private-urls", help="Download from private addresses too.")
+        bool, typer.Option("--allow-private-urls", help="Allow downloads from private addresses.")
     ] = False,
     contact_sheet: Annotated[
         Path | None, typer.Option(help="Picture (.png) of the first photos with their captions.")
     ] = None,
-    contact_sheet_photos: Annotated[int, typer.Option(help="How many photos it shows.", min=1, max=100)] = 40,
-    as_json: Annotated[bool, typer.Option("--json", help="Captions, or with --output the summary, as JSON.")] = False,
+    contact_sheet_photos: Annotated[int, typer.Option(help="Photos in this picture.", min=1, max=100)] = 40,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print captions, or the summary of --output, as JSON.")
+    ] = False,
 ) -> None:
     """Caption photos.
 
-    Captions go to the terminal, a line each (name, tab, caption), or to a file with --output, or beside the photos
-    with --sidecar. Given again, the same command goes on where it stopped: photos that have a caption are left alone.
-    Photos that cannot be read are listed at the end, and files of a folder that are no photos are counted.
+    Captions are printed, one per line (name, tab, caption), or written to a file with --output, or next to the photos
+    with --sidecar. If the run is stopped, the same command continues it: photos that have a caption are skipped.
+    Photos that cannot be read are listed at the end; other files in a folder are counted.
 
-    Exit code: 0, 1 where photos could not be read, 2 where nothing could be done, 130 after Ctrl-C, which keeps what
-    is captioned.
+    Exit code: 0, 1 if photos could not be read, 2 if nothing could be captioned, 130 after Ctrl-C, which keeps the
+    captions so far.
 
     \b
     Examples:
@@ -100,9 +102,9 @@ def caption(
       nic caption --data flickr8k --split test --model runs/flickr8k \\
           --output captions.json
 
-    Many processes, one file in the end: torchrun --nproc_per_node 4 -m nic_hf caption ... --output captions.jsonl
+    Several processes that write one file: torchrun --nproc_per_node 4 -m nic_hf caption ... --output captions.jsonl
     """
-    with reported("caption", "stopped; nothing is captioned yet"):
+    with reported("caption", "stopped; nothing was captioned yet"):
         if not model:
             raise ValueError("no captioner: give --model, a folder or a Hub id")
         if output is not None and sidecar:
@@ -120,7 +122,7 @@ def caption(
             photos = PhotoSources(paths or (), lists=lists or (), data=data, split=split, data_options=options)
             if sidecar and not photos.are_files:
                 raise ValueError(
-                    "--sidecar is for photos that are files, not addresses, tar files or data sets; give --output"
+                    "--sidecar is for photos that are files, not URLs, tar files or data sets; give --output"
                 )
             if output is not None:
                 caption_format(output)  # refuses other names before a model is loaded
@@ -157,21 +159,21 @@ def caption(
 
 
 def _run(run: "CaptionRun", contact_sheet: Path | None) -> "tuple[CaptionSummary, bool]":
-    """Caption, and say whether Ctrl-C ended it."""
+    """Run, and return the summary and whether Ctrl-C ended the run."""
     from ..captioning import BrokenPhotoError
 
     interrupted: list[int] = []
-    with reported("caption", "stopped; the same command goes on"):
+    with reported("caption", "stopped; the same command continues"):
         try:
             with _graceful(run, interrupted):
                 summary = run.run()
                 if contact_sheet is not None and run.processes.rank == 0:
                     run.draw_sheet(contact_sheet)
         except BrokenPipeError:
-            # Python would try to print what is left at its end, and complain.
+            # At exit, Python would complain that it cannot write buffered output.
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            fail("caption", "nobody reads the captions any more", 1)
+            fail("caption", "nothing reads the captions any more", 1)
         except BrokenPhotoError as error:
             fail("caption", error, 1)
     return summary, bool(interrupted)
@@ -185,7 +187,7 @@ def _generation(
     seed: int | None,
     max_new_tokens: int | None,
 ) -> dict[str, Any]:
-    """Arguments of `generate()`; what is None is left to the captioner."""
+    """Return arguments of `generate()`; the captioner's defaults apply to those not given."""
     if not sample and (temperature is not None or seed is not None):
         raise ValueError("--temperature and --seed have no meaning without --sample")
     if temperature is not None and temperature <= 0:
@@ -210,7 +212,7 @@ def _sink(
     as_json: bool,
     processes: "Processes",
 ) -> "CaptionSink":
-    """The file of captions, or the terminal."""
+    """Return the sink for a file of captions, or for standard output."""
     from .._version import __version__
     from ..captioning import CaptionFile, Printed
 
@@ -230,7 +232,7 @@ def _sink(
 
 
 def _quieten(is_onnx: bool) -> None:
-    """Leave the terminal to captions and one progress bar; ONNX captioners do without Transformers."""
+    """Reserve the terminal for captions and one progress bar; ONNX captioners do not import Transformers."""
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -243,10 +245,9 @@ def _quieten(is_onnx: bool) -> None:
 
 @contextmanager
 def _no_garbage_collection() -> "Iterator[None]":
-    """Look for no garbage while libraries are imported, nor among what they made later on.
+    """Disable garbage collection during imports, and exempt what they create.
 
-    They make a million objects that stay. Python would look through them again and again, and once more at its end,
-    which takes a sixth of a start with PyTorch.
+    They create a million objects that live on; collecting among them takes a sixth of the start with PyTorch.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -260,7 +261,7 @@ def _no_garbage_collection() -> "Iterator[None]":
 
 @contextmanager
 def _graceful(run: "CaptionRun", interrupted: list[int]) -> "Iterator[None]":
-    """Let the first Ctrl-C end the run after the step at hand; a second one ends it at once."""
+    """Let the first Ctrl-C end the run after the current batch, and a second one at once."""
 
     def stop(number: int, frame: Any) -> None:
         if interrupted:
@@ -281,7 +282,7 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
     from ..photo_files import left_out_line
 
     if sidecar:
-        summary.left_out.pop(".txt", None)  # captions, of an earlier run or the user's own
+        summary.left_out.pop(".txt", None)  # captions of an earlier run or of the user
     if as_json and (output is not None or sidecar):
         document = {
             "output": None if output is None else str(output),
@@ -304,9 +305,9 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
     if summary.left_out:
         typer.echo(left_out_line(Counter(summary.left_out)), err=True)
     if output is not None or sidecar or summary.broken or not summary.finished:
-        rate = f", {summary.captioned / summary.seconds:.1f} a second" if summary.seconds > 1 else ""
+        rate = f", {summary.captioned / summary.seconds:.1f} per second" if summary.seconds > 1 else ""
         line = f"{summary.captioned:,} photos captioned{rate}"
         line += f"; {summary.already:,} had captions" if summary.already else ""
         line += f"; {len(summary.broken):,} could not be read" if summary.broken else ""
-        line += "" if summary.finished else "; stopped: the same command goes on"
+        line += "" if summary.finished else "; stopped: the same command continues"
         typer.echo(line if output is None else f"{output}: {line}", err=True)

@@ -1,4 +1,4 @@
-"""The options that tell how `--data` is read, the same for every command."""
+"""Options for reading `--data`, shared by several commands."""
 
 import functools
 import inspect
@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {
         typer.Option(
             "--image_column",
             "--image-column",
-            help="Column of the photos' names in --data.",
+            help="Column of photo names in --data.",
             show_default="recognised",
         ),
     ],
@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
         typer.Option(
             "--caption_column",
             "--caption-column",
-            help="Column of the captions in --data; several with commas between.",
+            help="Column of captions in --data, or several separated by commas.",
             show_default="recognised",
         ),
     ],
@@ -36,7 +36,7 @@ OPTIONS: dict[str, Any] = {
         typer.Option(
             "--dev_share",
             "--dev-share",
-            help="Share of the dev split, where --data has no splits.",
+            help="Share of the dev split, if --data has no splits.",
             show_default="the captioner's, else 0.1",
         ),
     ],
@@ -45,7 +45,7 @@ OPTIONS: dict[str, Any] = {
         typer.Option(
             "--test_share",
             "--test-share",
-            help="Share of the test split, where --data has no splits.",
+            help="Share of the test split, if --data has no splits.",
             show_default="the captioner's, else 0.1",
         ),
     ],
@@ -54,7 +54,7 @@ OPTIONS: dict[str, Any] = {
         typer.Option(
             "--split_seed",
             "--split-seed",
-            help="Seed of the hash that splits --data where it has no splits.",
+            help="Seed of the hash that splits --data, if it has no splits.",
             show_default="the captioner's, else 0",
         ),
     ],
@@ -62,7 +62,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def takes_data_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options above, in place of its parameter `data_options`: a dictionary of those given."""
+    """Replace the parameter `data_options` of a command by these options; it gets a dictionary of those given."""
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name == "data_options":
@@ -76,27 +76,27 @@ def takes_data_options(command: Callable[..., None]) -> Callable[..., None]:
         given = {name: value for name, value in options.items() if value is not None}
         command(**arguments, data_options=given)
 
-    # What typer reads.
+    # Read by typer.
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options
 
 
 def load_options(captioner: str, data: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `load_captions`: the options given, and the split shares a captioner was trained with.
+    """Return arguments of `load_captions`: the given options, and the split shares a captioner was trained with.
 
     Raises:
         ValueError: an option is given without --data, or the captioner's recipe cannot be read.
     """
     if data is None:
         if given:
-            raise ValueError(f"--{next(iter(given))} has no meaning without --data")
+            raise ValueError(f"--{next(iter(given))} requires --data")
         return {}
     return {**_shares_of(captioner), **given}
 
 
 def _shares_of(captioner: str) -> dict[str, Any]:
-    """How the photos were shared out that a captioner was trained on, from the recipe in its folder."""
+    """Return the split shares in the recipe of a captioner."""
     from ..training.checkpoint_integrity import RECIPE_FILE
     from ..training.run_records import read_recipe
 
