@@ -1,9 +1,9 @@
-"""Photos a second from JPEG files to captions: one after the other, with threads that read ahead, and with processes.
+"""Photos per second from JPEG files to captions: sequentially, with threads that read ahead, and with processes.
 
     python benchmarks/caption_folder.py --model captioner-int8 --photos path/to/flickr8k/Images --size 500 375
 
-With --size the photos are first saved as JPEGs of that size, which is not counted. Rounds alternate, so that a busy
-machine is busy for all. Start-up is not counted, of processes neither. Prints a line a way and writes JSON.
+With --size the photos are first saved as JPEGs of that size, outside the measurement. Rounds alternate, so that other
+load affects all of them. Start-up is excluded. Prints one line per method and writes JSON.
 """
 
 import argparse
@@ -28,19 +28,19 @@ from nic_hf.images import load_photo
 
 
 class Sources(PhotoSources):
-    """The first photos of a folder."""
+    """Return the first photos of a folder."""
 
     def __init__(self, folder: str, number: int) -> None:
         super().__init__([folder])
         self.number = number
 
     def items(self, process: int = 0, processes: int = 1) -> Iterator[PhotoItem]:
-        """As many as were asked for."""
+        """Number of photos."""
         return itertools.islice(super().items(process, processes), self.number)
 
 
 class Forgetful:
-    """Takes captions and keeps none."""
+    """A sink that drops captions."""
 
     def is_done(self, item: PhotoItem) -> bool:
         """Never."""
@@ -58,7 +58,7 @@ class Forgetful:
 
 
 class Prepared(Dataset):
-    """Pixels of photos, for processes."""
+    """Data set of pixels, for processes."""
 
     def __init__(self, captioner: Any, items: list[PhotoItem]) -> None:
         self.prepare, self.size, self.items = captioner.prepare, captioner.photo_size, items
@@ -71,25 +71,25 @@ class Prepared(Dataset):
 
 
 class Preparing:
-    """What a process needs of a captioner: no model."""
+    """The preprocessing of a captioner, without its model."""
 
     def __init__(self, captioner: Any) -> None:
         self.processor, self.photo_size = captioner.processor, captioner.photo_size
 
     def prepare(self, photo: Any) -> Any:
-        """A photo as pixels."""
+        """Convert a photo to pixels."""
         return self.processor(images=photo, return_tensors="np")["pixel_values"][0]
 
 
 def resized(photos: list[PhotoItem], size: tuple[int, int], folder: Path) -> None:
-    """Save photos as JPEGs of `size`, at quality 90 as cameras and web sites do."""
+    """Save photos as JPEGs of `size` with quality 90, as cameras and web sites do."""
     for item in photos:
         photo = load_photo(item.source).resize(size, Image.Resampling.BICUBIC)
         photo.save(folder / f"{Path(item.source).stem}.jpg", quality=90)
 
 
 def main() -> None:
-    """Measure, and print a line of JSON a way."""
+    """Measure, and print a line of JSON per method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--photos", required=True)
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="as they are, if not given")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="default: unchanged")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Take turns at all ways."""
+    """Run all methods in turn."""
     captioner: Any = load_captioner(arguments.model)
     sources = Sources(arguments.photos, arguments.number)
     items = list(sources.items())
@@ -150,7 +150,7 @@ def measure(arguments: argparse.Namespace) -> None:
         return time.perf_counter() - start
 
     ways: dict[str, Callable[[], float]] = {
-        "one by one": one_by_one,
+        "sequentially": one_by_one,
         "1 thread": lambda: threads(1),
         "2 threads": lambda: threads(2),
         "4 threads": lambda: threads(4),

@@ -1,10 +1,10 @@
-"""How long a start waits for a full feature cache.
+"""Start-up time with a full feature cache.
 
     python benchmarks/feature_cache_start.py path/to/flickr8k path/to/mobilenet-v2 --photos 2000 --views 4
 
-Fills a cache, then opens it as a training run does, in turn: with the index of photos, without it, so that each photo
-is read and hashed once, and as it is without either index or checksums: each photo is read and hashed for each view,
-and each chunk is read and checked whole. Prints the photos a second of a start with all views, and writes JSON.
+Fills a cache, then opens it as a training run does, in turn: with the index of photos; without it, so that each photo
+is read and hashed once; and without index and checksums, so that each photo is read and hashed for each view, and each
+chunk is verified as a whole. Prints photos per second for a start with all views, and writes JSON.
 """
 
 import argparse
@@ -32,9 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="captioned photos")
     parser.add_argument("backbone")
-    parser.add_argument("--photos", type=int, default=2000, help="where there are fewer, they are taken again")
+    parser.add_argument("--photos", type=int, default=2000, help="photos are repeated if there are fewer")
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--attention", action="store_true", help="keep the features of all regions")
+    parser.add_argument("--attention", action="store_true", help="cache the features of all regions")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
@@ -72,7 +72,7 @@ def main() -> None:
     try:
         seconds: dict[str, list[float]] = {"filling": [start(lambda table: None)]}
         gigabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9
-        start(lambda table: None)  # photos that changed just before the cache was filled are read once more
+        start(lambda table: None)  # reads photos that changed just before the cache was filled
         ways = {
             "all read for each view": all_read_for_each_view,
             "photos read once": without_index,

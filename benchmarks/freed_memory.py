@@ -1,8 +1,8 @@
-"""Time of a backbone with and without `keep_freed_memory`, each in a process of its own, in turn.
+"""Time of a backbone with and without `keep_freed_memory`, in separate processes that take turns.
 
     python benchmarks/freed_memory.py path/to/mobilenet-v2
 
-Prints processor seconds (of the program, of the system) and page faults a batch of 32 photos, and writes JSON.
+Prints processor seconds (user and system) and page faults per batch of 32 photos, and the peak, and writes JSON.
 """
 
 import argparse

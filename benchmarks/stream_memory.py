@@ -1,10 +1,9 @@
-"""Memory of `nic caption` over 100,000 photos: the most, and how much it grows on the way.
+"""Memory of `nic caption` over 100,000 photos: peak and growth.
 
     python benchmarks/stream_memory.py --model captioner-int8 --photos path/to/flickr8k/Images --output stream.json
 
-The photos of a folder again and again, each time under another name (links to the files), so that each is read,
-decoded and captioned. Resident memory of the process is read every half second. Prints a line for every tenth of the
-way and writes JSON.
+The photos of a folder are repeated under different names (links to the files), so that each is read, decoded and
+captioned. Resident memory is sampled every half second. Prints a line per tenth of the photos and writes JSON.
 """
 
 import argparse
@@ -22,7 +21,7 @@ MIB = 2**20
 
 
 def link_photos(source, target, number):
-    """Put so many links to the photos of `source` into `target`."""
+    """Create links to the photos of `source` in `target`."""
     photos = sorted(path.resolve() for path in source.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     for place, photo in zip(range(number), itertools.cycle(photos), strict=False):
         folder = target / f"{place // 10_000:02d}"
@@ -31,7 +30,7 @@ def link_photos(source, target, number):
 
 
 def count_lines(file, position, lines):
-    """Lines of a file that grows, read on from where the last call ended."""
+    """Count the lines of a growing file, continuing after the last call."""
     if file.exists():
         with file.open("rb") as content:
             content.seek(position)
@@ -73,14 +72,14 @@ def main():
             time.sleep(0.5)
         code = process.wait()
         _, lines = count_lines(captions, position, lines)
-    peaks = []  # of each tenth of the way
+    peaks = []  # per tenth of the photos
     for tenth in range(10):
         part = [rss for done, rss in samples if tenth <= 10 * done / args.number < tenth + 1]
         peaks.append(max(part, default=None))
     seconds = time.perf_counter() - start
     peak = max(rss for _, rss in samples)
-    print(f"exit code {code}, {lines:,} captions, {lines / seconds:.1f} a second, peak {peak:.0f} MiB")
-    print("most in each tenth, MiB:", *(f"{rss:.0f}" if rss else "-" for rss in peaks))
+    print(f"exit code {code}, {lines:,} captions, {lines / seconds:.1f} per second, peak {peak:.0f} MiB")
+    print("peak per tenth, MiB:", *(f"{rss:.0f}" if rss else "-" for rss in peaks))
     save(
         args.output,
         model=args.model,

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="captioned photos, as load_captions takes them")
     parser.add_argument("--photos", type=int, default=2000)
-    parser.add_argument("--samples", type=int, default=4000, help="samples before the break")
+    parser.add_argument("--samples", type=int, default=4000, help="samples before the interruption")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = load_captions(arguments.data, "train")

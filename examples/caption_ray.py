@@ -1,11 +1,11 @@
-"""Caption photos on a cluster with Ray Data: actors that caption, a driver that writes one file in order.
+"""Caption photos on a cluster with Ray Data: actors caption, the driver writes one file in order.
 
     pip install "nic_hf[ray]"
     python examples/caption_ray.py /shared/photos --model runs/flickr8k --output captions.jsonl --actors 2
 
-On a cluster, `ray job submit` it, or give --address; photos have to lie where all nodes see them, or at http
-addresses. An actor or a node that dies is replaced, and what it had in hand is captioned again; each caption is
-written once. A driver that dies leaves what was written, and the same command goes on from there.
+On a cluster, submit it with `ray job submit`, or give --address. Photos have to be on a shared disk or at URLs. An
+actor or node that dies is replaced and its unfinished photos are captioned again; each caption is written once. If the
+driver dies, the same command continues with what was written.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from nic_hf.captioning import CaptionFile, PhotoItem, PhotoSources, load_caption
 from nic_hf.captioning.captioners import caption_batch
 from nic_hf.images import load_photo
 
-BATCHES_A_BLOCK = 4  # what is done again when an actor dies
+BATCHES_A_BLOCK = 4  # repeated if an actor dies
 
 
 class CaptioningActor:
-    """Holds a captioner, and captions batches of photos with it."""
+    """Captions batches of photos."""
 
     def __init__(self, model: str, threads: int, generation: dict[str, Any]) -> None:
         import torch
@@ -40,7 +40,7 @@ class CaptioningActor:
         self.threads = ThreadPoolExecutor(threads + 1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Captions of photos, or what is wrong with them, by their place in the list."""
+        """Return captions of photos, or errors, with their place in the list."""
         read = list(self.threads.map(self._read, batch["source"].tolist()))
         good = [place for place, (pixels, _) in enumerate(read) if pixels is not None]
         captions = [""] * len(read)
@@ -63,25 +63,25 @@ class CaptioningActor:
 
 
 def new_items(sources: PhotoSources, file: CaptionFile) -> list[PhotoItem]:
-    """Photos without captions, each once."""
+    """Return photos without captions, each once."""
     items = {item.image_id: item for item in sources.items() if not file.is_done(item)}
     return list(items.values())
 
 
 def main() -> int:
-    """Caption, write, report; 1 where photos could not be read."""
+    """Caption, write and report; return 1 if photos could not be read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="*", help="photos, folders, patterns, http addresses")
-    parser.add_argument("--list", action="append", default=[], help="text file of paths and addresses")
-    parser.add_argument("--model", required=True, help="captioner: a folder that all nodes see, or a Hub id")
+    parser.add_argument("paths", nargs="*", help="photos, folders, patterns, URLs")
+    parser.add_argument("--list", action="append", default=[], help="text file of paths and URLs")
+    parser.add_argument("--model", required=True, help="captioner: a folder on a shared disk, or a Hub id")
     parser.add_argument("--output", required=True, help=".jsonl, .csv, .parquet or .json")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew where captions are there")
-    parser.add_argument("--actors", type=int, default=2, help="captioners that work at the same time")
-    parser.add_argument("--cpus", type=int, default=1, help="cores of each")
-    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each, such as 0.25")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing captions")
+    parser.add_argument("--actors", type=int, default=2, help="number of captioners")
+    parser.add_argument("--cpus", type=int, default=1, help="cores per captioner")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs per captioner, such as 0.25")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--num-beams", type=int)
-    parser.add_argument("--address", help="of a cluster; without it Ray starts on this machine")
+    parser.add_argument("--address", help="address of a cluster; if not given, Ray starts on this machine")
     arguments = parser.parse_args()
 
     start = time.perf_counter()
@@ -118,14 +118,14 @@ def main() -> int:
             num_cpus=arguments.cpus,
             num_gpus=arguments.gpus,
             compute=ray.data.ActorPoolStrategy(size=arguments.actors),
-            max_restarts=-1,  # an actor that dies is replaced,
-            max_task_retries=-1,  # and what it had in hand is done again
+            max_restarts=-1,  # replace actors that die,
+            max_task_retries=-1,  # and repeat their unfinished tasks
         )
         for batch in captioned.iter_batches(batch_size=None):
             for place, caption, error, worker in zip(*(batch[name] for name in batch), strict=True):
                 item = waiting.pop(int(place), None)
                 if item is None:
-                    continue  # written before: a block may come twice where a node was lost
+                    continue  # already written: a block may come twice if a node was lost
                 if int(worker) not in workers:
                     print(f"worker {worker} captions", file=sys.stderr, flush=True)
                 workers[int(worker)] = workers.get(int(worker), 0) + 1
