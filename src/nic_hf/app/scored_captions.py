@@ -12,12 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..captioning import TorchCaptioner
-from ..captioning.captioners import ONNX_MANIFEST
+from ..captioning.captioners import TorchCaptioner, is_onnx, load_checkpoint
 from ..images import load_photo, photo_size, reason
-from ..model.captioner import NICForConditionalGeneration
-from ..model.checkpoint import check_path
-from ..model.processor import NICProcessor
 
 MAX_PIXELS = 50_000_000
 
@@ -98,15 +94,12 @@ class AppCaptioner(TorchCaptioner):
         Raises:
             OSError, ValueError: there is no such captioner, or its files are damaged or inconsistent.
         """
-        if (Path(name_or_path) / ONNX_MANIFEST).is_file():
+        if is_onnx(name_or_path):
             raise ValueError(
                 f"{name_or_path}: the app shows the probability of each word, which ONNX files do not give; name the"
                 " checkpoint that they were exported from"
             )
-        check_path(name_or_path)
-        processor = NICProcessor.from_pretrained(name_or_path)
-        model = NICForConditionalGeneration.from_pretrained(name_or_path)
-        return cls(model, processor, os.fspath(name_or_path), device)
+        return cls(*load_checkpoint(name_or_path), os.fspath(name_or_path), device)
 
     def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
         """See [`nic_hf.captioning.Captioner`]."""
@@ -214,12 +207,7 @@ class AppCaptioner(TorchCaptioner):
 
 @contextmanager
 def readable(photo: str | os.PathLike[str] | Image.Image) -> Iterator[str | None]:
-    """Check format and size of a photo, and yield the name of its file, without folder, for messages.
-
-    Raises:
-        UnknownFormatError: the format is unknown.
-        OSError: it cannot be read, or is too large.
-    """
+    """Check format and size of a photo, and yield the name of its file, without folder, for messages."""
     if isinstance(photo, Image.Image):
         yield None
         return

@@ -10,7 +10,7 @@ import os
 import queue
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,14 +93,12 @@ class CaptionFile:
 
     def begin(self) -> None:
         """Open the part of this process, once all processes have called [`open`]."""
-        try:
+        with _write_error(self._own):
             if self.process == 0:
                 self._write_run(finished=False)
             if self._own.exists():
                 _cut_torn_line(self._own)
             self._part = self._own.open("ab")
-        except OSError as error:
-            raise OSError(f"cannot write {self._own}: {error}") from error
 
     def is_done(self, item: PhotoItem) -> bool:
         """See [`CaptionSink`]."""
@@ -115,30 +113,25 @@ class CaptionFile:
         """See [`CaptionSink`]."""
         assert self._part is not None, "begin() comes first"
         row = CaptionRecord(item.image_id, captions).to_json()
-        try:
+        with _write_error(self._own):
             self._part.write(json_line(row if self._appends else {"key": item.key, **row}))
-        except OSError as error:
-            raise OSError(f"cannot write {self._own}: {error}") from error
 
     def flush(self) -> None:
         """See [`CaptionSink`]."""
-        try:
-            if self._part is not None:
-                while not self._done_elsewhere.empty():
-                    item = self._done_elsewhere.get()
-                    self._part.write(json_line({"key": item.key, "image_id": item.image_id}))
-                self._part.flush()
-        except OSError as error:
-            raise OSError(f"cannot write {self._own}: {error}") from error
+        if self._part is None:
+            return
+        with _write_error(self._own):
+            while not self._done_elsewhere.empty():
+                item = self._done_elsewhere.get()
+                self._part.write(json_line({"key": item.key, "image_id": item.image_id}))
+            self._part.flush()
 
     def close(self) -> None:
         """Close the part of this process."""
         if self._part is not None:
             part, self._part = self._part, None
-            try:
+            with _write_error(self._own):
                 part.close()
-            except OSError as error:
-                raise OSError(f"cannot write {self._own}: {error}") from error
 
     def finish(self, finished: bool, **facts: Any) -> None:
         """Merge the parts; called by the first process, once all have closed theirs.
@@ -249,6 +242,15 @@ class CaptionFile:
     def _write_run(self, finished: bool, **facts: Any) -> None:
         document = {**self.about, "made_by": self.made_by, "finished": finished, **facts}
         write_text(self.run_file, json.dumps(document, indent=1, ensure_ascii=True) + "\n")
+
+
+@contextmanager
+def _write_error(file: Path) -> Iterator[None]:
+    """Name a file in the error if it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {file}: {error}") from error
 
 
 class _PhotoPlaces:

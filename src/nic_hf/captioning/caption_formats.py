@@ -27,11 +27,7 @@ class CaptionRecord(NamedTuple):
 
     @classmethod
     def from_json(cls, row: Any) -> "CaptionRecord":
-        """Parse the result of `to_json`.
-
-        Raises:
-            ValueError: it is something else.
-        """
+        """Parse the result of `to_json`."""
         try:
             captions = row.get("captions") or [row["caption"]]
             if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
@@ -54,11 +50,7 @@ class CaptionFormat(NamedTuple):
 
 
 def caption_format(path: Path) -> CaptionFormat:
-    """Return the format for the suffix of a file.
-
-    Raises:
-        ValueError: unknown suffix.
-    """
+    """Return the format for the suffix of a file."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: the name of a file of captions has to end in {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
@@ -73,11 +65,7 @@ def json_line(row: dict) -> bytes:
 
 
 def parsed(text: bytes) -> Any:
-    """Parse a JSON value.
-
-    Raises:
-        ValueError: it is invalid or nested too deeply.
-    """
+    """Parse a JSON value."""
     try:
         return json.loads(text)
     except RecursionError:

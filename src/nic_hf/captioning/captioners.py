@@ -55,14 +55,18 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
         from ..export import NICOnnxCaptioner
 
         return ArrayCaptioner(NICOnnxCaptioner.from_pretrained(name_or_path), os.fspath(name_or_path))
-    from ..model.captioner import NICForConditionalGeneration
+    return TorchCaptioner(*load_checkpoint(name_or_path), os.fspath(name_or_path), device, copy_model=False)
+
+
+def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Any]:
+    """Load the model and processor of a checkpoint."""
     from ..model.checkpoint import check_path
+    from ..model.captioner import NICForConditionalGeneration
     from ..model.processor import NICProcessor
 
     check_path(name_or_path)
     processor = NICProcessor.from_pretrained(name_or_path)
-    model = NICForConditionalGeneration.from_pretrained(name_or_path)
-    return TorchCaptioner(model, processor, os.fspath(name_or_path), device, copy_model=False)
+    return NICForConditionalGeneration.from_pretrained(name_or_path), processor
 
 
 def is_onnx(name_or_path: str | os.PathLike[str]) -> bool:

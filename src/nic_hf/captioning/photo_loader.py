@@ -58,11 +58,7 @@ class PhotoLoader:
         self._threads += [threading.Thread(target=self._work, name="photos", daemon=True) for _ in range(workers)]
 
     def batches(self) -> Iterator[list[LoadedPhoto]]:
-        """Yield batches until there are no more photos, or until [`stop`].
-
-        Raises:
-            Exception: what iterating over the photos raised.
-        """
+        """Yield batches until there are no more photos, or until [`stop`]."""
         for thread in self._threads:
             thread.start()
         ready: dict[int, LoadedPhoto] = {}

@@ -79,11 +79,7 @@ class Part(NamedTuple):
 
 
 def find_parts(source: Path, options: SourceOptions) -> list[Part]:
-    """Return the files that hold the captions of a folder; none if it is for Hugging Face Datasets or holds tar files.
-
-    Raises:
-        CaptionDataError: the choice is ambiguous.
-    """
+    """Return the files with the captions of a folder; none if it is for Hugging Face Datasets or holds tar files."""
     found = _parts_of(source, options)
     if found or is_for_datasets(source):
         return found
@@ -101,11 +97,7 @@ def find_parts(source: Path, options: SourceOptions) -> list[Part]:
 
 
 def read_part(part: Part, options: SourceOptions, errors: ErrorCollector) -> CaptionFile:
-    """Read all captions of a part.
-
-    Raises:
-        CaptionDataError: the format is not supported.
-    """
+    """Read all captions of a part."""
     file, columns = part.path, (options.image_column, options.caption_column)
     below = PurePosixPath() if part.root is None else PurePosixPath(file.parent.relative_to(part.root).as_posix())
     if file.is_dir():
@@ -187,11 +179,7 @@ def _coco_files(folder: Path) -> list[Part]:
 
 
 def _metadata_files(folder: Path) -> list[Part]:
-    """Return the metadata file of a folder, or those of its split folders (the imagefolder layout of Datasets).
-
-    Raises:
-        CaptionDataError: a folder holds both kinds of metadata file.
-    """
+    """Return the metadata file of a folder, or those of its split folders (the imagefolder layout of Datasets)."""
     parts = []
     subfolders = sorted(path for path in folder.iterdir() if canonical_split(path.name) in SPLITS and path.is_dir())
     for place in (folder, *subfolders):

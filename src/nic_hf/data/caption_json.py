@@ -20,9 +20,6 @@ def read_json_file(file: Path, errors: ErrorCollector, image: str | None, captio
     - a list of objects with an image and a caption key (BLIP, LAVIS, COCO results), also under a key such as `data`
       (TextCaps);
     - an object of photo names with a caption or a list of captions each.
-
-    Raises:
-        CaptionDataError: it is none of these.
     """
     document = read_json(file)
     entries = document.get("images") if isinstance(document, dict) else None

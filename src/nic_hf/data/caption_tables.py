@@ -78,9 +78,6 @@ def read_table(
         image, caption: names of the columns, if known; see [`columns.recognise`].
         lists: split lists, by split.
         below: see [`gather`].
-
-    Raises:
-        CaptionDataError: the file is empty, or its columns are not recognised.
     """
     lines = list(read_lines(file, errors))
     if lines and re.fullmatch(r"sep=.", lines[0][1]):  # Excel's
@@ -120,11 +117,7 @@ def _apply_lists(found: CaptionFile, lists: Mapping[str, SplitList], errors: Err
 def read_json_lines(
     file: Path, errors: ErrorCollector, image: str | None, caption: str | None, below: PurePosixPath = _HERE
 ) -> CaptionFile:
-    """Read a file with one JSON object per line.
-
-    Raises:
-        CaptionDataError: the file is empty.
-    """
+    """Read a file with one JSON object per line."""
     lines = list(read_lines(file, errors))
     if not lines:
         raise NoCaptionsError(f"{file}: the file is empty; expected one object a line")
@@ -169,11 +162,7 @@ def gather(file: Path, records: Iterable[Record], errors: ErrorCollector, below:
 
 
 def object_record(place: int | str, value: Any, image: str | None, caption: str | None) -> Record:
-    """Make a record of a JSON object.
-
-    Raises:
-        RejectedError: it is not an object, or its keys are not recognised.
-    """
+    """Make a record of a JSON object."""
     if not isinstance(value, Mapping):
         raise RejectedError(f"expected an object and found {value!r:.200}")
     columns = recognise(tuple(value), image, caption)
@@ -252,11 +241,7 @@ def _records(
 def _fields(
     text: str, following: Sequence[tuple[int, str]], layout: _Layout, caption_last: bool
 ) -> tuple[list[str], int]:
-    """Return the fields of a row, and how many of the following lines belong to it.
-
-    Raises:
-        RejectedError: the quotes are broken, or there are too few or too many fields.
-    """
+    """Return the fields of a row, and how many of the following lines belong to it."""
     number, delimiter = len(layout.header), layout.delimiter
     # CSV requires quotes around a caption that contains the delimiter. Many files lack them.
     plain = text.split(delimiter, number - 1) if caption_last else []

@@ -50,9 +50,6 @@ def recognise(columns: tuple[str, ...], image: str | None = None, caption: str |
         columns: all names.
         image: name of the image column, if known.
         caption: name of the caption column, or several separated by commas, if known.
-
-    Raises:
-        RejectedError: there is no such column; the message lists the columns.
     """
     found = _named(columns, image)[0] if image else _image_column(columns)
     rest = [name for name in columns if name != found]
@@ -69,9 +66,6 @@ def caption_columns(columns: Iterable[str], named: str | None = None, shown: Seq
         columns: all names.
         named: name of the caption column, or several separated by commas, if known.
         shown: all columns of the table, for messages.
-
-    Raises:
-        RejectedError: there are no such columns.
     """
     columns = list(columns)
     if named:
@@ -116,9 +110,6 @@ def listed(cell: str) -> str | list[str]:
 
     >>> listed("['a dog', \\"a dog's bed\\"]"), listed("[a dog]")
     (['a dog', "a dog's bed"], '[a dog]')
-
-    Raises:
-        RejectedError: it begins and ends like such a list but is not one.
     """
     text = cell.strip()
     if not (text.startswith("[") and text.endswith("]") and len(text) > 2 and text[1:].lstrip()[:1] in "'\""):

@@ -72,9 +72,6 @@ class ErrorCollector:
     """Collects errors; `settle` raises the first (`on_error="raise"`) or reports them as skipped items (`"skip"`).
 
     Errors are held back until it is known which photos are wanted: those of other splits do not matter.
-
-    Raises:
-        ValueError: `on_error` is neither "raise" nor "skip".
     """
 
     def __init__(self, on_error: OnError = "raise", skipped: list[SkippedItem] | None = None):
@@ -115,9 +112,6 @@ class ErrorCollector:
 
         Args:
             elsewhere: ids of photos that are not wanted, whose errors are dropped.
-
-        Raises:
-            CaptionDataError: `on_error` is "raise" and there is an error.
         """
         items = [item for item, photo in self._items if photo is None or photo not in elsewhere]
         self._items = []
@@ -137,24 +131,14 @@ class ErrorCollector:
 
 
 # A class rather than contextlib.contextmanager because it is entered once or twice per caption.
+@dataclass(slots=True)
 class _Place:
-    __slots__ = ("_collector", "_entry", "_file", "_line", "_name", "_photo")
-
-    def __init__(
-        self,
-        collector: ErrorCollector,
-        file: str | os.PathLike[str],
-        line: int | None,
-        name: str | None,
-        entry: str | None,
-        photo: str | None,
-    ):
-        self._collector = collector
-        self._file = file
-        self._line = line
-        self._name = name
-        self._entry = entry
-        self._photo = photo
+    collector: ErrorCollector
+    file: str | os.PathLike[str]
+    line: int | None
+    name: str | None
+    entry: str | None
+    photo: str | None
 
     def __enter__(self) -> None:
         pass
@@ -162,6 +146,6 @@ class _Place:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, RejectedError):
             return False
-        item = SkippedItem(os.fspath(self._file), self._line, self._name, str(error), self._entry)
-        self._collector.add(item, self._photo or self._name)
+        item = SkippedItem(os.fspath(self.file), self.line, self.name, str(error), self.entry)
+        self.collector.add(item, self.photo or self.name)
         return True

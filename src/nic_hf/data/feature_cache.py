@@ -216,11 +216,7 @@ def _encode(
 
 
 def load_photo_row(image: dict[str, Any]) -> Any:
-    """Decode an undecoded `datasets.Image` value.
-
-    Raises:
-        OSError: the file is missing or cannot be read; the message names it.
-    """
+    """Decode an undecoded `datasets.Image` value."""
     path = image["path"]
     if image["bytes"] is None and "://" not in path and not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")

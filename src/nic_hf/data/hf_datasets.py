@@ -24,11 +24,7 @@ _ROWS_A_BATCH = 1000
 
 
 def open_data(source: str, cache_dir: Path | None) -> Dataset | DatasetDict:
-    """Open a Hub id or a local folder (also one written by `save_to_disk`).
-
-    Raises:
-        CaptionDataError: Datasets cannot open it; the message includes its reason.
-    """
+    """Open a Hub id or a local folder (also one written by `save_to_disk`)."""
     saved = [Path(source, name) for name in ("dataset_dict.json", "state.json")]
     try:
         if any(path.is_file() for path in saved):
@@ -44,11 +40,7 @@ def open_data(source: str, cache_dir: Path | None) -> Dataset | DatasetDict:
 
 
 def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset | DatasetDict:
-    """Convert local tar files to Arrow files, one per split if each file is named after a split.
-
-    Raises:
-        CaptionDataError: a file is not on this machine.
-    """
+    """Convert local tar files to Arrow files, one per split if each file is named after a split."""
     remote = next((shard for shard in shards if "://" in shard), None)
     if remote is not None:
         raise CaptionDataError(f"{remote}: not on this machine; stream_captions reads it without a copy")
@@ -89,9 +81,6 @@ def read_dataset(
 
     Returns:
         The data set, how it was split (see [`splits.Choice`]), and `label`.
-
-    Raises:
-        CaptionDataError: unknown split, no image or caption column, or a row that cannot be used.
     """
     parts: dict[str | None, Dataset] = {}
     if isinstance(data, Dataset):
@@ -174,11 +163,7 @@ def _id_column(table: Dataset) -> str | None:
 
 
 def _check_disjoint(parts: Mapping[str | None, Dataset], label: str) -> None:
-    """Refuse splits that share an image id.
-
-    Raises:
-        CaptionDataError: the message names the id.
-    """
+    """Refuse splits that share an image id."""
     owner: dict[Any, str | None] = {}
     for split, part in parts.items():
         column = _id_column(part)
@@ -233,11 +218,7 @@ def _by_split(table: Dataset, first_row: Mapping[str, int]) -> dict[str | None, 
 
 
 def image_column(names: Sequence[str], features: Mapping[str, Any], named: str | None = None) -> str:
-    """Return the image column: the given one, else `image`, else the only one of type `datasets.Image`.
-
-    Raises:
-        RejectedError: there is no such column.
-    """
+    """Return the image column: the given one, else `image`, else the only one of type `datasets.Image`."""
     if named is not None:
         if named not in names:
             raise RejectedError(f"no column {named!r}: the columns are {', '.join(names) or 'none'}")

@@ -166,9 +166,6 @@ def rows_of(
 
     Returns:
         The photos, and how the source was split (see [`splits.Choice`]).
-
-    Raises:
-        CaptionDataError: as in `load_captions`.
     """
     splits = {part.split for part in parts}
     if wanted is not None and {wanted, "train", "validation"} <= splits:
@@ -201,11 +198,7 @@ def rows_of(
 
 
 def _find_photos(files: "Sequence[tuple[Part, CaptionFile]]", options: SourceOptions) -> list[PhotoFinder]:
-    """Find the file of each photo; names of one file are one photo, and equal names of several files get other ids.
-
-    Raises:
-        CaptionDataError: a photo is in two splits, or there is no photo folder.
-    """
+    """Find the file of each photo; names of one file are one photo, and equal names of several files get other ids."""
     finders = []
     by_path: dict[str, tuple[CaptionFile, CaptionedPhoto]] = {}
     ids: set[str] = set()
@@ -235,11 +228,7 @@ def _find_photos(files: "Sequence[tuple[Part, CaptionFile]]", options: SourceOpt
 
 
 def _merge(photo: "CaptionedPhoto", found: "CaptionFile", file: "CaptionFile", first: "CaptionedPhoto") -> None:
-    """Add the captions of a photo to the same photo under another name.
-
-    Raises:
-        CaptionDataError: the two are in different splits.
-    """
+    """Add the captions of a photo to the same photo under another name."""
     if None not in (photo.split, first.split) and photo.split != first.split:
         raise CaptionDataError(
             f"{photo.image_id} is in two splits: {file.file} ({first.split}) and {found.file} ({photo.split}); "

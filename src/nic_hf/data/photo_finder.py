@@ -83,9 +83,6 @@ class PhotoFinder:
         captions: the file, completely read.
         images: the folder that the user named.
         root: the folder of the data set, in which photos are searched for.
-
-    Raises:
-        CaptionDataError: the folder does not exist, or no folder holds any of the photos.
     """
 
     def __init__(self, captions: CaptionFile, images: Path | None, root: Path) -> None:
@@ -115,11 +112,7 @@ class PhotoFinder:
             raise CaptionDataError(self._nowhere(sample))
 
     def find(self, photo: CaptionedPhoto) -> os.DirEntry[str] | None:
-        """Return the file of a photo, or None.
-
-        Raises:
-            CaptionDataError: several folders hold a photo of that name.
-        """
+        """Return the file of a photo, or None."""
         for name in photo.names:
             for index in self._near:
                 entry = index.entry(name)
@@ -140,11 +133,7 @@ class PhotoFinder:
         return None
 
     def row(self, photo: CaptionedPhoto) -> Row:
-        """Return the row of a photo.
-
-        Raises:
-            RejectedError: it has no caption, was not found, or is empty.
-        """
+        """Return the row of a photo."""
         if not photo.captions:
             raise RejectedError("the photo has no caption that can be used")
         try:

@@ -41,9 +41,6 @@ class SplitShares:
         dev: share of the validation split, from 0 to below 1.
         test: share of the test split.
         seed: seed of the hash.
-
-    Raises:
-        ValueError: the shares leave nothing to train on.
     """
 
     dev: float = 0.1
@@ -83,11 +80,7 @@ class SplitList:
 
 
 def check_split(split: str, available: Iterable[str], where: str) -> None:
-    """Check that a canonical split name is available.
-
-    Raises:
-        NoSplitError: it is not; the message lists the available ones.
-    """
+    """Check that a canonical split name is available."""
     names = sorted(set(available))
     if not names:
         raise NoSplitError(f"{where}: no split {split!r}: there are no splits here; leave split out to load all")
@@ -108,9 +101,6 @@ def choose_split(parts: Mapping[str | None, Sequence[str]], wanted: str, shares:
         wanted: canonical name of a split.
         shares: for the hash.
         where: the source, for messages.
-
-    Raises:
-        CaptionDataError: there is no such split, or too few photos for it.
     """
     named = {split: ids for split, ids in parts.items() if split is not None}
     if len(named) == 1 and "train" not in named and parts.get(None):  # such as a list of test photos and all others
@@ -168,11 +158,7 @@ def hashed_splits(image_ids: Iterable[str], shares: SplitShares) -> dict[str, li
 
 
 def read_split_lists(folder: Path, errors: ErrorCollector) -> dict[str, SplitList]:
-    """Read the split lists in `folder`: Flickr8k's, or `train.txt`, `val.txt` and `test.txt` with photo names.
-
-    Raises:
-        CaptionDataError: two lists share a photo. This is never skipped because it would make scores unreliable.
-    """
+    """Read the split lists in `folder`: Flickr8k's, or `train.txt`, `val.txt` and `test.txt` with photo names."""
     lists = {}
     for split, names in _LISTS.items():
         file = next((folder / name for name in names if (folder / name).is_file()), None)

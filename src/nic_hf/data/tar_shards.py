@@ -162,11 +162,7 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
 
 
 class _Watched:
-    """A file that remembers the last block read and limits the size of a read.
-
-    Raises:
-        tarfile.ReadError: on `read`, if a header claims a name of a gigabyte, which tarfile would read at once.
-    """
+    """A file that remembers the last block read and limits the size of a read."""
 
     def __init__(self, file: Any) -> None:
         self.file, self.last = file, b""
@@ -195,11 +191,7 @@ def _row(shard: str, key: str, files: dict[str, tuple[str, bytes]], problems: li
 
 
 def clean_captions(captions: Any, problems: list[str]) -> list[str]:
-    """Strip captions; add those that cannot be used to `problems` instead.
-
-    Raises:
-        RejectedError: none is left.
-    """
+    """Strip captions; add those that cannot be used to `problems` instead."""
     kept = []
     for caption in captions:
         try:

@@ -29,9 +29,6 @@ def read_lines(file: Path, errors: ErrorCollector) -> Iterator[tuple[int, str]]:
     UTF-8 and UTF-16 are supported, with or without a byte-order mark, and Windows-1252 if nothing in the file is
     UTF-8; the log says which. Lines end with LF or CR LF only, since captions may contain the other line separators
     of Unicode. If some lines are UTF-8, a line that is not is rejected.
-
-    Raises:
-        CaptionDataError: the encoding is none of these.
     """
     # The whole file at once: a generator over an open file would keep it open as long as an error is kept.
     raw = file.read_bytes()
@@ -59,11 +56,7 @@ def first_line(file: Path) -> str:
 
 
 def fields_of(row: str, delimiter: str) -> list[str]:
-    """Split a row of a delimited file into its fields, following the rules of CSV.
-
-    Raises:
-        RejectedError: a quote is not closed, text follows a closing quote, or a field is too long.
-    """
+    """Split a row of a delimited file into its fields, following the rules of CSV."""
     if delimiter == "|":  # Flickr30k, where quotes are part of the text
         return row.split("|")
     if len(row) > csv.field_size_limit():
@@ -75,11 +68,7 @@ def fields_of(row: str, delimiter: str) -> list[str]:
 
 
 def read_json(file: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        CaptionDataError: the file is empty, has an unknown encoding, or is not JSON.
-    """
+    """Parse a JSON file."""
     raw = file.read_bytes()
     if not raw.strip():
         raise NoCaptionsError(f"{file}: the file is empty")
@@ -95,12 +84,7 @@ def read_json(file: Path) -> Any:
 
 
 def clean_caption(value: object, if_blank: str = "blank caption") -> str:
-    """Return the caption in one line, stripped.
-
-    Raises:
-        RejectedError: it is not text, is blank (with the reason `if_blank`), is longer than `LONGEST_CAPTION`, or
-            contains half of a surrogate pair, which JSON can encode (`\\ud83d`) but UTF-8 cannot.
-    """
+    """Return the caption in one line, stripped."""
     if value is None:
         raise RejectedError(if_blank)
     if not isinstance(value, str):
@@ -116,11 +100,7 @@ def clean_caption(value: object, if_blank: str = "blank caption") -> str:
 
 
 def valid_unicode(text: str, what: str) -> str:
-    """Return the text.
-
-    Raises:
-        RejectedError: it contains half of a surrogate pair.
-    """
+    """Return the text."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
