@@ -562,7 +562,7 @@ def test_a_file_cut_short_while_in_use_says_so(
     table = cache_features(model, processor, dataset_of(folder), cache)
     (path,) = chunk_files(cache)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(OSError, match=f"{path.name}: was cut short"):
+    with pytest.raises(OSError, match=f"{path.name}: was truncated"):
         table[NUMBER - 1]
 
 
@@ -746,7 +746,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("not a folder", "utf-8")
-    with pytest.raises(OSError, match=f"cannot keep features in {tmp_path / 'file' / 'cache'}"):
+    with pytest.raises(OSError, match=f"cannot write features to {tmp_path / 'file' / 'cache'}"):
         cache_features(model, processor, dataset_of(folder), tmp_path / "file" / "cache")
 
 
@@ -774,14 +774,14 @@ def test_a_chunk_that_cannot_be_put_in_place_leaves_nothing(
         raise PermissionError("in use")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match=f"cannot keep features in {cache}.*: in use"):
+    with pytest.raises(OSError, match=f"cannot write features to {cache}.*: in use"):
         cache_features(model, processor, dataset_of(folder), cache)
     assert leftovers(cache) == chunk_files(cache) == []
 
 
 def check_full_disk(model: NICForConditionalGeneration, processor: NICProcessor, folder: Path, cache: Path) -> None:
     """The last chunk does not fit: a clear error, nothing half-written, the chunks before it kept."""
-    with pytest.raises(OSError, match=f"cannot keep features in {cache}"):
+    with pytest.raises(OSError, match=f"cannot write features to {cache}"):
         cache_features(model, processor, dataset_of(folder), cache, photos_a_chunk=8)
     assert leftovers(cache) == []
 

@@ -142,7 +142,7 @@ def test_bad_rows_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptur
     rows = [f"{name},A dog ." for name in NAMES]
     rows[2], rows[5], rows[8] = "p02.jpg", 'p05.jpg,"A dog', "missing.jpg,A dog ."
     write(tmp_path / "captions.csv", "\n".join(["image,caption", *rows]))
-    with pytest.raises(CaptionDataError, match=r"captions\.csv: line 4: no comma between .*\(and 2 more faults\)"):
+    with pytest.raises(CaptionDataError, match=r"captions\.csv: line 4: no comma between .*\(and 2 more errors\)"):
         load_captions(tmp_path, cache_dir=tmp_path / "cache")
     skipped: list[SkippedItem] = []
     found = load_captions(tmp_path, cache_dir=tmp_path / "cache", on_error="skip", skipped=skipped)
@@ -155,7 +155,7 @@ def test_bad_rows_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptur
 def test_the_damaged_row_of_flickr30k_is_read_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, source = drawn("kaggle_flickr30k", tmp_path)
     assert load(source, tmp_path)["p03.jpg"] == CAPTIONS
-    assert "results.csv: line 9: no bar behind the caption's number" in caplog.text
+    assert "results.csv: line 9: no bar after the caption's number" in caplog.text
 
 
 def test_rejected_captions_of_vizwiz_are_left_out_and_counted(

@@ -107,7 +107,7 @@ def test_two_names_of_one_file_are_one_photo(tmp_path: Path, caplog: pytest.LogC
     rows = [(form.format(name), caption) for name in NAMES for form, caption in (("{}", "one"), ("Images/{}", "two"))]
     csv_rows(data / "c.csv", ["image", "caption"], rows)
     assert set(load(data, tmp_path).values()) == {"one | two"}
-    assert "12 photos are named in two ways; their captions are put together" in caplog.text
+    assert "12 photos have two names; their captions are merged" in caplog.text
 
 
 @pytest.mark.parametrize("names", [("a.jpg", "a.jpg"), ("a.jpg", "Images/a.jpg"), ("a.jpg", "a")])

@@ -221,7 +221,7 @@ def test_a_loader_goes_on_behind_the_batch_given_last(shards: list[str], workers
     assert torch.equal(before, torch.get_rng_state()), "reading draws nothing from the generator of dropout"
     assert first.passes() == pytest.approx(12 * 3 / 45, abs=0.4)
     if workers:
-        with pytest.raises(ValueError, match="2 data loader workers, and there are 1: set dataloader_num_workers"):
+        with pytest.raises(ValueError, match="2 data loader workers, not 1: set dataloader_num_workers=2"):
             StreamLoader(samples(stream), 3, CaptionCollator(), states[0])
 
 
@@ -341,7 +341,7 @@ def test_compressed_shards(photos: list[dict[str, Any]], tmp_path: Path) -> None
 
 def test_a_stream_of_which_nothing_can_be_used_does_not_go_on_for_ever(tmp_path: Path) -> None:
     shard = str(write_tar(tmp_path / "s.tar", [("bad.jpg", b"no photo"), ("bad.txt", b"a dog")]))
-    with pytest.raises(CaptionDataError, match="nothing of the stream can be used"):
+    with pytest.raises(CaptionDataError, match="nothing in the stream can be used"):
         next(iter(samples(stream_captions(shard), on_error="skip")))
 
 

@@ -139,7 +139,7 @@ def test_a_line_of_ten_megabytes(caption: str, tmp_path: Path) -> None:
     start = time.process_time()
     file = folder_of(str(tmp_path)) / "captions.txt"
     file.write_text(f'image,caption\na.jpg,"{caption}"\na.jpg,a cat\n')
-    with pytest.raises(CaptionDataError, match=r"captions.txt: line 2: a field of more than [0-9,]+ characters"):
+    with pytest.raises(CaptionDataError, match=r"captions.txt: line 2: a field has more than [0-9,]+ characters"):
         rows_in(file, None, ErrorCollector("raise"))
     lines = tmp_path / "captions.jsonl"
     lines.write_text(

@@ -134,7 +134,7 @@ def test_the_table_of_captions_on_a_full_disk(disk: Disk, tmp_path: Path) -> Non
     data, cache = captioned(tmp_path / "data"), disk.folder / "arrow"
     cache.mkdir()
     disk.fill()
-    with pytest.raises(OSError, match=f"cannot keep captions in {cache}: "):
+    with pytest.raises(OSError, match=f"cannot write captions to {cache}: "):
         load_captions(data, cache_dir=cache)
     assert list(cache.iterdir()) == []
     disk.empty()

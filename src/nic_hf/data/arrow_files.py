@@ -96,7 +96,7 @@ def _write(file: Path, features: Features, records: Iterable[Mapping[str, Any]],
     except OSError as error:
         # Another process was faster and has mapped the file, which Windows does not replace. It holds the same rows.
         if not file.is_file():
-            raise OSError(f"cannot keep captions in {file.parent}: {error.__cause__ or error}") from error
+            raise OSError(f"cannot write captions to {file.parent}: {error.__cause__ or error}") from error
 
 
 def _batches(records: Iterable[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:

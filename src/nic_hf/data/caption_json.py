@@ -53,7 +53,7 @@ def _records_of(document: Any, image: str | None, caption: str | None) -> tuple[
         merged = [{**entry, "split": name} for name, own in usable.items() for entry in own if isinstance(entry, dict)]
         return "", merged
     if len(usable) > 1:
-        raise CaptionDataError(f"captions under several keys: {', '.join(usable)}; keep one of them")
+        raise CaptionDataError(f"captions under several keys: {', '.join(usable)}; keep one")
     for name, value in usable.items():
         return name, value
     if isinstance(document, dict) and any(map(_is_photo, document)) and all(map(_are_captions, document.values())):

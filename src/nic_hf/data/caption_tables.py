@@ -231,7 +231,7 @@ def _records(
             continue
         position += more
         if layout.delimiter == "|" and text.count("|") < len(header) - 1:
-            say_once(f"{file}: line {number}: no bar behind the caption's number; read as if there were one")
+            say_once(f"{file}: line {number}: no bar after the caption's number; read as if there were one")
         with errors.at(file, line=number, name=fields[image].strip()):
             cells: list[Any] = [None if fields[c].strip().lower() in _MISSING else listed(fields[c]) for c in captions]
             own_split = None if split is None else fields[split]

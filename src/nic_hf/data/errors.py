@@ -116,8 +116,8 @@ class ErrorCollector:
         items = [item for item, photo in self._items if photo is None or photo not in elsewhere]
         self._items = []
         if items and self._on_error == "raise":
-            more = f" (and {len(items) - 1:,} more faults)" if len(items) > 1 else ""
-            raise CaptionDataError(f'{items[0]}{more}; on_error="skip" leaves out what is at fault')
+            more = f" (and {len(items) - 1:,} more errors)" if len(items) > 1 else ""
+            raise CaptionDataError(f'{items[0]}{more}; on_error="skip" skips them')
         for (file, what), number in self._left_out.items():
             say_once(f"{file}: {number:,} {what} left out")
         if not items:

@@ -95,7 +95,7 @@ def cache_features(
     trained = not model.encoder.frozen or any(weight.requires_grad for weight in model.encoder.parameters())
     if trained and lower_blocks is None:
         raise ValueError(
-            "the backbone is not frozen: its features change as it learns, and cached ones would not follow; "
+            "the backbone is not frozen, so cached features would become outdated; "
             "call model.set_backbone_frozen(True), or train on photos without a cache"
         )
     if not len(photos):
@@ -112,7 +112,7 @@ def cache_features(
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(f"cannot keep features in {folder}: {error}") from error
+            raise OSError(f"cannot write features to {folder}: {error}") from error
         rows_of = {
             index: range(index * photos_a_chunk, min((index + 1) * photos_a_chunk, len(images))) for index in missing
         }

@@ -90,7 +90,7 @@ class FeatureTable:
             file.seek(own.offset + position * size)
             content = bytearray(file.read(size))
             if len(content) < size:
-                raise OSError(f"{own.path}: was cut short while in use; compute the features again")
+                raise OSError(f"{own.path}: was truncated while in use; compute the features again")
             if not self._checked[row]:
                 file.seek(own.checks + position * _CHECKSUM_BYTES)
                 if zlib.crc32(content) != int.from_bytes(file.read(_CHECKSUM_BYTES), "little"):
@@ -170,7 +170,7 @@ def write_file(path: Path, features: torch.Tensor, readable: torch.Tensor) -> Fe
     kept = open_file(path)
     if kept is None:
         reason = (problem and problem.__cause__) or problem or "what was written is damaged"
-        raise OSError(f"cannot keep features in {path.parent}: {reason}") from problem
+        raise OSError(f"cannot write features to {path.parent}: {reason}") from problem
     return kept
 
 

@@ -43,7 +43,7 @@ def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset | Data
     """Convert local tar files to Arrow files, one per split if each file is named after a split."""
     remote = next((shard for shard in shards if "://" in shard), None)
     if remote is not None:
-        raise CaptionDataError(f"{remote}: not on this machine; stream_captions reads it without a copy")
+        raise CaptionDataError(f"{remote}: not on this machine; use stream_captions")
     data = dataset_of_shards(shards, cache_dir)
     named = {shard: splits_named(shard) for shard in shards}
     if any(len(names) != 1 for names in named.values()):
@@ -155,7 +155,7 @@ def _together(parts: list[Dataset], label: str) -> Dataset:
     try:
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     except ValueError as error:
-        raise CaptionDataError(f"{label}: the splits do not fit together: {error}; name one split") from error
+        raise CaptionDataError(f"{label}: the splits have different columns: {error}; name one split") from error
 
 
 def _id_column(table: Dataset) -> str | None:
@@ -172,7 +172,9 @@ def _check_disjoint(parts: Mapping[str | None, Dataset], label: str) -> None:
             for image_id in set(part.select_columns([column])[column][:]) - {None}:
                 if owner.setdefault(image_id, split) != split:
                     both = f"{owner[image_id]} and {split}"
-                    raise CaptionDataError(f"{label}: {image_id} is in two splits: {both}; a photo may be in one only")
+                    raise CaptionDataError(
+                        f"{label}: {image_id} is in two splits: {both}; a photo must be in one only"
+                    )
 
 
 def _copies(images: Dataset) -> dict[int, int]:

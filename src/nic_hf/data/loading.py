@@ -223,7 +223,7 @@ def _find_photos(files: "Sequence[tuple[Part, CaptionFile]]", options: SourceOpt
             ids.add(photo.image_id)
             found.photos[photo.image_id] = photo
     if repeated:
-        say_once(f"{files[0][1].file}: {repeated:,} photos are named in two ways; their captions are put together")
+        say_once(f"{files[0][1].file}: {repeated:,} photos have two names; their captions are merged")
     return finders
 
 
@@ -232,7 +232,7 @@ def _merge(photo: "CaptionedPhoto", found: "CaptionFile", file: "CaptionFile", f
     if None not in (photo.split, first.split) and photo.split != first.split:
         raise CaptionDataError(
             f"{photo.image_id} is in two splits: {file.file} ({first.split}) and {found.file} ({photo.split}); "
-            "a photo may be in one only"
+            "a photo must be in one only"
         )
     first.split = first.split or photo.split
     first.captions += photo.captions
@@ -258,7 +258,7 @@ def _checked(dataset: "Dataset", rule: str | None, label: str) -> "Dataset":
 
 def _refuse_images(images: object, label: str) -> None:
     if images is not None:
-        raise CaptionDataError(f"{label}: images= has no meaning here: this data set brings its own photos")
+        raise CaptionDataError(f"{label}: images= cannot be used: this data set contains its photos")
 
 
 def _empty(label: str) -> "Dataset":

@@ -80,12 +80,12 @@ class UpperEncoder(NICEncoder):
         self.maps_shape, self.features_shape = maps.shape[1:], features.shape[1:]
         upper = self._upper(maps, others=math.nan)
         if upper.shape != features.shape:
-            raise ValueError("the blocks above make other features of the outputs of those below")
+            raise ValueError("the blocks above compute different features from the outputs of those below")
         # Features that come from blocks below the last one and bypass those above it.
         self.fixed = upper.isnan().flatten(0, -2).any(0)
         change = torch.where(self.fixed, 0, upper - features).abs().max()
         if not change <= _SAME * features.abs().max():
-            raise ValueError("the blocks above make other features of the outputs of those below")
+            raise ValueError("the blocks above compute different features from the outputs of those below")
 
     @can_return_tuple
     def forward(
@@ -123,7 +123,7 @@ def split_encoder(encoder: NICEncoder, photo_shape: Sequence[int] | None = None)
         ValueError: BatchNorm statistics of frozen blocks would change, or no blocks can be skipped.
     """
     if not encoder.freeze_batch_norm:
-        raise ValueError("outputs of frozen blocks can be kept only where BatchNorm does not move: freeze_batch_norm")
+        raise ValueError("caching the outputs of frozen blocks requires freeze_batch_norm")
     photos = random_images(encoder, 1, photo_shape)
     mode = encoder.training
     encoder.eval()

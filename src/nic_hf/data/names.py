@@ -40,7 +40,7 @@ def safe_name(name: object) -> str:
     windows = PureWindowsPath(name)
     below = posixpath.normpath(windows.relative_to(windows.anchor).as_posix())
     if below.split("/")[0] in ("..", ".") or "\0" in name:
-        raise RejectedError(f"photo name {name!r} leads out of the photo folder; give a path below it")
+        raise RejectedError(f"photo name {name!r} leads out of the photo folder; give a path inside it")
     return below
 
 

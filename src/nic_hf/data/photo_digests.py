@@ -150,7 +150,9 @@ class _Index:
                 database.executemany("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?)", rows)
         except (OSError, sqlite3.Error) as error:
             logger.warning(
-                "cannot keep the digests of photos in %s (%s): the next start reads them again", self.path, error
+                "cannot write the digests of photos to %s (%s): the next start reads the photos again",
+                self.path,
+                error,
             )
 
     def close(self) -> None:
@@ -161,9 +163,9 @@ class _Index:
     def _give_up(self, error: sqlite3.Error) -> None:
         self.close()
         if isinstance(error, sqlite3.OperationalError):  # it is locked or cannot be opened
-            logger.warning("%s cannot be read (%s): photos are read in its place", self.path, error)
+            logger.warning("%s cannot be read (%s): photos are read instead", self.path, error)
             return
-        logger.warning("%s is damaged (%s): it is removed, and photos are read again", self.path, error)
+        logger.warning("%s is damaged (%s): it is removed and photos are read again", self.path, error)
         try:
             self.path.unlink(missing_ok=True)
         except OSError as problem:

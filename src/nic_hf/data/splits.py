@@ -83,7 +83,7 @@ def check_split(split: str, available: Iterable[str], where: str) -> None:
     """Check that a canonical split name is available."""
     names = sorted(set(available))
     if not names:
-        raise NoSplitError(f"{where}: no split {split!r}: there are no splits here; leave split out to load all")
+        raise NoSplitError(f"{where}: no split {split!r}: there are no splits; omit split to load all")
     if split not in names:
         raise NoSplitError(f"{where}: no split {split!r}; available: {', '.join(names)}")
 
@@ -169,7 +169,7 @@ def read_split_lists(folder: Path, errors: ErrorCollector) -> dict[str, SplitLis
             if name in other.lines:
                 raise CaptionDataError(
                     f"{name} is in two splits: {one.file} (line {one.lines[name]}) and "
-                    f"{other.file} (line {other.lines[name]}); a photo may be in one only"
+                    f"{other.file} (line {other.lines[name]}); a photo must be in one only"
                 )
     return lists
 

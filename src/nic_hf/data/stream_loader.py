@@ -57,8 +57,8 @@ class StreamLoader(DataLoader):
         workers = max(1, self.num_workers)
         if state["workers"] != workers:
             raise ValueError(
-                f"the position in the stream is one of {state['workers']} data loader workers, and there are"
-                f" {workers}: set dataloader_num_workers as it was"
+                f"the position in the stream was saved with {state['workers']} data loader workers, not {workers}:"
+                f" set dataloader_num_workers={state['workers']}"
             )
         self.given = state["given"]
         self.states = {int(worker): position for worker, position in state["states"].items()}

@@ -154,7 +154,7 @@ class StreamingCaptionDataset(IterableDataset):
             barren, barren_rows = (0, 0) if found else (barren + 1, barren_rows + rows.read)
             if barren == _BARREN_PASSES or barren_rows > _BARREN_PHOTOS:
                 raise CaptionDataError(
-                    f"nothing of the stream can be used: {barren_rows} photos of {barren} passes gave no sample"
+                    f"nothing in the stream can be used: {barren_rows} photos of {barren} passes gave no sample"
                 )
             self._state.update({"pass": self._state["pass"] + 1, "share": [0, 1], **_pass_begins()})
 
@@ -241,7 +241,7 @@ def _check_recipe(before: dict[str, Any], now: dict[str, Any]) -> None:
     ]
     if differences:
         raise ValueError(
-            f"the position in the stream is one in another order: {', '.join(differences)}"
+            f"the position in the stream is for another order: {', '.join(differences)}"
             " (readers are processes times data loader workers)"
         )
 

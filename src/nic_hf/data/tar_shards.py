@@ -118,7 +118,7 @@ def tar_rows(shards: Sequence[str], on_error: OnError) -> Iterator[dict[str, Any
                     raise CaptionDataError(row["problem"])
                 yield row
         except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            problem = f"{shard}: damaged{f' behind {key}' if key else ''}: {error}"
+            problem = f"{shard}: damaged{f' after {key}' if key else ''}: {error}"
             if on_error == "raise":
                 raise CaptionDataError(problem) from error
             yield {"image": None, "image_id": "", "captions": [], "problem": problem}
@@ -147,7 +147,7 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
                         yield current, files, problems
                     current, files, problems = key, {}, []
                 if suffix in files:
-                    problems.append(f"{member.name} comes twice")
+                    problems.append(f"{member.name} occurs twice")
                     continue
                 if member.size > _MOST_BYTES:
                     problems.append(f"{member.name} has {member.size:,} bytes; {_MOST_BYTES:,} are the most")
@@ -156,7 +156,7 @@ def _keys(shard: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]], list[
                 assert content is not None, member.name  # it is a file
                 files[suffix] = (member.name, content.read())
         if watched.last != bytes(_BLOCK):
-            raise tarfile.ReadError("it ends without the mark of its end, so it was cut short")
+            raise tarfile.ReadError("there is no end mark, so it was truncated")
         if current:
             yield current, files, problems
 

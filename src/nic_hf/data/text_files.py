@@ -60,7 +60,7 @@ def fields_of(row: str, delimiter: str) -> list[str]:
     if delimiter == "|":  # Flickr30k, where quotes are part of the text
         return row.split("|")
     if len(row) > csv.field_size_limit():
-        raise RejectedError(f"a field of more than {csv.field_size_limit():,} characters")
+        raise RejectedError(f"a field has more than {csv.field_size_limit():,} characters")
     try:
         return next(csv.reader([row], delimiter=delimiter, strict=True))
     except csv.Error as error:

@@ -55,7 +55,7 @@ class PhotoDataset(Dataset):
     ) -> None:
         for _, view_features in views:
             if (view_features is None) != (features is None):
-                raise ValueError("either each view has its features, or none of them and the photos have none either")
+                raise ValueError("either all views and the photos have features, or none of them")
             if view_features is not None and len(view_features) != len(photos):
                 raise ValueError(f"features of {len(view_features)} photos do not fit a data set of {len(photos)}")
         if features is not None and len(features) != len(photos):
