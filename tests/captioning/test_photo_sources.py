@@ -166,7 +166,7 @@ def test_what_is_not_there_is_said_at_once(photos: Path, tmp_path: Path) -> None
     (tmp_path / "notes" / "a.txt").write_text("no photo")
     for path, message in [
         ("nowhere/photo.jpg", "nowhere/photo.jpg: no such file or folder"),
-        ("nowhere/*.jpg", "no file has such a name"),
+        ("nowhere/*.jpg", "no file matches"),
         ("nowhere.tar", "nowhere.tar: no such file"),
         (str(tmp_path / "empty"), "empty: no photos in this folder"),
         (str(tmp_path / "notes"), r"notes: no photos in this folder; 1 other file left out \(.txt: 1\)"),

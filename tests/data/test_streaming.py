@@ -376,7 +376,7 @@ def test_names_of_shards(tmp_path: Path) -> None:
     assert names([tmp_path / "val", tmp_path / "train-000.tar"], None) == ["000.tar", "train-000.tar"]
     for source, split, message in [
         (tmp_path / "train-{000..002}.tar", None, "train-002.tar: no such file"),
-        (tmp_path / "none-*.tar", None, "no file has such a name"),
+        (tmp_path / "none-*.tar", None, "no file matches"),
         (tmp_path / "train-000.tar", "test", "no split 'test'; available: train"),
     ]:
         with pytest.raises(CaptionDataError, match=message):

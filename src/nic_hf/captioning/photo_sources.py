@@ -265,7 +265,7 @@ def _sources_of(path: str) -> tuple[list[_Source], Counter[str]]:
     patterns = expand_braces(str(found))
     matches = [match for pattern in patterns for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
     if not matches:
-        raise FileNotFoundError(f"{path}: no file has such a name")
+        raise FileNotFoundError(f"{path}: no file matches")
     photos = [match for match in matches if Path(match).is_dir() or is_photo_name(match)] or matches
     others = Counter(map(suffix_of, {*matches} - {*photos}))
     sources: list[_Source] = []

@@ -15,41 +15,32 @@ class Processes:
         number: number of processes.
     """
 
-    rank = 0
-    number = 1
+    def __init__(self, rank: int = 0, number: int = 1) -> None:
+        self.rank, self.number = rank, number
 
     @classmethod
     def launched(cls) -> "Processes":
-        """Return those started by `torchrun` or `accelerate launch`."""
-        return TorchProcesses() if int(os.environ.get("WORLD_SIZE") or 1) > 1 else cls()
-
-    def wait(self) -> None:
-        """Wait until all processes have called this."""
-
-    def gather(self, value: T) -> list[T]:
-        """Return the values of all processes."""
-        return [value]
-
-
-class TorchProcesses(Processes):
-    """Processes that communicate through `torch.distributed`, on CPUs and GPUs."""
-
-    def __init__(self) -> None:
+        """Return those started by `torchrun` or `accelerate launch`, which communicate over gloo."""
+        if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+            return cls()
         import torch.distributed
 
         if not torch.distributed.is_initialized():
             # One process may finish days before another, as shares differ in cost.
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        self.rank, self.number = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
     def wait(self) -> None:
-        """See [`Processes`]."""
-        import torch.distributed
+        """Wait until all processes have called this."""
+        if self.number > 1:
+            import torch.distributed
 
-        torch.distributed.barrier()
+            torch.distributed.barrier()
 
     def gather(self, value: T) -> list[T]:
-        """See [`Processes`]."""
+        """Return the values of all processes."""
+        if self.number == 1:
+            return [value]
         import torch.distributed
 
         values: list = [None] * self.number

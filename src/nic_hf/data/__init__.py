@@ -1,4 +1,4 @@
-"""Photos and captions in: one reader a format, all behind `load_captions`; then what a Trainer learns from."""
+"""Captioned photos: loading, streaming, feature caching, and data sets for Trainer."""
 
 from typing import TYPE_CHECKING
 

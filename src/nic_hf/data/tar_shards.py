@@ -89,7 +89,7 @@ def _matching(pattern: str) -> list[str]:
     files, root = fsspec.core.url_to_fs(pattern)
     found = sorted(files.glob(root))
     if not found:
-        raise CaptionDataError(f"{pattern}: no file has such a name")
+        raise CaptionDataError(f"{pattern}: no file matches")
     return [files.unstrip_protocol(path) if "://" in pattern else os.fspath(Path(path)) for path in found]
 
 
@@ -219,7 +219,7 @@ def _captions(files: dict[str, tuple[str, bytes]]) -> Iterator[Any]:
             if ".txt" not in files:
                 raise
     if ".txt" not in files:
-        raise RejectedError("no captions: neither a .txt nor a .json beside the photo")
+        raise RejectedError("no captions: neither a .txt nor a .json next to the photo")
     lines = [line for line in _text(*files[".txt"]).splitlines() if line.strip()]
     return iter(lines)
 
