@@ -18,7 +18,6 @@ from ..writing import replacing
 PHOTOS_A_CHUNK = 1024
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16}
-_WHOLE = ("features", "readable")
 _SMALL = ("readable", "checksums", "sums")
 _CHECKSUM_BYTES = 4
 
@@ -104,8 +103,11 @@ class FeatureTable:
         Raises:
             OSError: the file is damaged or missing; the message names it.
         """
-        for file in self.files:
-            yield from (features[readable].float() for features, readable in [_read_whole(file.path)])
+        for index, file in enumerate(self.files):
+            start = index * self.photos_a_chunk
+            positions = set(range(min(self.photos_a_chunk, self.num_photos - start))).difference(file.unreadable)
+            if positions:
+                yield torch.stack([self[start + position] for position in sorted(positions)])
 
     def unreadable_rows(self) -> list[int]:
         """Return the rows of photos that could not be read; their features are zeros."""
@@ -141,7 +143,7 @@ def open_file(path: Path) -> FeatureFile | None:
         with path.open("rb") as raw:  # layout: 8 bytes with the length of the header, header, tensors
             length = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(length))
-        if metadata["checksum"].split()[-1:] != [_checksum(tensors, _SMALL)]:
+        if metadata["checksum"] != _checksum(tensors):
             return None
         return FeatureFile(
             path=path,
@@ -182,25 +184,13 @@ def _write(path: Path, features: torch.Tensor, readable: torch.Tensor) -> None:
         "checksums": torch.from_numpy(checksums),
         "sums": _sums(features, readable.bool()),
     }
-    # One entry, because the order in which safetensors writes several varies.
-    metadata = {"checksum": f"{_checksum(tensors, _WHOLE)} {_checksum(tensors, _SMALL)}"}
     with replacing(path, sync=False) as temporary:  # checksums reveal what a power failure leaves
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, {"checksum": _checksum(tensors)})
 
 
 def save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Save without the temporary file of `safetensors.torch.save_file`, which remains if the process is killed."""
     path.write_bytes(save(tensors, metadata))
-
-
-def _read_whole(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all features, and which photos could be read."""
-    with safe_open(path, "pt") as content:
-        tensors = {name: content.get_tensor(name) for name in _WHOLE}
-        checksum = (content.metadata() or {}).get("checksum", "")
-    if checksum.split()[:1] != [_checksum(tensors, _WHOLE)]:
-        raise _damaged(path, "its features are not what was written")
-    return tensors["features"], tensors["readable"].bool()
 
 
 def _damaged(path: Path, what: str) -> OSError:
@@ -218,5 +208,6 @@ def _sums(features: torch.Tensor, readable: torch.Tensor) -> torch.Tensor:
     return torch.stack([values.sum(0), values.square().sum(0)])
 
 
-def _checksum(tensors: dict[str, torch.Tensor], names: Sequence[str]) -> str:
-    return digest_of(tensors[name].numpy().data for name in names)
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    """Digest of all tensors but the features, which have checksums of their own."""
+    return digest_of(tensors[name].numpy().data for name in _SMALL)
