@@ -60,8 +60,8 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
 
 def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Any]:
     """Load the model and processor of a checkpoint."""
-    from ..model.checkpoint import check_path
     from ..model.captioner import NICForConditionalGeneration
+    from ..model.checkpoint import check_path
     from ..model.processor import NICProcessor
 
     check_path(name_or_path)
