@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import time
 import uuid
@@ -34,15 +35,14 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pa
         OSError: the file cannot be written; an existing file is left unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:_LONGEST_NAME]}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent not in _tidied:
             remove_leftovers(path.parent)
         yield temporary
         if sync:
-            with temporary.open("r+b") as file:
-                os.fsync(file.fileno())
+            sync_file(temporary)
         os.replace(temporary, path)  # noqa: PTH105 - replaces an existing file on Windows too
         if sync:
             _sync_folder(path.parent)
@@ -51,6 +51,42 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pa
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder in `target`, for files that are to appear there together; it is removed at the end.
+
+    Folders of killed processes are removed, and `target` is created if it does not exist.
+
+    Raises:
+        OSError: naming `target`, if it is a file or cannot be written.
+    """
+    target = Path(target)
+    try:
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(f"{target} is a file")
+        target.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)
+        staging = target / _temporary_name("saving")
+        staging.mkdir()
+    except OSError as error:
+        raise OSError(f"cannot save to {target}: {error}") from error
+    try:
+        yield staging
+        _sync_folder(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Wait until the content of a file is on disk."""
+    with Path(path).open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name[:_LONGEST_NAME]}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, *, sync: bool = True) -> Path:
@@ -83,7 +119,9 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
                     gone = not _runs(int(owner[2]))
                 else:
                     gone = time.time() - entry.stat().st_mtime > _STALE_SECONDS
-                if gone:
+                if gone and entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                elif gone:
                     os.unlink(entry.path)  # noqa: PTH108 - the name as the system returned it
 
 

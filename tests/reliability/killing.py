@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 CAPTIONS = ("captions.jsonl", "captions.csv", "captions.parquet", "captions.json")
 KINDS = (*CAPTIONS, "sidecar", "cache", "training", "export", "evaluation")
-LEFTOVERS = (".tmp", ".part", ".writable", ".saving-")
+LEFTOVERS = (".tmp", ".part", ".writable", ".saving.")
 PHOTOS = 40
 
 

@@ -95,7 +95,7 @@ def test_no_bit_flipped_in_the_weights_is_loaded(checkpoint: Path) -> None:
             1 << generator.randrange(8)
         )
         file.write_bytes(damaged)
-        with pytest.raises(OSError, match=f"{checkpoint}: model.safetensors: not what was saved: .*weights.sha256"):
+        with pytest.raises(OSError, match=f"{checkpoint}: model.safetensors: changed since it was saved, .*weights.sha256"):
             NICForConditionalGeneration.from_pretrained(checkpoint)
     finding = check_digests(checkpoint)
     assert finding.status == Status.PROBLEM and "model.safetensors: changed since it was saved" in finding.message
@@ -111,7 +111,7 @@ def test_a_flipped_bit_of_a_shard_or_a_variant_is_found_where_it_is_loaded(tmp_p
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
-        with pytest.raises(OSError, match=f"{file.name}: not what was saved"):
+        with pytest.raises(OSError, match=f"{file.name}: changed since it was saved"):
             NICForConditionalGeneration.from_pretrained(tmp_path, **options)
         content[-1] ^= 1
         file.write_bytes(content)
@@ -251,7 +251,7 @@ def test_a_list_of_shards_names_files_of_weights_beside_it_only(kind: Any, tmp_p
     if isinstance(name, str):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.move(folder / moved, folder / name)
-    with pytest.raises(OSError, match=f"{index}: .* is no file of weights beside it"):
+    with pytest.raises(OSError, match=f"{index}: .* is no file of weights next to it"):
         NICForConditionalGeneration.from_pretrained(folder)
 
 

@@ -110,11 +110,11 @@ def test_what_a_killed_save_left_goes_with_the_next_one_and_that_of_another_proc
     killed = subprocess.run([*command, "killed"], env=environment)
     assert killed.returncode == -9
     for _ in range(600):
-        if len(list(tmp_path.glob(".saving-*/*"))) == 2:
+        if len(list(tmp_path.glob(".saving.*/*"))) == 2:
             break
         time.sleep(0.1)
     tiny_model().save_pretrained(tmp_path)
-    (kept,) = tmp_path.glob(".saving-*")
+    (kept,) = tmp_path.glob(".saving.*")
     assert f"-{alive.pid}-" in kept.name
     alive.communicate(b"\n", timeout=60)
-    assert list(tmp_path.glob(".saving-*")) == []
+    assert list(tmp_path.glob(".saving.*")) == []

@@ -1,27 +1,25 @@
 """Checkpoints: saved whole or not at all, loaded whole or refused."""
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import socket
-import tempfile
-import time
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from ..digests import file_digest
+from ..writing import staging_folder, sync_file
 
 DIGESTS = "weights.sha256"  # the file next to the weights
 CORE = ("configuration_nic", "layers_nic", "modeling_nic", "processing_nic", "pipeline_nic")  # in each checkpoint
 
 if TYPE_CHECKING:  # the ONNX captioner uses this file without torch
     from torch import nn
-
-_STALE_SECONDS = 3600
 
 
 def check_path(name_or_path: Any) -> None:
@@ -51,7 +49,7 @@ def check_local_files(name_or_path: Any, subfolder: str = "") -> None:
         names = shards.values() if isinstance(shards, dict) else [shards]
         wrong = [name for name in names if not isinstance(name, str) or _weights_variant(name) is None]
         if wrong:
-            raise OSError(f"{index}: {wrong[0]!r} is no file of weights beside it")
+            raise OSError(f"{index}: {wrong[0]!r} is no file of weights next to it")
     if "quantization_config" in config or not folder.is_dir():
         return
     for file in sorted(folder.glob("model*.safetensors")):
@@ -72,7 +70,7 @@ def _json_object(file: Path) -> dict[str, Any]:
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """What a safetensors file says of its tensors; nothing where it is damaged, which is safetensors' to say.
+    """Header of a safetensors file; empty if it is damaged, which safetensors reports.
 
     Source: https://github.com/huggingface/safetensors, "Format": the length in 8 bytes, then JSON.
     """
@@ -118,19 +116,18 @@ def _some(items: list[str]) -> str:
 
 @contextmanager
 def damaged_file_as_oserror(name: Any) -> Iterator[None]:
-    """Turn what safetensors raises for a damaged file, which names no file, into an `OSError` that does.
+    """Name the checkpoint in errors of safetensors, for damaged files, and of torch, for sizes without memory.
 
     Raises:
-        ValueError: `config.json` asks for more memory than there is.
+        OSError: if a file is damaged.
+        ValueError: if torch cannot build the model of `config.json`.
     """
     try:
         yield
-    except Exception as error:
-        if isinstance(error, RuntimeError) and re.search("allocat|out of memory|Storage size calculation", str(error)):
-            raise ValueError(f"{name}: its config.json asks for more memory than there is: {error}") from error
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise OSError(f"{name}: the weights cannot be read, perhaps they were cut off in a copy: {error}") from error
+    except SafetensorError as error:
+        raise OSError(f"{name}: the weights cannot be read, perhaps a copy was interrupted: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(f"{name}: the model of its config.json cannot be built in memory: {error}") from error
 
 
 class ChangedWeightsError(OSError):
@@ -149,16 +146,15 @@ def check_digests(name_or_path: Any, subfolder: str = "", variant: str | None = 
     changed = [name for name in changed_weights(folder) if _weights_variant(name) == (variant or "")]
     if changed:
         raise ChangedWeightsError(
-            f"{folder}: {', '.join(changed)}: not what was saved: its SHA-256 is another than {DIGESTS} says; copy "
-            f"the checkpoint anew, or, if the weights were changed on purpose, delete {folder / DIGESTS}"
+            f"{folder}: {', '.join(changed)}: changed since it was saved, by the SHA-256 in {DIGESTS}; copy the "
+            f"checkpoint again, or, if the weights were changed on purpose, delete {folder / DIGESTS}"
         )
 
 
 def own_weights(model: "nn.Module") -> None:
     """Copy weights out of the file that Transformers has mapped into memory.
 
-    Tensors in a file do not start where PyTorch would put them, which changes the last bits of what is computed with
-    them; and some systems refuse to save over a file in use.
+    Their alignment in a file changes the last bits of results, and some systems refuse to save over a file in use.
     """
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.device.type == "cpu":
@@ -181,41 +177,29 @@ def save_code(folder: Path | None) -> dict[str, str]:
 def staged_save(
     save_directory: str | PathLike, is_main_process: bool = True, push: dict[str, Any] | None = None
 ) -> Iterator[Path]:
-    """Let a caller save into a temporary directory, then move its files into `save_directory` one rename each.
+    """Yield a temporary folder to save into; then move its files to `save_directory`, one rename each.
 
     Nothing in `save_directory` changes unless everything was written.
 
     Args:
-        save_directory: where the files are to be.
-        is_main_process: of several that save the same, the one that writes.
-        push: arguments of Transformers' `push_to_hub`, where the saved files are also to be pushed, digests included.
+        save_directory: where the files are saved.
+        is_main_process: of several processes that save the same, the one that writes.
+        push: arguments of Transformers' `push_to_hub`, to push the saved files too, digests included.
 
     Raises:
-        OSError: naming `save_directory`, where it cannot be written or the disk is full.
+        OSError: naming `save_directory`, if it cannot be written or the disk is full.
     """
     target = Path(save_directory)
     if not is_main_process:
         yield target
         return
-    try:
-        if target.exists() and not target.is_dir():
-            raise NotADirectoryError(f"{target} is a file")
-        target.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
-        staging = Path(tempfile.mkdtemp(prefix=f"{_staging_name(os.getpid())}-", dir=target))
-    except OSError as error:
-        raise OSError(f"cannot save to {target}: {error}") from error
-    try:
-        yield staging
-        _write_digests(staging, target)
-        files = _replace_files(staging, target)
-    except Exception as error:
-        # safetensors reports a full disk by an exception of its own.
-        if isinstance(error, OSError) or "os error" in str(error):
+    with staging_folder(target) as staging:
+        try:
+            yield staging
+            _write_digests(staging, target)
+            files = _replace_files(staging, target)
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an exception of its own
             raise OSError(f"cannot save to {target}: {error}; what it held before is unchanged") from error
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     if push is not None:
         _push(target, files, push)
 
@@ -234,40 +218,12 @@ def _push(folder: Path, files: list[Path], options: dict[str, Any]) -> None:
     SavedFiles().push_to_hub(**{"repo_id": folder.name, **options})
 
 
-def _staging_name(process: int) -> str:
-    """What the staging folders of a process of this machine begin with."""
-    return f".saving-{zlib.crc32(socket.gethostname().encode()):08x}-{process}"
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove the staging folders of processes that were killed; of those that cannot be looked up, after an hour."""
-    for folder in target.glob(".saving-*"):
-        owner = re.fullmatch(r"\.saving-\w{8}-(\d{1,9})-\w+", folder.name)
-        with suppress(OSError):
-            if owner and os.name == "posix" and folder.name.startswith(_staging_name(int(owner[1]))):
-                gone = not _runs(int(owner[1]))
-            else:
-                gone = time.time() - folder.stat().st_mtime > _STALE_SECONDS
-            if gone:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # asks, and sends nothing; only on POSIX
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # it is someone else's
-    return True
-
-
 def _write_digests(staging: Path, target: Path) -> None:
     """Write the SHA-256 of each file of weights, as `sha256sum -c` reads it: safetensors sees no flipped bit."""
     digests, recorded, record = {}, read_digests(target), target / DIGESTS
     for file in target.glob("*.safetensors"):
         if _weights_variant(file.name) is not None:
-            # Trainer copies weights of a checkpoint beside the record of others, saves the processor, and pushes.
+            # Trainer copies weights of a checkpoint next to the record of others, saves the processor, and pushes.
             is_known = file.name in recorded and file.stat().st_mtime_ns <= record.stat().st_mtime_ns
             digests[file.name] = recorded[file.name] if is_known else file_digest(file)
     saved = {file.name: file_digest(file) for file in staging.glob("*.safetensors")}
@@ -278,7 +234,7 @@ def _write_digests(staging: Path, target: Path) -> None:
 
 
 def read_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 by the name of a file of weights, as the last save wrote it; empty where there is no such record."""
+    """SHA-256 of each file of weights, as the last save wrote it; empty if there is no record."""
     try:
         lines = (folder / DIGESTS).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -293,21 +249,16 @@ def changed_weights(folder: Path) -> list[str]:
     return [name for name, digest in sorted(recorded.items()) if file_digest(folder / name) != digest]
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _replace_files(staging: Path, target: Path) -> list[Path]:
     files = [file.relative_to(staging) for file in sorted(staging.rglob("*")) if file.is_file()]
     if Path(DIGESTS) in files:
-        # Gone before the weights change and back after them: a save that is killed here must not leave weights beside
-        # the digest of others.
+        # Removed before the weights change, and back after them: a save that is killed here must not leave weights
+        # next to the digest of others.
         (target / DIGESTS).unlink(missing_ok=True)
         files.sort(key=lambda file: file == Path(DIGESTS))
     for file in files:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
+        sync_file(staging / file)
         os.replace(staging / file, target / file)  # noqa: PTH105 - replaces an existing file on Windows too
     # Transformers prefers a single file to shards; what an earlier save left of the other kind must not be found.
     kinds = {_weights_variant(file.name) for file in files} - {None}
