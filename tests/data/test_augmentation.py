@@ -174,6 +174,6 @@ def test_views_and_photos_must_both_have_features(photos: PhotoDataset) -> None:
     view = PhotoView(mirrored=True)
     with pytest.raises(ValueError, match="either each view has its features"):
         PhotoDataset(photos.photos, photos.processor, photos.features, views=[(view, None)])
-    with pytest.raises(ValueError, match=f"features of {len(photos.photos)} photos do not fit a data set of 3"):
+    with pytest.raises(ValueError, match=f"features of {len(photos.photos)} photos do not fit a dataset of 3"):
         few = photos.photos.select(range(3))
         PhotoDataset(few, photos.processor, photos.features, views=[(view, photos.features)])

@@ -240,7 +240,7 @@ def test_references_are_the_captions_by_photo(rows: datasets.Dataset, processor:
 def test_features_of_other_photos_are_refused(
     rows: datasets.Dataset, processor: NICProcessor, features: FeatureTable
 ) -> None:
-    with pytest.raises(ValueError, match="features of 3 photos do not fit a data set of 2"):
+    with pytest.raises(ValueError, match="features of 3 photos do not fit a dataset of 2"):
         PhotoDataset(rows.select(range(2)), processor, features)
 
 

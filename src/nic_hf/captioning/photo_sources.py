@@ -1,4 +1,4 @@
-"""The photos to caption: files, folders, patterns, URLs, lists, tar files and data sets, as one ordered stream."""
+"""The photos to caption: files, folders, patterns, URLs, lists, tar files and datasets, as one ordered stream."""
 
 import glob
 import os
@@ -28,7 +28,7 @@ class PhotoItem:
 
     Attributes:
         image_id: names it in the output: its path or URL as given, `shard.tar/key.jpg` in a tar file, or the id in a
-            data set. Bytes of a name that are not UTF-8 are written as `\\xff`.
+            dataset. Bytes of a name that are not UTF-8 are written as `\\xff`.
         source: what [`nic_hf.images.load_photo`] takes; None if there is a problem.
         key: place in the order of the sources: number of the source, number in it.
         problem: why there is nothing to open.
@@ -54,8 +54,8 @@ class PhotoSources:
             an `http` or `https` URL, tar files of photos (a file, a folder of nothing else, or a pattern such as
             `https://host/{000..099}.tar`), or `-` for paths on standard input, one per line.
         lists: text files of paths and URLs, one per line.
-        data: a data set that [`nic_hf.data.load_captions`] reads.
-        split: its split; the whole data set if not given.
+        data: a dataset that [`nic_hf.data.load_captions`] reads.
+        split: its split; the whole dataset if not given.
         data_options: arguments of `load_captions` for it.
 
     Raises:
@@ -75,7 +75,7 @@ class PhotoSources:
         if not paths and not lists and data is None:
             raise ValueError("no photos: name files, folders, addresses, a --list or --data")
         if split is not None and data is None:
-            raise ValueError("--split is of a data set: give --data too")
+            raise ValueError("--split requires --data: give --data too")
         if list(paths).count(STDIN) > 1:
             raise ValueError("standard input (-) can be read once only")
         self.uses_stdin = STDIN in paths

@@ -122,7 +122,7 @@ def caption(
             photos = PhotoSources(paths or (), lists=lists or (), data=data, split=split, data_options=options)
             if sidecar and not photos.are_files:
                 raise ValueError(
-                    "--sidecar is for photos that are files, not URLs, tar files or data sets; give --output"
+                    "--sidecar is for photos that are files, not URLs, tar files or datasets; give --output"
                 )
             if output is not None:
                 caption_format(output)  # refuses other names before a model is loaded

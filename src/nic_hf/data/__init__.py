@@ -1,4 +1,4 @@
-"""Captioned photos: loading, streaming, feature caching, and data sets for Trainer."""
+"""Captioned photos: loading, streaming, feature caching, and datasets for Trainer."""
 
 from typing import TYPE_CHECKING
 

@@ -31,7 +31,7 @@ _LAYOUT = "nic_hf captions 1"
 
 
 def dataset_of_photos(rows: Sequence[Row], cache_dir: Path | None) -> Dataset:
-    """Return a memory-mapped data set with `image` (a path, decoded when read), `image_id` and `captions`."""
+    """Return a memory-mapped dataset with `image` (a path, decoded when read), `image_id` and `captions`."""
     features = Features({"image": Image(), **CAPTION_FEATURES})
     records = (
         {"image": {"bytes": None, "path": row.path}, "image_id": row.image_id, "captions": row.captions}
@@ -44,14 +44,14 @@ def dataset_of_photos(rows: Sequence[Row], cache_dir: Path | None) -> Dataset:
 def dataset_of_captions(
     image_ids: Sequence[str], captions: Sequence[Sequence[str]], cache_dir: Path | None
 ) -> Dataset:
-    """Return a memory-mapped data set with `image_id` and `captions`."""
+    """Return a memory-mapped dataset with `image_id` and `captions`."""
     rows = list(zip(image_ids, captions, strict=True))
     records = ({"image_id": image_id, "captions": texts} for image_id, texts in rows)
     return _stored(Features(CAPTION_FEATURES), records, _key(rows), cache_dir)
 
 
 def dataset_of_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset:
-    """Return a memory-mapped data set with the photos of tar files: `image`, `image_id`, `captions`, `problem`."""
+    """Return a memory-mapped dataset with the photos of tar files: `image`, `image_id`, `captions`, `problem`."""
     places = [Path(shard) for shard in shards]
     key = _key([[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in places])
     return _stored(SHARD_FEATURES, _of_distinct_ids(tar_rows(shards, "skip")), key, cache_dir)

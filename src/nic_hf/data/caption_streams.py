@@ -24,9 +24,9 @@ def stream_captions(
     *,
     on_error: OnError = "raise",
 ) -> datasets.IterableDataset:
-    """Stream photos with their captions, for data sets that do not fit on a disk.
+    """Stream photos with their captions, for datasets that do not fit on a disk.
 
-    Nothing is downloaded in advance and nothing is cached. The data set has as many shards as the source has files.
+    Nothing is downloaded in advance and nothing is cached. The dataset has as many shards as the source has files.
 
     Args:
         source: One of

@@ -134,7 +134,7 @@ def gather(file: Path, records: Iterable[Record], errors: ErrorCollector, below:
         file: the file of the records.
         records: in the order of the file.
         errors: takes what cannot be used.
-        below: folder that the photos' names start from, relative to the root of the data set.
+        below: folder that the photos' names start from, relative to the root of the dataset.
     """
     parent = file.parent
     beside = [folder / name for folder in (parent, parent.parent) for name in PHOTO_FOLDERS]

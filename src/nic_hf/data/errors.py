@@ -39,11 +39,11 @@ class SkippedItem:
     """A line, entry, caption or photo that `load_captions(..., on_error="skip")` left out.
 
     Attributes:
-        file: Path of the file, or name of the data set.
+        file: Path of the file, or name of the dataset.
         line: Line in a text file, counted from 1, or None.
         name: Photo concerned, if known.
         reason: Why it was left out.
-        entry: Place in a JSON file (`images[3].sentences[0]`) or in a data set (`row 5`, counted from 0).
+        entry: Place in a JSON file (`images[3].sentences[0]`) or in a dataset (`row 5`, counted from 0).
     """
 
     file: str

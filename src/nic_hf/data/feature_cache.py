@@ -70,7 +70,7 @@ def cache_features(
     Args:
         model: its frozen backbone computes the features, on the model's device.
         processor: the preprocessing.
-        photos: a data set with a column `image` (see [`nic_hf.data.load_captions`]).
+        photos: a dataset with a column `image` (see [`nic_hf.data.load_captions`]).
         cache_dir: folder of the cache; [`default_cache_dir`] if not given.
         batch_size: photos per forward pass.
         num_workers: processes that decode photos.
@@ -99,7 +99,7 @@ def cache_features(
             "call model.set_backbone_frozen(True), or train on photos without a cache"
         )
     if not len(photos):
-        raise ValueError("no photos to compute features of: the data set is empty")
+        raise ValueError("no photos to compute features of: the dataset is empty")
     # Absolute, so that the table can still open its files after a change of the working directory.
     root = Path(cache_dir or default_cache_dir()).expanduser().absolute()
     folder = root / _encoder_key(model, processor, dtype, view, lower_blocks)

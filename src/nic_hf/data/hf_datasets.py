@@ -1,4 +1,4 @@
-"""Read captions from Hugging Face Datasets: a Hub id, a local folder, or a data set in memory."""
+"""Read captions from Hugging Face Datasets: a Hub id, a local folder, or a dataset in memory."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,22 +65,22 @@ def read_dataset(
     cache_dir: Path | None,
     label: str,
 ) -> tuple[Dataset, str | None, str]:
-    """Convert a data set to the columns image, image_id and captions, without copying the images.
+    """Convert a dataset to the columns image, image_id and captions, without copying the images.
 
     The image id is the first of the columns image_id, id, filename, file_name and image_name, or else the row number.
     Rows with the same id are one image: the first row's image with the captions of all. Without `split`, all splits
-    are concatenated. A column `split` is used if the data set itself has one split at most.
+    are concatenated. A column `split` is used if the dataset itself has one split at most.
 
     Args:
-        data: A data set, or several by split.
+        data: A dataset, or several by split.
         split: Canonical name of the split, or None for all.
         options: Names of columns, and how to split.
         errors: Takes the rows that cannot be used.
         cache_dir: Where the captions are written.
-        label: Name of the data set in messages.
+        label: Name of the dataset in messages.
 
     Returns:
-        The data set, how it was split (see [`splits.Choice`]), and `label`.
+        The dataset, how it was split (see [`splits.Choice`]), and `label`.
     """
     parts: dict[str | None, Dataset] = {}
     if isinstance(data, Dataset):

@@ -51,7 +51,7 @@ def load_captions(
     """Load photos with their captions, one row per photo.
 
     Photos are checked for existence but not opened until their row is accessed. The rows are in a memory-mapped Arrow
-    file in `cache_dir`, so memory does not grow with the data set. An edited source gives a new file; equal sources
+    file in `cache_dir`, so memory does not grow with the dataset. An edited source gives a new file; equal sources
     share one.
 
     Args:
@@ -258,7 +258,7 @@ def _checked(dataset: "Dataset", rule: str | None, label: str) -> "Dataset":
 
 def _refuse_images(images: object, label: str) -> None:
     if images is not None:
-        raise CaptionDataError(f"{label}: images= cannot be used: this data set contains its photos")
+        raise CaptionDataError(f"{label}: images= cannot be used: this dataset contains its photos")
 
 
 def _empty(label: str) -> "Dataset":

@@ -28,7 +28,7 @@ _CREATE = (
     " (path TEXT PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER, digest BLOB) WITHOUT ROWID"
 )
 
-_held: dict[str, list[bytes]] = {}  # digests of photos that a data set holds as bytes, by its fingerprint
+_held: dict[str, list[bytes]] = {}  # digests of photos that a dataset holds as bytes, by its fingerprint
 _MOST_HELD = 8
 
 
@@ -48,10 +48,10 @@ def photo_digests(photos: datasets.Dataset, folder: Path) -> list[bytes]:
     """Return a digest of each photo's content (see [`nic_hf.digests.raw_digest`]).
 
     Digests of files are kept in `photos.sqlite` by path, size and times; a file is read again if one of these changed.
-    Digests of photos that the data set holds as bytes are computed once per process.
+    Digests of photos that the dataset holds as bytes are computed once per process.
 
     Args:
-        photos: a data set with a column `image`.
+        photos: a dataset with a column `image`.
         folder: folder of the index. If the index cannot be read or written, photos are read instead.
     """
     images = photos.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))

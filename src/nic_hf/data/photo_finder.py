@@ -21,11 +21,11 @@ _FOLDERS_SHOWN = 3
 
 
 class Row(NamedTuple):
-    """One row of the data set.
+    """One row of the dataset.
 
     Attributes:
         path: Absolute path of the photo.
-        image_id: Unique in its data set.
+        image_id: Unique in its dataset.
         captions: In the order of their file.
         size: Size of the photo in bytes.
         modified: Modification time of the photo in nanoseconds.
@@ -44,7 +44,7 @@ class CaptionedPhoto:
 
     Attributes:
         names: Possible paths relative to the photo folder; the first that exists is used.
-        image_id: Unique in its data set.
+        image_id: Unique in its dataset.
         captions: In the order of their file.
         line: First line that names it (text files).
         entry: Its place (JSON files).
@@ -77,12 +77,12 @@ class CaptionFile:
 
 
 class PhotoFinder:
-    """Finds the photos of a file of captions: in the given folder, near the captions, or in a folder of the data set.
+    """Finds the photos of a file of captions: in the given folder, near the captions, or in a folder of the dataset.
 
     Args:
         captions: the file, completely read.
         images: the folder that the user named.
-        root: the folder of the data set, in which photos are searched for.
+        root: the folder of the dataset, in which photos are searched for.
     """
 
     def __init__(self, captions: CaptionFile, images: Path | None, root: Path) -> None:

@@ -99,12 +99,12 @@ class Scene:
         return frozenset((each.colour, each.shape) for each in self.objects)
 
     def to_json(self) -> str:
-        """Serialise the scene for the column `scene` of the data set."""
+        """Serialise the scene for the column `scene` of the dataset."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Scene":
-        """Parse the column `scene` of the data set."""
+        """Parse the column `scene` of the dataset."""
         facts = json.loads(text)
         objects = tuple(SceneObject(**{**each, "fill": tuple(each["fill"])}) for each in facts["objects"])
         return cls(objects, facts["relation"], tuple(facts["background"]))
@@ -162,11 +162,11 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 
 def make_scenes(split: Split, num_scenes: int, seed: int = 0) -> "Dataset":
-    """Generate a data set of scenes in memory (about a kilobyte each).
+    """Generate a dataset of scenes in memory (about a kilobyte each).
 
     Columns: `image` (PNG, decoded when accessed), `image_id`, `captions` (five strings) and `scene` (for
     `Scene.from_json` and `caption_is_correct`). Training and validation have different scenes of the same
-    combinations; the test split has held-out combinations only. A larger data set starts with the scenes of a smaller
+    combinations; the test split has held-out combinations only. A larger dataset starts with the scenes of a smaller
     one.
 
     Raises:

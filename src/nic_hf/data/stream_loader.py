@@ -27,7 +27,7 @@ class StreamLoader(DataLoader):
         **settings: arguments of `DataLoader`.
 
     Raises:
-        CaptionDataError: on reading, as raised by the data set.
+        CaptionDataError: on reading, as raised by the dataset.
         ValueError: the state has another number of workers.
     """
 

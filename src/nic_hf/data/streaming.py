@@ -5,7 +5,7 @@ resumed exactly: `IterableDataset.shuffle` does not keep its buffer in `state_di
 512 photos was the expected one, and 390 of them did not come in that pass (`benchmarks/stream_resume.py`, Datasets
 5.2). Its webdataset reader decodes while it reads, so one broken caption ends a shard without saying which.
 `split_dataset_by_node` lets every process read every shard if the shards cannot be distributed evenly. torchdata's
-`StatefulDataLoader` can resume this data set too, but Trainer cannot be told to use it.
+`StatefulDataLoader` can resume this dataset too, but Trainer cannot be told to use it.
 """
 
 import copy
@@ -37,7 +37,7 @@ _BARREN_PHOTOS = 1000
 class StreamingCaptionDataset(IterableDataset):
     """Samples of [`CaptionDataset`] from a stream: model inputs of a photo and one of its captions.
 
-    The data set is endless. Each pass has its own order of shards, which are distributed over the readers: all workers
+    The dataset is endless. Each pass has its own order of shards, which are distributed over the readers: all workers
     of all processes. If there are fewer shards than readers, several read the same shard and each keeps a part of its
     photos. In a pass every photo is read by exactly one reader; readers do not wait for each other.
 
@@ -57,12 +57,12 @@ class StreamingCaptionDataset(IterableDataset):
             as the backbone runs during training.
         shuffle_photos: photos per block; 0 keeps the order of shards, photos and captions.
         seed: seed of the order.
-        passes: number of passes; None for an endless data set, as training needs it.
+        passes: number of passes; None for an endless dataset, as training needs it.
         on_error: "raise" stops at a photo that cannot be decoded, "skip" leaves it out. Skipped items, here and in the
             stream, are counted, and the first of them logged with shard and key.
 
     Raises:
-        ValueError: an argument is out of range; on reading, if the state is of a data set in another order.
+        ValueError: an argument is out of range; on reading, if the state is of a dataset in another order.
         CaptionDataError: on reading, an error in the data, or nothing can be used; the message names the shard.
         OSError: on reading, if a shard cannot be opened or read; never skipped.
     """

@@ -1,4 +1,4 @@
-"""Data sets and collator for Trainer: a sample is a photo and one of its captions."""
+"""Datasets and collator for Trainer: a sample is a photo and one of its captions."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ class PhotoDataset(Dataset):
     The names are those of the model's `forward`, so Trainer keeps them regardless of `remove_unused_columns`.
 
     Args:
-        photos: a data set with columns `image`, `image_id` and `captions` (see [`nic_hf.data.load_captions`]).
+        photos: a dataset with columns `image`, `image_id` and `captions` (see [`nic_hf.data.load_captions`]).
         processor: the preprocessing, used if there are no features.
         features: cached features of the same photos in the same order. Photos that the cache could not read are left
             out.
@@ -57,9 +57,9 @@ class PhotoDataset(Dataset):
             if (view_features is None) != (features is None):
                 raise ValueError("either all views and the photos have features, or none of them")
             if view_features is not None and len(view_features) != len(photos):
-                raise ValueError(f"features of {len(view_features)} photos do not fit a data set of {len(photos)}")
+                raise ValueError(f"features of {len(view_features)} photos do not fit a dataset of {len(photos)}")
         if features is not None and len(features) != len(photos):
-            raise ValueError(f"features of {len(features)} photos do not fit a data set of {len(photos)}")
+            raise ValueError(f"features of {len(features)} photos do not fit a dataset of {len(photos)}")
         self.photos = photos.cast_column("image", datasets.Image(decode=False))
         unreadable: list[int] = []
         if features is not None:
@@ -86,7 +86,7 @@ class PhotoDataset(Dataset):
         return self.inputs(self.rows[index])
 
     def inputs(self, row: int, view: int = 0) -> dict[str, torch.Tensor]:
-        """Return model inputs of the photo at `row` of the data set, or of its view of that number, counted from 1."""
+        """Return model inputs of the photo at `row` of the dataset, or of its view of that number, counted from 1."""
         features = self.features if view == 0 else self.views[view - 1][1]
         if features is not None:
             return {features.input_name: features[row]}
@@ -101,7 +101,7 @@ class PhotoDataset(Dataset):
         return {"pixel_values": pixel_values}
 
     def first(self, number: int) -> "PhotoDataset":
-        """Return the first photos as a data set."""
+        """Return the first photos as a dataset."""
         few = copy.copy(self)
         few.rows = self.rows[:number]
         return few
@@ -151,7 +151,7 @@ class CaptionDataset(Dataset):
         self.pairs = _tokenized_pairs(photos, tokenizer, max_caption_length).with_format("numpy")
         # Where each sample's captions begin in the table, and where the last one's end.
         self.bounds: Sequence[int] | np.ndarray = range(len(self.pairs) + 1)
-        # Shared memory: persistent workers have their own copies of the data set.
+        # Shared memory: persistent workers have their own copies of the dataset.
         self._epoch = torch.zeros(1, dtype=torch.int64)
         if photos.views:
             self._epoch.share_memory_()
