@@ -69,9 +69,8 @@ def config_page() -> str:
     entries = re.split(r"^    (?=\w[\w, ]* \()", arguments, flags=re.MULTILINE)[1:]
     rows = []
     for entry in entries:
-        head, _, meaning = entry.partition("\n")
-        names, kind, default = re.fullmatch(
-            r"([\w, ]+) \((.*?)(?:, \*optional\*)?(?:, defaults? to (.*))?\):", head
+        names, kind, default, meaning = re.fullmatch(
+            r"([\w, ]+) \((.*?)(?:, \*optional\*)?(?:, defaults? to (.*?))?\):\s(.*)", entry, flags=re.DOTALL
         ).groups()  # type: ignore[union-attr]
         fields = ", ".join(f"`{name}`" for name in names.split(", "))
         rows.append((fields, kind, default or "", " ".join(meaning.split())))

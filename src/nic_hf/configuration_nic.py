@@ -27,7 +27,7 @@ class NICConfig(PreTrainedConfig):
         feature_size (`int`, *optional*): Size of the image feature. Inferred from the backbone by default.
         vocab_size (`int`, *optional*, defaults to 10000): Number of words, special tokens included.
         embedding_size (`int`, *optional*, defaults to 512): Size of word vectors and of the projected image feature.
-        hidden_size, num_hidden_layers (`int`, *optional*, default to 512 and 1): Size of the LSTM, and its layers.
+        hidden_size, num_hidden_layers (`int`, *optional*, default to 512, 1): Size of the LSTM, and its layers.
         dropout (`float`, *optional*, defaults to 0.3): Dropout of the LSTM's inputs and outputs, as in `im2txt`.
         image_dropout (`float`, *optional*): Dropout of the first input, the image. Defaults to `dropout`.
         variational_dropout (`bool`, *optional*, defaults to `False`): Use one dropout mask for all words of a caption.
