@@ -228,7 +228,7 @@ def test_nic_push_says_where_it_is(hub: HubServer, author: dict[str, Any]) -> No
 def test_onnx_files_are_pushed_on_request(hub: HubServer, author: dict[str, Any]) -> None:
     assert hub.repository("someone/secret").head.files["onnx/decoder.onnx"] == b"onnx"
     assert not [name for name in hub.repository("someone/captioner").refs["main"][1].files if "onnx" in name]
-    assert author["no onnx"] == ["ValueError", "other: no ONNX files; export them first"]
+    assert author["no onnx"] == ["ValueError", "other: no ONNX files; run nic export first"]
 
 
 def test_what_is_pushed_says_the_same_when_it_is_loaded_by_id(author: dict[str, Any]) -> None:

@@ -159,5 +159,5 @@ def test_the_report_escapes_whatever_it_is_given() -> None:
     folder = Path(nic_hf.__file__).parent / "evaluation" / "suite"
     template = (folder / "templates" / "report.html.jinja").read_text("utf-8")
     assert not re.search(r"\|\s*safe|autoescape\s+false|<script", template)
-    marked = re.findall(r"Markup\((.*?)\)", (folder / "pages.py").read_text("utf-8"))
-    assert marked == ["figures.svg(figure"], "only plots are put in as they are"
+    marked = re.findall(r"Markup\((.*?)\)", (folder / "report.py").read_text("utf-8"))
+    assert marked == ["plots.svg(figure"], "only plots are put in as they are"
