@@ -172,7 +172,7 @@ def test_photos_without_features_are_seen_in_views_as_well(photos: PhotoDataset)
 
 def test_views_and_photos_must_both_have_features(photos: PhotoDataset) -> None:
     view = PhotoView(mirrored=True)
-    with pytest.raises(ValueError, match="either each view has its features"):
+    with pytest.raises(ValueError, match="either all views and the photos have features"):
         PhotoDataset(photos.photos, photos.processor, photos.features, views=[(view, None)])
     with pytest.raises(ValueError, match=f"features of {len(photos.photos)} photos do not fit a dataset of 3"):
         few = photos.photos.select(range(3))

@@ -193,5 +193,5 @@ def test_a_hub_id_is_opened_as_it_is_written(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_photo_folder_has_no_meaning_for_a_data_set(tmp_path: Path) -> None:
-    with pytest.raises(CaptionDataError, match="images= has no meaning here"):
+    with pytest.raises(CaptionDataError, match="images= cannot be used"):
         load_captions(numbered(1), images=tmp_path)
