@@ -168,7 +168,7 @@ def test_nothing_new_changes_nothing() -> None:
 
 def test_new_words_of_frozen_word_vectors_need_a_source(tmp_path: Path) -> None:
     model = tiny_model(freeze_word_embeddings=True)
-    with pytest.raises(ValueError, match="word vectors are frozen"):
+    with pytest.raises(ValueError, match="word vectors of the captioner are frozen"):
         extend_vocabulary(model, tiny_tokenizer(), GERMAN, min_frequency=1)
     assert model.config.vocab_size == len(model.lm_head.weight) == 27
     vectors = tmp_path / "vectors.txt"
