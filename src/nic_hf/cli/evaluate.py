@@ -74,7 +74,7 @@ def evaluate(
     cache_dir: Annotated[Path | None, typer.Option(help="Folder to keep image features in between runs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Score a file of captions, or evaluate a captioner and write a report.
+    """Score captions, or evaluate a captioner and write a report.
 
     BLEU, ROUGE-L and CIDEr-D are equal to pycocoevalcap 1.2's, without Java, and have 95 % bootstrap intervals. METEOR
     is added if Java is available.
