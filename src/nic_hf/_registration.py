@@ -13,7 +13,7 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 
 def register_with_transformers() -> None:
-    """Register the classes: at once where Transformers is imported, else when it will be."""
+    """Register the classes, now if Transformers is imported, otherwise when it is."""
     if "transformers" in sys.modules:
         _register()
     elif not any(isinstance(finder, _WatchForTransformers) for finder in sys.meta_path):

@@ -1,7 +1,10 @@
-"""Photos from the web: within a time and a size, and never from inside the network of who asks.
+"""Download photos, with limits of time and size, and never from a private network.
 
-A service that fetches addresses which others type would otherwise hand out what only its own network may see (cloud
-metadata, routers, databases): an address that is private, or that redirects to one, is refused unless it is allowed.
+A service that downloads URLs of its users would otherwise expose its own network (cloud metadata, routers, databases):
+an address that is private, or that redirects to one, is refused unless it is allowed.
+
+safehttpx, which Gradio uses, checks addresses too, but has no limit of size or of the whole time, follows no redirects
+and asks a public name server if the system's finds no public address, so it is not used here.
 """
 
 import functools
@@ -39,11 +42,10 @@ def download(
 
     Args:
         url: an `http` or `https` address.
-        timeout: seconds for all of it, from looking the name up to the last byte, redirects included; 30 where not
-            given.
-        allow_private: fetch from loopback, private and link-local addresses too; where not given, as the environment
-            variable `NIC_HF_ALLOW_PRIVATE_URLS` says ("1" allows them), by default not.
-        max_bytes: give up on more.
+        timeout: limit in seconds, from name resolution to the last byte, redirects included; 30 by default.
+        allow_private: allow loopback, private and link-local addresses. Defaults to the environment variable
+            `NIC_HF_ALLOW_PRIVATE_URLS` ("1" allows them).
+        max_bytes: largest size.
 
     Returns:
         The file's bytes.

@@ -1,4 +1,4 @@
-"""Photos in: from a path, URL, bytes, array or PIL image to an upright RGB image."""
+"""Read photos: from a path, URL, bytes, array or PIL image to an upright RGB image."""
 
 import base64
 import ctypes
@@ -22,23 +22,23 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Neither torch nor Transformers is imported: the ONNX captioner reads photos without them.
 from .download import download, without_secrets
 
-# Photos may take no gigabyte, whatever a few bytes of a file claim: Pillow's own limit is 179 million pixels, and half
-# of what is decoded needs several copies on the way to RGB.
-# Larger photos are reduced to a quarter of that before anything is copied; from half of it on, they take turns.
+# A photo must not take a gigabyte of memory, whatever its header claims. Pillow's own limit is 179 million pixels, and
+# conversion to RGB may need several copies. Photos with more pixels than this are reduced to a quarter of it before
+# they are copied; above half of it, they are decoded one at a time.
 _KEPT_PIXELS = 2**25
-_MOST_BYTES = 720_000_000  # what Pillow takes for a photo: four a pixel at most, and eight a row
-# Of formats (and a decoder) that hold the photo several times over while they decode it, up to forty bytes a pixel.
+_MOST_BYTES = 720_000_000  # that Pillow needs: at most four per pixel, and eight per row
+# Formats (and a decoder) that need several copies while decoding, up to forty bytes per pixel.
 _MOST_PIXELS = {"AVIF": 2**26, "HEIF": 2**26, "JPEG2000": 2**26, "QOI": 2**26, "WEBP": 2**26, "fits_gzip": 2**24}
-# Decoded in Python, or holders of another file, which may be larger than what the header claims.
+# Decoded in Python, or containers of another file, which may be larger than the header claims.
 _ALONE = ("BLP", "FITS", "ICNS", "ICO", "IPTC", "QOI")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_LONGEST = 100  # times the width that a photo may be high, or the other way round; the middle is kept of longer ones
+_LONGEST = 100  # largest aspect ratio; of longer photos the middle is kept
 _ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 0x0102, 0x0153  # tags of EXIF and TIFF
 _DAMAGED_EXIF = (SyntaxError, ValueError, KeyError, TypeError, struct.error)
-_BAND = 2**20  # values of a grey that are scaled at once
-_UNDERSHOT = 0.2  # of the range: how far below black resizing may bring a photo
+_BAND = 2**20  # grey values that are scaled at once
+_UNDERSHOT = 0.2  # of the range: how far below black resizing may go
 _one_large_photo = threading.Lock()
-reading = threading.local()  # `name`: the photo that this thread reads, for whoever reports a warning
+reading = threading.local()  # `name`: the photo that this thread reads, for warnings
 
 
 def load_photo(
@@ -53,19 +53,19 @@ def load_photo(
 
     Args:
         source: a path, a URL, base64 text, the bytes of an image file, or anything that [`to_rgb`] takes.
-        timeout: seconds after which a download is given up; 30 where not given.
-        at_least: width and height that are enough. A JPEG of twice that or more is decoded at a half, a quarter or an
-            eighth of its size, which takes a fraction of the time.
+        timeout: limit of a download in seconds; 30 by default.
+        at_least: sufficient width and height. A JPEG of at least twice that is decoded at a half, a quarter or an
+            eighth of its size, which is faster.
         allow_private: download from private addresses too (see [`nic_hf.download.download`]).
-        name: what to call it in errors, where `source` has no name of its own.
+        name: name of the photo in errors, if `source` has none.
 
     Returns:
         An upright RGB image (see [`to_rgb`]), decoded.
 
     Raises:
-        OSError: naming the file, where it is missing, empty, truncated, not an image, too large to decode within a
+        OSError: naming the file, if it is missing, empty, truncated, not an image, too large to decode within a
             gigabyte, a program that draws one (EPS, WMF), or HEIC without `pillow-heif`.
-        ValueError: where `source` is none of the above.
+        ValueError: if `source` is none of the above.
     """
     if not isinstance(source, str | PathLike | bytes | bytearray | Image.Image):
         return to_rgb(source)
@@ -112,7 +112,7 @@ def _open(source: Any, timeout: float | None, allow_private: bool | None) -> Ima
 
 
 def _identified(file: Any) -> Image.Image:
-    """Open an image, by `pillow-heif` where Pillow does not know the format and the file says that it is HEIC."""
+    """Open an image, with `pillow-heif` if Pillow does not know the format and the header says HEIC."""
     try:
         return Image.open(file)
     except UnidentifiedImageError:
@@ -231,14 +231,14 @@ def to_rgb(image: Any) -> Image.Image:
 
     Args:
         image: a `PIL.Image.Image`, or an array or tensor of shape `(height, width)`, `(height, width, channels)` or
-            `(channels, height, width)`, of 1, 3 or 4 channels. White is 65535 where values are `uint16` and 1 where
+            `(channels, height, width)`, of 1, 3 or 4 channels. White is 65535 if values are `uint16` and 1 if
             they are boolean. Of other arrays it is the least of 1 (floating-point ones only), 255 and 65535 that is
             half of the highest value or more, or else that value.
 
     Raises:
-        ValueError: where the image is empty or not an image, or an array has negative values, as normalised photos
+        ValueError: if the image is empty or not an image, or an array has negative values, as normalised photos
             have: which of them is black cannot be told.
-        OSError: where its file is damaged (Pillow decodes when the pixels are first needed).
+        OSError: if its file is damaged (Pillow decodes when the pixels are first needed).
     """
     if hasattr(image, "is_floating_point"):  # a tensor
         image = image.detach().cpu()
@@ -272,7 +272,7 @@ def _upright_rgb(image: Image.Image, white: float) -> Image.Image:
 
 
 def _white(image: Image.Image) -> float:
-    """The level of white in a grey of more than 8 bits, before it is decoded; 0 where its format does not say.
+    """The level of white in a grey of more than 8 bits, before it is decoded; 0 if its format does not say.
 
     Pillow leaves a transparent colour as it stands in a PNG file and changes the levels of the photo, unless they are
     of 8 bits: the colour is changed in the same way.

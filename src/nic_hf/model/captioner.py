@@ -75,7 +75,7 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
         backbone_kwargs: dict[str, Any] | None = None,
         **config: Any,
     ) -> "NICForConditionalGeneration":
-        """Build a captioner around a pretrained vision model; the LSTM starts at random.
+        """Build a captioner around a pretrained vision model; the LSTM has random weights.
 
         Args:
             backbone: a Hub id, a path, or a loaded vision model. The image half of a CLIP-like model is taken.
@@ -86,7 +86,7 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
             **config: fields of [`NICConfig`].
 
         Raises:
-            ValueError: where the backbone gives no image feature, its checkpoint lacks weights, or sizes disagree.
+            ValueError: if the backbone returns no image feature, its checkpoint lacks weights, or sizes disagree.
         """
         use_pooler = config.pop("use_backbone_pooler", True) and config.get("attention") is None
         if isinstance(backbone, PreTrainedModel):
@@ -105,7 +105,7 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
         backbone_config = copy.deepcopy(backbone.config)
         backbone_config.num_labels = 2  # a classifier's labels are of no use to a captioner
         model = cls(NICConfig(backbone_config=backbone_config, use_backbone_pooler=use_pooler, **config))
-        own = model.encoder.backbone.state_dict().keys()  # without the pooling layer, where that is left out
+        own = model.encoder.backbone.state_dict().keys()  # without the pooling layer, if that is left out
         model.encoder.backbone.load_state_dict({k: v for k, v in backbone.state_dict().items() if k in own})
         if word_embeddings is not None:
             if len(word_embeddings) != model.config.vocab_size:

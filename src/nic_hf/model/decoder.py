@@ -14,12 +14,12 @@ from ..layers_nic import NICAttentiveDecoder, NICDecoder, NICRegions, State
 # The image and <bos>, with which `generate()` begins: on a CPU nn.LSTM takes longer to prepare than these take.
 _FEW = 2
 
-# At each word oneDNN adds to the gradient of all weights, which takes longest where they fit into no cache.
+# oneDNN adds to the gradient of all weights at each word, which is slow if they do not fit into a cache.
 _FIT_INTO_CACHE = 4_000_000
 
 
 def quick_dropout(inputs: torch.Tensor, rate: float, training: bool = True) -> torch.Tensor:
-    """F.dropout, which on a CPU takes four times as long to draw its mask as uniform numbers take."""
+    """F.dropout, with a mask of uniform numbers on a CPU, which takes a quarter of the time there."""
     if not (training and rate):
         return inputs
     if inputs.device.type != "cpu":
@@ -29,10 +29,10 @@ def quick_dropout(inputs: torch.Tensor, rate: float, training: bool = True) -> t
 
 
 class NICDropout(nn.Dropout):
-    """Dropout of inputs or outputs; where it is variational, with one mask for all words of a caption.
+    """Dropout of inputs or outputs; if variational, with one mask for all words of a caption.
 
-    A mask drawn anew for each word lets the LSTM average over the words what it should do without (Gal and Ghahramani
-    2016, [A Theoretically Grounded Application of Dropout](https://arxiv.org/abs/1512.05287)).
+    Source: Gal and Ghahramani 2016, [A Theoretically Grounded Application of
+    Dropout](https://arxiv.org/abs/1512.05287).
     """
 
     def __init__(self, rate: float, variational: bool = False) -> None:
@@ -40,15 +40,15 @@ class NICDropout(nn.Dropout):
         self.variational = variational
 
     def draw_mask(self, inputs: torch.Tensor) -> torch.Tensor | None:
-        """A mask for a caption's words one by one, of the shape of `inputs`; `None` where each word has its own."""
+        """Return a mask for all words of a caption, of the shape of `inputs`; `None` if each word has its own."""
         if not (self.variational and self.training and self.p):
             return None
         return quick_dropout(torch.ones_like(inputs), self.p)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Drop from `inputs`, of shape `(num_captions, sequence_length, size)`, or `(num_captions, size)` for a word.
+        """Apply dropout to `inputs` of shape `(num_captions, sequence_length, size)`, or `(num_captions, size)`.
 
-        Without `mask` a variational dropout takes the second dimension for the words.
+        Without `mask`, variational dropout uses one mask for the second dimension.
         """
         if mask is None and inputs.ndim == 3:
             mask = self.draw_mask(inputs[:, :1])
@@ -56,12 +56,12 @@ class NICDropout(nn.Dropout):
 
 
 def drop_inputs(inputs: torch.Tensor, dropout: NICDropout, image_dropout: float | None) -> torch.Tensor:
-    """Dropout of what the LSTM reads, of shape `(num_captions, sequence_length, size)`.
+    """Apply dropout to the inputs of the LSTM, of shape `(num_captions, sequence_length, size)`.
 
     Args:
-        inputs: the image first, where `image_dropout` is given, and words after it.
-        dropout: of the words.
-        image_dropout: share of the image's values; `None` where all inputs are words.
+        inputs: the image, if `image_dropout` is given, and words.
+        dropout: dropout of the words.
+        image_dropout: dropout rate of the image; `None` if all inputs are words.
     """
     if image_dropout is None or image_dropout == dropout.p or not dropout.training:
         return dropout(inputs)
@@ -72,14 +72,13 @@ def drop_inputs(inputs: torch.Tensor, dropout: NICDropout, image_dropout: float 
 class NICLSTM(nn.LSTM):
     """nn.LSTM, `batch_first`, with dropout of its recurrent weights in training, and fast for one word at a time.
 
-    Its weights are those of nn.LSTM. All ways to run it go through `forward`, which is where PEFT puts its own.
+    It has the weights of nn.LSTM. It always runs through `forward`, which PEFT replaces.
 
     Args:
         input_size, hidden_size, num_layers: as of nn.LSTM.
         dropout: between layers.
-        recurrent_dropout: share of the weights from hidden state to hidden state set to zero in training, the same for
-            all words of the batch: recurrent dropout at the speed of the fused LSTM (Merity et al. 2018, section 2,
-            [DropConnect](https://arxiv.org/abs/1708.02182)).
+        recurrent_dropout: dropout rate of the hidden-to-hidden weights, the same for all words of the batch, at the
+            speed of the fused LSTM (Merity et al. 2018, section 2, [DropConnect](https://arxiv.org/abs/1708.02182)).
     """
 
     def __init__(
@@ -96,10 +95,10 @@ class NICLSTM(nn.LSTM):
         """Read `inputs` of shape `(num_captions, sequence_length, input_size)`.
 
         Args:
-            inputs: what is read.
-            state: (h, c) to go on from.
-            lengths (`torch.LongTensor` of shape `(num_captions,)`): how many inputs of each caption there are, where
-                the rest is padding, of which outputs and state may then know nothing.
+            inputs: the inputs.
+            state: (h, c) to continue from.
+            lengths (`torch.LongTensor` of shape `(num_captions,)`): number of inputs of each caption; the rest is
+                padding, and may be skipped.
 
         Returns:
             The outputs of the last layer, and the state (h, c), each of shape `(num_layers, num_captions,
@@ -130,7 +129,7 @@ class NICLSTM(nn.LSTM):
         return [weight for layer in self.draw_weights() for weight in layer]
 
     def _is_faster_packed(self, inputs: torch.Tensor) -> bool:
-        """Whether captions without their padding are read faster; oneDNN wins with float32 and small weights."""
+        """Whether skipping padding is faster; oneDNN is faster with float32 and small weights."""
         if inputs.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else inputs.dtype
@@ -152,7 +151,7 @@ class NICLSTM(nn.LSTM):
         return _stacked(outputs, 1), (_stacked(hidden, 0), _stacked(cell, 0))
 
     def draw_weights(self) -> list[list[torch.Tensor]]:
-        """The weights of each layer, input to hidden, hidden to hidden and biases, with some dropped in training."""
+        """Weights of each layer (input to hidden, hidden to hidden, biases), with recurrent dropout in training."""
         layers = cast(list[list[torch.Tensor]], self.all_weights)
         if not (self.recurrent_dropout and self.training):
             return layers
@@ -164,7 +163,7 @@ class NICLSTM(nn.LSTM):
         cells: list[tuple[torch.Tensor, torch.Tensor]],
         weights: list[list[torch.Tensor]],
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """One word, of shape `(num_captions, input_size)`, by the fused cell; nn.LSTM takes most of a step to prepare.
+        """Read one word, of shape `(num_captions, input_size)`, with the fused cell, which needs no preparation.
 
         Args:
             inputs: the word.

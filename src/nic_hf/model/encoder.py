@@ -39,12 +39,12 @@ class OptimizedEncoder(NICEncoder):
 def faster_encoder(encoder: NICEncoder, dtype: torch.dtype | None = None) -> NICEncoder:
     """A copy of an encoder that gives the same features sooner, and can be neither trained nor saved.
 
-    Which BatchNorm follows which convolution is seen in a pass of one random image, so that it works for any backbone.
-    Where the features would be others than before, the copy is left as the original is, but for the memory layout.
+    Which BatchNorm follows which convolution is recorded in a pass of one random image, so any backbone works. If the
+    features would change, only the memory layout of the copy is changed.
 
     Args:
         encoder: any [`NICEncoder`]; it is not changed.
-        dtype: number format of the copy, such as `torch.bfloat16`; that of `encoder` where not given.
+        dtype: dtype of the copy, such as `torch.bfloat16`; defaults to the dtype of `encoder`.
 
     Returns:
         The copy, on the same device.
@@ -62,7 +62,7 @@ def faster_encoder(encoder: NICEncoder, dtype: torch.dtype | None = None) -> NIC
 
 
 def supported_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """`dtype`, or float32 with a warning where a CPU has no instructions for bfloat16 and would be slower by it."""
+    """Return `dtype`, or float32 with a warning on a CPU without instructions for bfloat16."""
     if dtype == torch.bfloat16 and device.type == "cpu" and not _cpu_has_bfloat16():
         logger.warning("this CPU has no instructions for bfloat16: float32 is used")
         return torch.float32
@@ -75,7 +75,7 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def random_images(encoder: NICEncoder, number: int, shape: Sequence[int] | None = None) -> torch.Tensor:
-    """`pixel_values` of `(channels, height, width)`, the backbone's own where not given; the same each time."""
+    """Return `pixel_values` of `(channels, height, width)`, by default the backbone's; the same in each call."""
     config = encoder.backbone.config
     if shape is None:
         size = getattr(config, "image_size", None) or 224

@@ -140,7 +140,7 @@ class NICProcessor(processing_nic.NICProcessor):
         """Prepare chats that show a photo, in which form Transformers' `image-text-to-text` pipeline takes it.
 
         A captioner takes no instructions: the user's message is the photo alone. If the last message is the
-        assistant's, the caption goes on from its words.
+        assistant's, the caption begins with its words.
 
         Args:
             conversation: a list of messages, or a list of such lists. The photo is an entry of a message's content,
@@ -155,7 +155,7 @@ class NICProcessor(processing_nic.NICProcessor):
             As `__call__` with `images` and `text`.
 
         Raises:
-            ValueError: where a chat shows no photo or several, or says something to the captioner.
+            ValueError: if a chat shows no photo or several, or has instructions.
             OSError: naming the file of a photo that cannot be read.
         """
         chats = conversation if conversation and isinstance(conversation[0], list | tuple) else [conversation]
@@ -176,10 +176,10 @@ class NICProcessor(processing_nic.NICProcessor):
         """Save as Transformers does, but whole or not at all: a failure leaves earlier files as they were.
 
         With `push_to_hub` the saved files are pushed too, by `push_to_hub(**kwargs)`; `repo_id` is the folder's name
-        where not given.
+        by default.
 
         Raises:
-            OSError: naming `save_directory`, where it cannot be written or the disk is full.
+            OSError: naming `save_directory`, if it cannot be written or the disk is full.
         """
         push = {"commit_message": "Upload processor", **kwargs} if push_to_hub else None
         with staged_save(save_directory, push=push) as directory:
@@ -213,7 +213,7 @@ def _photo_and_prefix(chat: list[dict[str, Any]]) -> tuple[Any, str]:
 
 
 def _model_config(name_or_path: str | PathLike, **kwargs: Any) -> dict[str, Any] | None:
-    """What `config.json` says of the captioner beside a processor; `None` where it was saved on its own."""
+    """Configuration of the captioner in the same place; `None` if the processor was saved alone."""
     try:
         config, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
     except OSError:
@@ -230,7 +230,7 @@ def check_vocabulary(tokenizer: Any, config: dict[str, Any], name: Any) -> None:
         name: what an error calls them.
 
     Raises:
-        ValueError: where the number of words or the id of a special token differs.
+        ValueError: if the number of words or the id of a special token differs.
     """
     if len(tokenizer) != config["vocab_size"]:
         raise ValueError(
