@@ -38,16 +38,19 @@ class NICOutput(ModelOutput):
         cross_attentions: weights of the regions, of shape `(batch_size, sequence_length, num_regions)`.
         decoder_attentions: an empty tuple, since no layer of an LSTM attends to words.
         encoder_last_hidden_state, encoder_hidden_states: output of the encoder, and hidden states of the backbone.
-        image_features: of shape `(batch_size, feature_size)`, or `(batch_size, num_regions, feature_size)` with
-            attention; `None` if the cache has read them.
+        image_features: as [`get_image_features`] returns them; `None` if the cache has read them.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     if CACHE_NAME == "past_key_values":
         past_key_values: NICCache | None = None
+
+        @property
+        def cache(self) -> NICCache | None:
+            return self.past_key_values
     else:
-        cache: NICCache | None = None
+        cache: NICCache | None = None  # type: ignore[no-redef]
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     decoder_attentions: tuple[()] | None = None
@@ -67,11 +70,8 @@ class NICGenerationMixin(GenerationMixin):
         return NICCache()
 
     def generate(self, inputs: Any = None, generation_config: GenerationConfig | None = None, **kwargs: Any) -> Any:
-        """Generate captions, as in Transformers.
-
-        Give `pixel_values`, or their features as `encoder_outputs`; and, if captions begin with given words,
-        `decoder_input_ids`, `<bos>` first, with a `decoder_attention_mask` that is 0 at padding.
-        """
+        """Generate captions of `pixel_values`, or of their features as `encoder_outputs`. Captions may begin with
+        `decoder_input_ids`, `<bos>` first, with a `decoder_attention_mask` that is 0 at padding."""
         features = kwargs.get("encoder_outputs")
         if features is not None:
             states = getattr(features, "hidden_states", None)
@@ -203,7 +203,7 @@ class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
         return self.encoder
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return features for `encoder_outputs`, of the shape of `image_features` in [`NICOutput`]."""
+        """Return features of shape `(batch_size, feature_size)`, or `(batch_size, num_regions, feature_size)`."""
         features = self.encoder(pixel_values).last_hidden_state
         return features.squeeze(1) if self.config.attention is None else features
 

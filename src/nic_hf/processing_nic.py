@@ -24,7 +24,6 @@ class NICProcessor(ProcessorMixin):
     Example:
 
     ```python
-    inputs = processor(images=photo, return_tensors="pt")                          # pixel_values
     inputs = processor(images=photo, text="a dog", return_tensors="pt")            # + decoder_input_ids: a prefix
     inputs = processor(images=photo, text_target="a dog runs", return_tensors="pt")  # + labels
     ```

@@ -117,6 +117,8 @@ def test_there_are_private_methods_to_rename() -> None:
 def test_another_name_of_the_cache_changes_no_caption(
     make: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if modeling_nic.CACHE_NAME != "cache":
+        pytest.skip("outputs have the name that the installed Transformers had at import")
     settings = [each for each in DECODING if "cache_implementation" not in each]
     expected = [captions(make(**changes), each) for each in settings]
     monkeypatch.setattr(modeling_nic, "CACHE_NAME", "")
