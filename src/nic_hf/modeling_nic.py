@@ -48,6 +48,7 @@ class NICOutput(ModelOutput):
 
         @property
         def cache(self) -> NICCache | None:
+            """The name from 5.24 on."""
             return self.past_key_values
     else:
         cache: NICCache | None = None  # type: ignore[no-redef]
