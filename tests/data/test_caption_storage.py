@@ -111,15 +111,17 @@ def test_a_file_that_windows_will_not_replace_is_taken_as_it_is(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    replace = Path.replace
+    replace, refused = os.replace, []
 
-    def other_process_was_first(self: Path, target: Path) -> Path:
-        replace(self, target)
-        self.write_bytes(b"what this process wrote")
+    def other_process_was_first(source: Path, target: Path) -> None:
+        replace(source, target)
+        Path(source).write_bytes(b"what this process wrote")
+        refused.append(target)
         raise PermissionError(13, "in use", str(target))
 
-    monkeypatch.setattr(Path, "replace", other_process_was_first)
+    monkeypatch.setattr(os, "replace", other_process_was_first)
     dataset = load_captions(folder, cache_dir=cache)
+    assert refused == [arrow_file(dataset)]
     assert len(dataset) == ROWS
     assert list(cache.iterdir()) == [arrow_file(dataset)]
 
