@@ -309,7 +309,7 @@ class NICAttentiveDecoder(NICDecoder):
     ) -> tuple[torch.Tensor, State, torch.Tensor | None]:
         """See [`NICDecoder.forward`]; `regions` are required."""
         if regions is None:
-            raise ValueError("`cache` holds no regions to attend to: it is that of a model without attention")
+            raise ValueError("`cache` holds no regions to attend to: it belongs to a model without attention")
         outputs, attended = [], []
         after: Any = state
         for inputs in inputs_embeds.split(1, dim=1):

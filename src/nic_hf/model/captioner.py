@@ -268,7 +268,7 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
         weights: torch.Tensor | None,
         image: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """See the core's; in training with the losses besides the paper's."""
+        """See the core's; in training with more losses than the paper's."""
         if labels is None or not self.training:
             return super().score(hidden_states, labels, num_items_in_batch, weights, image)
         config, targets = self.config, labels.flatten(0, -2)

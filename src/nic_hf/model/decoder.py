@@ -232,7 +232,7 @@ class TrainedAttentiveDecoder(_TrainedDecoder, NICAttentiveDecoder):
     ) -> tuple[torch.Tensor, State, torch.Tensor]:
         """See [`NICAttentiveDecoder.forward`]."""
         if regions is None:
-            raise ValueError("`cache` holds no regions to attend to: it is that of a model without attention")
+            raise ValueError("`cache` holds no regions to attend to: it belongs to a model without attention")
         num_captions = inputs_embeds.shape[0]  # not len(), which would be a constant in a traced graph
         outputs, attended = [], []
         weights = self.lstm.draw_weights() if self._is_alone() else []

@@ -1,4 +1,4 @@
-"""Losses of training besides the paper's: words predicted from the image alone, and even attention."""
+"""Losses of training that the paper does not have: words predicted from the image alone, and even attention."""
 
 import torch
 from torch import nn
