@@ -67,7 +67,7 @@ class NICProcessor(ProcessorMixin):
             images = [self.load_photo(image) for image in images]
         if images is not None and text is None and text_target is None and kwargs.keys() <= {"return_tensors"}:
             return BatchFeature({"pixel_values": self.image_processor(images, **kwargs)["pixel_values"]})
-        kwargs = {"text_kwargs": {}, **{k: dict(v) if k.endswith("_kwargs") else v for k, v in kwargs.items()}}
+        kwargs = {key: dict(value) if key.endswith("_kwargs") else value for key, value in kwargs.items()}
         places = [kwargs, *(value for key, value in kwargs.items() if key.endswith("_kwargs"))]
         tensor_types = [place.pop("return_tensors") for place in places if "return_tensors" in place]
         if text is not None:
@@ -90,7 +90,7 @@ class NICProcessor(ProcessorMixin):
 
     def _tokenize(self, text: list[str], padding_side: str, kwargs: dict[str, Any], **own: Any) -> BatchFeature:
         """Token ids and attention mask of text, merging keywords as all processors do."""
-        kwargs, of_text = {**kwargs, "return_attention_mask": True}, {**kwargs["text_kwargs"], **own}
+        kwargs, of_text = {**kwargs, "return_attention_mask": True}, {**kwargs.get("text_kwargs", {}), **own}
         defaults = {"padding": True, "max_length": None, **self.tokenizer.init_kwargs, "padding_side": padding_side}
         for name in ("padding", "padding_side", "max_length"):
             if name not in kwargs:

@@ -127,6 +127,10 @@ def damaged_file_as_oserror(name: Any) -> Iterator[None]:
     except SafetensorError as error:
         raise OSError(f"{name}: the weights cannot be read, perhaps a copy was interrupted: {error}") from error
     except (RuntimeError, MemoryError) as error:
+        import torch
+
+        if torch.get_default_device().type == "meta":  # which Transformers refuses
+            raise
         raise ValueError(f"{name}: the model of its config.json cannot be built in memory: {error}") from error
 
 
