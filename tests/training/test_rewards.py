@@ -47,7 +47,7 @@ def test_a_caption_that_stops_early_earns_less() -> None:
 
 
 def test_a_reward_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="must not both be 0"):
+    with pytest.raises(ValueError, match="the reward needs a weight"):
         CaptionReward([[[1, 2]]], cider_weight=0)
     with pytest.raises(ValueError, match="at least one photo"):
         CaptionReward([])

@@ -188,7 +188,7 @@ def _folder_tab(captioner: AppCaptioner) -> None:
         caption_files,
         [photos, number, kind],
         [summary, output],
-        api_name="predictions_and_references",
+        api_name="caption_files",
         concurrency_id="folder",
         concurrency_limit=2,
         show_progress_on=summary,

@@ -10,8 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from ..digests import file_digest
 from ..writing import staging_folder, sync_file
 
@@ -122,6 +120,8 @@ def damaged_file_as_oserror(name: Any) -> Iterator[None]:
         OSError: if a file is damaged.
         ValueError: if torch cannot build the model of `config.json`.
     """
+    from safetensors import SafetensorError  # the ONNX captioner, which uses this file too, does without
+
     try:
         yield
     except SafetensorError as error:
@@ -202,10 +202,19 @@ def staged_save(
             yield staging
             _write_digests(staging, target)
             files = _replace_files(staging, target)
-        except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an exception of its own
+        except Exception as error:
+            if not isinstance(error, OSError | _safetensors_error()):
+                raise
             raise OSError(f"cannot save to {target}: {error}; what it held before is unchanged") from error
     if push is not None:
         _push(target, files, push)
+
+
+def _safetensors_error() -> type[Exception]:
+    """By which safetensors reports a full disk."""
+    from safetensors import SafetensorError
+
+    return SafetensorError
 
 
 def _push(folder: Path, files: list[Path], options: dict[str, Any]) -> None:
