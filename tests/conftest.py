@@ -16,6 +16,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-scale", type=float, default=1.0, help="share of the full size of tests marked soak")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the notebooks, which take minutes: at the end one process would run them and the other wait."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(scope="session")
 def soak_scale(request: pytest.FixtureRequest) -> float:
     """Share of their full size that tests marked `soak` are to run at."""
