@@ -51,6 +51,13 @@ def test_nothing_heavy_is_imported(code: str) -> None:
         "import nic_hf, transformers",
         "import transformers, nic_hf",
         "from nic_hf.processing_nic import load_image_processor",  # a module of the core that imports Transformers
+        "from nic_hf import NICForConditionalGeneration",
+        "from nic_hf import NICProcessor",
+        "from nic_hf import ImageToTextPipeline",
+        "from nic_hf import NICConfig, NICCache",
+        "from nic_hf.model.processor import load_image_processor",
+        "from nic_hf.model.backbone import load_backbone",
+        "from nic_hf.training import CaptioningTrainer",
     ],
 )
 def test_the_classes_are_registered_whatever_is_imported_first(imports: str) -> None:

@@ -44,8 +44,8 @@ def _register() -> None:
 class _WatchForTransformers:
     """Registers the classes once Transformers is imported, then steps aside.
 
-    The core's own modules are watched too: one that is being imported imports Transformers itself, and its classes are
-    there only when its import ends.
+    The modules of the core and of `model` are watched too: one that is being imported imports Transformers itself, and its
+    classes are there only when its import ends.
     """
 
     def __init__(self) -> None:
@@ -55,8 +55,10 @@ class _WatchForTransformers:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find Transformers or a module of the core as other finders do, and note when its import ends."""
-        is_core = fullname.startswith(f"{_PACKAGE}.") and fullname.endswith("_nic")
-        if fullname != "transformers" and not is_core:
+        is_own = fullname.startswith(f"{_PACKAGE}.model.") or (
+            fullname.startswith(f"{_PACKAGE}.") and fullname.endswith("_nic")
+        )
+        if fullname != "transformers" and not is_own:
             return None
         spec = self._find_elsewhere(fullname, path, target)
         if spec is None or spec.loader is None:
