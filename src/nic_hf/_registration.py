@@ -44,8 +44,8 @@ def _register() -> None:
 class _WatchForTransformers:
     """Registers the classes once Transformers is imported, then steps aside.
 
-    The modules of the core and of `model` are watched too: one that is being imported imports Transformers itself, and its
-    classes are there only when its import ends.
+    The modules of the core and of `model` are watched too: one that is being imported imports Transformers itself, and
+    its classes are there only when its import ends.
     """
 
     def __init__(self) -> None:
