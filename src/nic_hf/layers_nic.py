@@ -3,7 +3,7 @@
 Equation numbers of attention are those of Xu et al. 2015, Show, Attend and Tell, https://arxiv.org/abs/1502.03044.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -298,8 +298,7 @@ class NICAttention(nn.Module):
 class NICAttentiveDecoder(NICDecoder):
     """The LSTM that reads with each word the context that attention finds for it, equations 1 to 3.
 
-    The first input, at t = -1, is the mean of the regions, without a context. In the paper two perceptrons turn that
-    mean into h and c.
+    The first input, at t = -1, is the mean of the regions. In the paper two perceptrons turn that mean into h and c.
     """
 
     attention: NICAttention
@@ -310,7 +309,7 @@ class NICAttentiveDecoder(NICDecoder):
         """See [`NICDecoder.forward`]; `regions` are required."""
         if regions is None:
             raise ValueError("`cache` holds no regions to attend to: it belongs to a model without attention")
-        outputs, attended = [], []
+        outputs, attended, read = [], [], self.word_reader()
         after: Any = state
         for inputs in inputs_embeds.split(1, dim=1):
             if after is None:
@@ -318,9 +317,12 @@ class NICAttentiveDecoder(NICDecoder):
             else:
                 context, weights = self.attention(after[0][-1], regions)
                 attended.append(weights)
-            inputs = torch.cat([inputs, context.unsqueeze(1)], dim=-1)
-            output, after = self.lstm(self.dropout(inputs), after)
+            output, after = read(torch.cat([inputs, context.unsqueeze(1)], dim=-1), after)
             outputs.append(output)
         no_word = inputs_embeds.new_zeros(inputs_embeds.shape[0], 0, regions.keys.shape[1])
         weights = torch.stack(attended, dim=1) if attended else no_word
         return self.dropout(torch.cat(outputs, dim=1)), after, weights
+
+    def word_reader(self) -> Callable[[torch.Tensor, State | None], tuple[torch.Tensor, State]]:
+        """A function that reads one input and its context, given the state, and returns output and state."""
+        return lambda inputs, state: self.lstm(self.dropout(inputs), state)

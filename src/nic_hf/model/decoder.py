@@ -1,6 +1,6 @@
 """The decoder of training and of fast captioning: all kinds of dropout, no padding read, one fused cell per word."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -106,7 +106,7 @@ class NICLSTM(nn.LSTM):
         """
         is_word = inputs.shape[1] == 1 and state is not None
         if not self.training and (is_word or (inputs.shape[1] <= _FEW and inputs.device.type == "cpu")):
-            return self._step_by_step(inputs, state)
+            return self.step_by_step(inputs, state, self.draw_weights())
         if lengths is not None and self._is_faster_packed(inputs):
             return self._read_packed(inputs, self._start(inputs) if state is None else state, lengths)
         if not (self.training and self.recurrent_dropout):
@@ -138,12 +138,16 @@ class NICLSTM(nn.LSTM):
         )
 
     def _start(self, inputs: torch.Tensor) -> State:
-        zeros = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)
+        # Not len(), which would be a constant in a traced graph.
+        zeros = inputs.new_zeros(self.num_layers, inputs.shape[0], self.hidden_size)
         return zeros, zeros
 
-    def _step_by_step(self, inputs: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+    def step_by_step(
+        self, inputs: torch.Tensor, state: State | None, weights: list[list[torch.Tensor]]
+    ) -> tuple[torch.Tensor, State]:
+        """Read `inputs` word by word, as [`forward`] does, with `weights` from [`draw_weights`]."""
         cells = list(zip(*(self._start(inputs) if state is None else state), strict=True))
-        weights, outputs = self.draw_weights(), []
+        outputs = []
         for place in range(inputs.shape[1]):
             cells = self.step(inputs[:, place], cells, weights)
             outputs.append(cells[-1][0])
@@ -192,7 +196,6 @@ class _TrainedDecoder:
         super().__init__(config)  # type: ignore[call-arg]
         self.dropout = NICDropout(config.dropout, config.variational_dropout)
         self.image_dropout = config.dropout if config.image_dropout is None else config.image_dropout
-        self.hidden_size, self.num_layers = config.hidden_size, config.num_hidden_layers
 
     @staticmethod
     def build_lstm(input_size: int, config: NICConfig) -> NICLSTM:
@@ -227,50 +230,24 @@ class TrainedAttentiveDecoder(_TrainedDecoder, NICAttentiveDecoder):
     lstm: NICLSTM
     dropout: NICDropout
 
-    def forward(
-        self, inputs_embeds: torch.Tensor, state: State | None = None, regions: NICRegions | None = None
-    ) -> tuple[torch.Tensor, State, torch.Tensor]:
-        """See [`NICAttentiveDecoder.forward`]."""
-        if regions is None:
-            raise ValueError("`cache` holds no regions to attend to: it belongs to a model without attention")
-        num_captions = inputs_embeds.shape[0]  # not len(), which would be a constant in a traced graph
-        outputs, attended = [], []
-        weights = self.lstm.draw_weights() if self._is_alone() else []
+    def word_reader(self) -> Callable[[torch.Tensor, State | None], tuple[torch.Tensor, State]]:
+        """See the core's; a caption has one mask of variational dropout, and one of the recurrent weights."""
+        weights = self.lstm.draw_weights() if self._is_alone() else None
         mask: torch.Tensor | None = None
-        if state is None:
-            zeros = inputs_embeds.new_zeros(num_captions, self.hidden_size)
-            cells = [(zeros, zeros)] * self.num_layers
-        else:
-            cells = list(zip(state[0], state[1], strict=True))
-        for position, inputs in enumerate(inputs_embeds.unbind(dim=1)):
-            if position == 0 and state is None:
-                context = inputs.new_zeros(num_captions, regions.features.shape[-1])
-            else:
-                context, seen = self.attention(cells[-1][0], regions)
-                attended.append(seen)
-            inputs = torch.cat([inputs, context], dim=-1)
+
+        # As text: a compiler that traces this cannot join types.
+        def read(inputs: torch.Tensor, state: "State | None") -> "tuple[torch.Tensor, State]":
+            nonlocal mask
             mask = self.dropout.draw_mask(inputs) if mask is None else mask
-            if position == 0 and state is None and self.image_dropout != self.dropout.p:
+            if state is None and self.image_dropout != self.dropout.p:
                 inputs = quick_dropout(inputs, self.image_dropout, self.training)
             else:
                 inputs = self.dropout(inputs, mask)
-            cells = self.lstm.step(inputs, cells, weights) if weights else self._read(inputs, cells)
-            outputs.append(cells[-1][0])
-        hidden_state, cell_state = (torch.stack(part) for part in zip(*cells, strict=True))
-        no_word = inputs_embeds.new_zeros(num_captions, 0, regions.keys.shape[1])
-        return (
-            self.dropout(torch.stack(outputs, dim=1)),
-            (hidden_state, cell_state),
-            torch.stack(attended, dim=1) if attended else no_word,
-        )
+            return self.lstm(inputs, state) if weights is None else self.lstm.step_by_step(inputs, state, weights)
+
+        return read
 
     def _is_alone(self) -> bool:
         """Whether the LSTM's weights are in place; PEFT, FSDP and Accelerate put them there while it runs."""
         hooked = self.lstm._forward_hooks or self.lstm._forward_pre_hooks or "forward" in vars(self.lstm)
         return type(self.lstm) is NICLSTM and not hooked
-
-    def _read(self, inputs: torch.Tensor, cells: list[State]) -> list[State]:
-        """One word through all layers, by the LSTM as a whole."""
-        hidden, cell = (torch.stack(part) for part in zip(*cells, strict=True))
-        _, state = self.lstm(inputs.unsqueeze(1), (hidden, cell))
-        return list(zip(*state, strict=True))
