@@ -11,10 +11,7 @@ ordinary word. With attention, the first step also outputs `region_features` and
 reads. The numbers of photos and of captions per photo are dynamic, the height and width of photos are fixed.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +19,7 @@ from torch import nn
 
 from ..layers_nic import NICAttention, NICRegions
 from ..model.captioner import NICForConditionalGeneration
+from ..quiet_libraries import errors_only
 from .onnx_folder import DECODER_STEP, ENCODER, FIRST_STEP
 
 OPSET = 18
@@ -137,17 +135,3 @@ def _write(
         raise
     except Exception as error:
         raise ValueError(f"this captioner cannot be exported to {file.name}: {error}") from error
-
-
-@contextmanager
-def errors_only(name: str | None = None) -> Iterator[None]:
-    """Make a logger (by default the root logger) log only errors, and hide Python warnings."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from ..images import load_photo
 from ..model.checkpoint import staged_save
-from .graphs import errors_only
+from ..quiet_libraries import errors_only
 from .onnx_captioner import NICOnnxCaptioner
 from .onnx_folder import (
     DECODER_STEP,

@@ -4,9 +4,9 @@ from os import PathLike
 from typing import Any
 
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils import logging
 
 from ..configuration_nic import resolve_backbone_config
+from ..quiet_libraries import errors_only
 from .checkpoint import check_path
 
 
@@ -37,9 +37,7 @@ def load_backbone(
 
 def _load_quietly(name_or_path: str | PathLike, use_pooler: bool, **kwargs: Any) -> tuple[PreTrainedModel, dict]:
     """Load without Transformers' warnings of a classifier's head that is left over and of a pooler that is missing."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
+    with errors_only("transformers"):
         if not use_pooler:
             try:
                 return AutoModel.from_pretrained(
@@ -48,8 +46,6 @@ def _load_quietly(name_or_path: str | PathLike, use_pooler: bool, **kwargs: Any)
             except TypeError:
                 pass  # its pooling layer, if any, is not optional
         return AutoModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-    finally:
-        logging.set_verbosity(before)
 
 
 def vision_part(model: PreTrainedModel, use_pooler: bool) -> tuple[PreTrainedModel, bool]:
