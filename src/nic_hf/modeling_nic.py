@@ -357,7 +357,7 @@ class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
         weights: torch.Tensor | None,
         image: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return logits, and the loss -sum_t log p_t(S_t) of equation 10 over the number of words."""
+        """Return logits and the loss. `weights` of attention and the `image` are for losses of a subclass."""
         logits = self.lm_head(hidden_states)
         if labels is None:
             return logits, None
@@ -365,16 +365,14 @@ class NICForConditionalGeneration(PreTrainedModel, NICGenerationMixin):
         ignored = [name for name in (*options, "attention_regularisation") if getattr(self.config, name)]
         if ignored and self.training:
             logger.warning_once(f"without the package nic_hf training ignores {', '.join(ignored)}")
-        loss = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            labels.flatten().to(logits.device),
-            ignore_index=IGNORED_LABEL,
-            reduction="mean" if num_items_in_batch is None else "sum",
-            label_smoothing=self.config.label_smoothing if self.training else 0.0,
-        )
-        if num_items_in_batch is None:
-            return logits, loss
-        return logits, loss / torch.as_tensor(num_items_in_batch, device=loss.device)
+        return logits, self.word_loss(logits.flatten(0, 1), labels.flatten().to(logits.device), num_items_in_batch)
+
+    def word_loss(self, scores: torch.Tensor, labels: torch.Tensor, num_items: Any) -> torch.Tensor:
+        """-sum_t log p_t(S_t), equation 10, over the number of words; `scores` are `(num_words, vocab_size)`."""
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        options: dict[str, Any] = {"ignore_index": IGNORED_LABEL, "label_smoothing": smoothing}
+        loss = F.cross_entropy(scores.float(), labels, **options, reduction="mean" if num_items is None else "sum")
+        return loss if num_items is None else loss / torch.as_tensor(num_items, device=loss.device)
 
 
 def default_generation_config(config: NICConfig) -> GenerationConfig:

@@ -21,8 +21,6 @@ SOURCE = {"cache_dir", "force_download", "local_files_only", "token", "revision"
 class NICProcessor(ProcessorMixin):
     """Image processor and tokenizer of a captioner.
 
-    Example:
-
     ```python
     inputs = processor(images=photo, text="a dog", return_tensors="pt")            # + decoder_input_ids: a prefix
     inputs = processor(images=photo, text_target="a dog runs", return_tensors="pt")  # + labels

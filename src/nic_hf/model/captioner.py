@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -228,8 +227,7 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
             ValueError: if the image or the words are missing, or do not fit each other.
             TypeError: for a misspelt argument.
         """
-        if kwargs.keys() - _ARGUMENTS:
-            check_keywords(kwargs)
+        check_keywords(kwargs)
         if len(args) < 2 and kwargs.get("labels") is None and kwargs.get("decoder_input_ids") is None:
             raise ValueError(NO_WORDS)
         return super().forward(*args, **kwargs)
@@ -279,27 +277,21 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
         else:
             logits = self.lm_head(hidden_states)
             scores, targets = logits.flatten(0, 1), targets.flatten().to(logits.device)
-        loss = F.cross_entropy(
-            scores.float(),
-            targets,
-            ignore_index=IGNORED_LABEL,
-            reduction="mean" if num_items_in_batch is None else "sum",
-            label_smoothing=config.label_smoothing,
-        )
+        loss = self.word_loss(scores, targets, num_items_in_batch)
         is_word, costs = is_word.to(loss.device), []  # per caption, so divided by the number of words like the loss
         if weights is not None and config.attention_regularisation:
             costs.append(config.attention_regularisation * doubly_stochastic_penalty(weights, is_word))
         if self.bag_of_words is not None and image is not None:
             targets = labels.flatten(0, -2).to(loss.device)
             costs.append(bag_of_words_loss(self.bag_of_words, image, targets, is_word, config))
-        for cost in costs:
-            loss = loss + (cost / is_word.sum() if num_items_in_batch is None else cost).to(loss.device)
-        if num_items_in_batch is not None:
-            loss = loss / torch.as_tensor(num_items_in_batch, device=loss.device)
+        if costs:
+            num_words = is_word.sum() if num_items_in_batch is None else num_items_in_batch
+            loss = loss + sum(cost.to(loss.device) for cost in costs) / torch.as_tensor(num_words, device=loss.device)
         return logits, loss
 
 
-_ARGUMENTS = set(inspect.signature(CoreModel.forward).parameters)
+_ARGUMENTS = inspect.signature(CoreModel.forward).parameters.keys() - {"self"}
+_KNOWN = _ARGUMENTS | TransformersKwargs.__optional_keys__ | {"return_loss", "return_dict"}
 
 
 def check_keywords(kwargs: dict[str, Any]) -> None:
@@ -308,11 +300,10 @@ def check_keywords(kwargs: dict[str, Any]) -> None:
     Raises:
         TypeError: naming the keyword that was meant.
     """
-    known = _ARGUMENTS | set(TransformersKwargs.__optional_keys__) | {"return_loss", "return_dict"}
     for name, value in kwargs.items():
-        if value is None or name in known:
+        if value is None or name in _KNOWN:
             continue
-        near = difflib.get_close_matches(name, _ARGUMENTS - {"self"}, n=1, cutoff=0.65)
+        near = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.65)
         if near:
             raise TypeError(f"forward() got an unexpected keyword argument '{name}'. Did you mean '{near[0]}'?")
         logger.warning_once(f"a captioner does not read `{name}`")
