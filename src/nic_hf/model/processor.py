@@ -79,21 +79,20 @@ class NICProcessor(processing_nic.NICProcessor):
         """
         name = pretrained_model_name_or_path
         check_path(name)
-        if kwargs.get("image_processor") is None:
-            given = {key: value for key, value in kwargs.items() if key != "tokenizer"}
-            kwargs["image_processor"] = load_image_processor(name, **given)
-        folder = Path(name, kwargs.get("subfolder") or "")
-        if kwargs.get("tokenizer") is None and folder.is_dir() and not (folder / "tokenizer.json").is_file():
-            message = "holds no tokenizer.json; save the processor there: processor.save_pretrained(...)"
-            raise OSError(f"{folder} {message}")
-        if kwargs.get("tokenizer") is None:
+        image_processor, tokenizer = kwargs.pop("image_processor", None), kwargs.pop("tokenizer", None)
+        if image_processor is None:
+            image_processor = load_image_processor(name, **kwargs)
+        if tokenizer is None:
+            folder = Path(name, kwargs.get("subfolder") or "")
+            if folder.is_dir() and not (folder / "tokenizer.json").is_file():
+                message = "holds no tokenizer.json; save the processor there: processor.save_pretrained(...)"
+                raise OSError(f"{folder} {message}")
             of_tokenizer = {key: value for key, value in kwargs.items() if key in SOURCE | _OF_TOKENIZER}
-            kwargs["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(name, **of_tokenizer)
-        processor = super().from_pretrained(name, **kwargs)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **of_tokenizer)
         config = _model_config(name, **{key: value for key, value in kwargs.items() if key in SOURCE})
         if config is not None:
-            check_vocabulary(processor.tokenizer, config, name)
-        return processor
+            check_vocabulary(tokenizer, config, name)
+        return cls(image_processor, tokenizer)
 
     @property
     def model_input_names(self) -> list[str]:
