@@ -11,15 +11,16 @@ import torch
 from datasets import Dataset
 from subset import real_backbone
 from test_backbones import BACKBONES, save_random
-from tiny import tiny_model, tiny_pixels
+from tiny import tiny_labels, tiny_model, tiny_pixels
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from nic_hf import NICForConditionalGeneration
+from nic_hf import NICConfig, NICForConditionalGeneration
 from nic_hf.data import load_captions
 from nic_hf.layers_nic import NICEncoder
-from nic_hf.model.encoder import faster_encoder
+from nic_hf.model.encoder import faster_encoder, skip_neutral_gates
 from nic_hf.model.processor import load_image_processor
+from nic_hf.training.fine_tuning import thaw_backbone
 
 
 def norms(model: nn.Module) -> int:
@@ -121,3 +122,49 @@ def test_bfloat16_is_used_or_said_not_to_be(caplog: pytest.LogCaptureFixture) ->
     torch.testing.assert_close(features.float(), expected, rtol=0.05, atol=0.05)
     assert model.lm_head.weight.dtype == torch.float32
     model.generate(pixel_values=tiny_pixels())
+
+
+def gated_model(**kwargs: Any) -> NICForConditionalGeneration:
+    """A captioner with a small EfficientNet, all of whose gates but the last multiply by one."""
+    config = NICConfig(
+        backbone_config=BACKBONES["efficientnet"](), vocab_size=50, embedding_size=6, hidden_size=8, **kwargs
+    )
+    torch.manual_seed(0)
+    model = NICForConditionalGeneration(config).eval()
+    gates = [module for module in model.encoder.modules() if hasattr(module, "act_expand")]
+    for gate in gates[:-1]:
+        nn.init.zeros_(gate.expand.weight)
+        nn.init.constant_(gate.expand.bias, 40.0)
+    return model
+
+
+def test_gates_that_multiply_by_one_are_skipped_and_others_are_not() -> None:
+    model = gated_model()
+    number = sum(hasattr(module, "act_expand") for module in model.encoder.modules())
+    expected = model.get_image_features(tiny_pixels())
+    assert skip_neutral_gates(model.encoder) == number - 1 > 2
+    calls: list[nn.Module] = []
+    for module in model.encoder.modules():
+        if isinstance(module, nn.Sigmoid):
+            module.register_forward_hook(lambda module, inputs, output: calls.append(module))
+    assert torch.equal(model.get_image_features(tiny_pixels()), expected) and len(calls) == 1
+
+
+def test_gates_that_multiply_by_one_stay_so_in_training_and_in_the_checkpoint(tmp_path: Path) -> None:
+    model = gated_model(freeze_batch_norm=True)
+    before = {name: weight.clone() for name, weight in model.state_dict().items() if ".squeeze_excite." in name}
+    backbone = sum(weight.numel() for weight in model.encoder.backbone.parameters())
+    number = thaw_backbone(model)
+    *neutral, last = sorted({name.rpartition(".squeeze_excite.")[0] for name in before})
+    assert number == backbone - sum(w.numel() for name, w in before.items() if not name.startswith(last))
+    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=0.1, weight_decay=0.5)
+    model.train()
+    for _ in range(3):
+        model(pixel_values=tiny_pixels(2), labels=tiny_labels([3, 4])).loss.backward()
+        optimizer.step()
+    after = model.state_dict()
+    changed = {name.rpartition(".squeeze_excite.")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {last} and neutral
+    model.eval().save_pretrained(tmp_path)
+    loaded = NICForConditionalGeneration.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.get_image_features(tiny_pixels()), model.get_image_features(tiny_pixels()))

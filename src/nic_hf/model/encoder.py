@@ -53,12 +53,43 @@ def faster_encoder(encoder: NICEncoder, dtype: torch.dtype | None = None) -> NIC
     plain = OptimizedEncoder(encoder)
     expected = plain(image).last_hidden_state
     faster = copy.deepcopy(plain)
+    skip_neutral_gates(faster)
     _fold(faster, image)
     difference = (faster(image).last_hidden_state - expected).abs().max()
     if not difference <= _ROUNDING * expected.abs().max():
         logger.warning("BatchNorm of this backbone cannot be folded: its features would change by %.2g", difference)
         faster = plain
     return faster.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def skip_neutral_gates(module: nn.Module) -> int:
+    """Let squeeze-and-excitation that multiplies by one return its input. Its parameters are frozen, and still saved.
+
+    EfficientNet-Lite has none; in Transformers' `EfficientNetModel` it therefore has gates that are always open.
+
+    Args:
+        module: a backbone, or a module that contains one.
+
+    Returns:
+        The number of gates.
+    """
+    gates = [gate for gate in module.modules() if _is_neutral(gate)]
+    for gate in gates:
+        gate.requires_grad_(False)
+        gate.forward = _same  # type: ignore[method-assign]
+    return len(gates)
+
+
+def _is_neutral(gate: nn.Module) -> bool:
+    expand, activation = getattr(gate, "expand", None), getattr(gate, "act_expand", None)
+    if not isinstance(expand, nn.Conv2d) or not isinstance(activation, nn.Sigmoid) or expand.bias is None:
+        return False
+    return not expand.weight.any() and bool((activation(expand.bias) == 1).all())
+
+
+def _same(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs
 
 
 def supported_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -7,10 +7,13 @@ from contextlib import suppress
 import torch
 
 from ..model.captioner import NICForConditionalGeneration
+from ..model.encoder import skip_neutral_gates
 
 
 def thaw_backbone(model: NICForConditionalGeneration, which: str | float | None = None) -> int:
     """Make the backbone trainable: all of it, its last weights, or weights selected by name.
+
+    Squeeze-and-excitation that multiplies by one, as in EfficientNet-Lite, is neither trained nor computed.
 
     Args:
         model: the captioner.
@@ -34,7 +37,8 @@ def thaw_backbone(model: NICForConditionalGeneration, which: str | float | None 
             f"trainable_backbone: {which!r} matches no weight of the backbone; their names are, for example,"
             f" {names[0]}, {names[len(names) // 2]} and {names[-1]}"
         )
-    return sum(weights[name].numel() for name in trained)
+    skip_neutral_gates(model.encoder.backbone)
+    return sum(weights[name].numel() for name in trained if weights[name].requires_grad)
 
 
 def _trained_names(names: list[str], which: str | float | None) -> set[str]:
