@@ -9,7 +9,7 @@ from PIL import Image
 from workshop import Workshop
 
 from nic_hf.data import CaptionDataset
-from nic_hf.training import SampleCaptionsCallback
+from nic_hf.training import CaptioningTrainer, SampleCaptionsCallback
 
 
 def test_tensorboard_has_scores_and_the_pictures_of_each_evaluation(workshop: Workshop, tmp_path: Path) -> None:
@@ -80,3 +80,34 @@ def test_training_stops_early_with_the_best_weights(workshop: Workshop, tmp_path
     best = max(scores)
     assert len(scores) < 30 and len(scores) == scores.index(best) + 3
     assert trainer.evaluate()["eval_cider"] == pytest.approx(best, abs=1e-9)
+
+
+def test_the_smoothed_score_is_the_mean_of_three_evaluations_and_selects_the_checkpoint(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    def trainer(folder: Path, epochs: int) -> CaptioningTrainer:
+        train = CaptionDataset(workshop.photos("train"), workshop.processor.tokenizer)
+        trainer = workshop.trainer(
+            folder,
+            train=train,
+            num_train_epochs=epochs,
+            learning_rate=0.02,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_total_limit=100,
+            load_best_model_at_end=True,
+            metric_for_best_model="eval_cider_smoothed",
+        )
+        trainer.eval_dataset = train  # its captions are learned by heart, so scores rise, and then fall
+        return trainer
+
+    trainer(tmp_path, 8).train()
+    resumed = trainer(tmp_path, 16)
+    resumed.train(resume_from_checkpoint=True)
+    lines = [line for line in resumed.state.log_history if "eval_cider" in line]
+    scores = [line["eval_cider"] for line in lines]
+    smoothed = [np.mean(scores[max(0, last - 2) : last + 1]) for last in range(len(scores))]
+    assert len(scores) == 16 and len(set(scores)) > 5
+    assert [line["eval_cider_smoothed"] for line in lines] == pytest.approx(smoothed)
+    assert resumed.state.best_model_checkpoint.endswith(f"-{lines[int(np.argmax(smoothed))]['step']}")
+    assert "eval_cider_smoothed" not in resumed.evaluate(), "after training there are no evaluations to smooth over"

@@ -37,6 +37,8 @@ from .scheduled_sampling import mixed_inputs
 
 logger = logging.getLogger(__name__)
 
+SMOOTHED_EVALUATIONS = 3
+
 
 class CaptioningTrainer(PublishingTrainer):
     """A `Trainer` that generates captions in evaluation.
@@ -48,6 +50,8 @@ class CaptioningTrainer(PublishingTrainer):
         `eval_loss`: mean over the words of all captions. (Trainer computes a mean of batch means, which depends on the
             batch size and gives more weight to words in batches of short captions.)
         `eval_bleu_4`, `eval_cider`: BLEU-4 and CIDEr-D against all captions of each photo, from `score_captions`.
+        `eval_cider_smoothed`: during training, mean of `eval_cider` over the last three evaluations. As
+            `metric_for_best_model` it does not fall for one lucky evaluation.
         `eval_distinct`: share of distinct captions. Near 0, the model generates the same caption for every photo.
         `eval_words`: mean number of words.
 
@@ -332,7 +336,14 @@ class CaptioningTrainer(PublishingTrainer):
             **(output.metrics or {}),
             **{f"{metric_key_prefix}_{name}": score for name, score in scores.items()},
         }
+        if self.clock.running:
+            metrics[f"{metric_key_prefix}_cider_smoothed"] = self._smoothed(f"{metric_key_prefix}_cider", metrics)
         return output._replace(predictions=np.array(list(captions.values())), metrics=metrics)
+
+    def _smoothed(self, name: str, metrics: dict[str, float]) -> float:
+        """Mean of a metric over this evaluation and those before it in the run."""
+        before = [line[name] for line in self.state.log_history if name in line]
+        return float(np.mean([*before, metrics[name]][-SMOOTHED_EVALUATIONS:]))
 
     def prediction_step(
         self,
