@@ -11,10 +11,12 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, InvalidArgument, RuntimeException
 from tiny import tiny_photos, tiny_pixels
 
 import nic_hf
+from nic_hf.captioning import load_captioner
+from nic_hf.captioning.captioners import caption_batch
 from nic_hf.export import NICOnnxCaptioner, quantize_onnx, sessions
 
 
@@ -95,6 +97,26 @@ def test_a_batch_that_does_not_fit_into_memory_is_captioned_in_parts(tiny_onnx: 
     assert outputs["little"].stdout == outputs["plenty"].stdout
     assert re.search(r"a batch of 6000 photos failed \(.*\): trying 3000 photos", outputs["little"].stderr)
     assert "6000 photos" not in outputs["plenty"].stderr
+
+
+@pytest.mark.parametrize("kind", [EPFail, Fail, RuntimeException])
+def test_whatever_a_failed_operator_raises_a_smaller_batch_is_tried(
+    tiny_onnx: NICOnnxCaptioner, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """Which of them a lack of memory raises depends on the operator that meets it, so it cannot be chosen here."""
+    captioner = load_captioner(tiny_onnx.folder)
+    photos = list(tiny_pixels(4).numpy())
+    expected = caption_batch(captioner, photos, 1)
+    run = captioner.captioner._encoder.run
+
+    class LittleMemory:
+        def run(self, outputs: Any, inputs: Any) -> Any:
+            if len(inputs["pixel_values"]) > 1:
+                raise kind("Failed to allocate memory for requested buffer")
+            return run(outputs, inputs)
+
+    monkeypatch.setattr(captioner.captioner, "_encoder", LittleMemory())
+    assert caption_batch(captioner, photos, 1) == expected
 
 
 def test_other_errors_of_a_session_stay_what_they_are(tiny_onnx: NICOnnxCaptioner) -> None:

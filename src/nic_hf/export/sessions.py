@@ -72,11 +72,11 @@ def run_session(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str
         RuntimeError: if the graph fails. ONNX Runtime has no separate exception for a lack of memory, so a smaller
             batch may work.
     """
-    from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+    from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
 
     try:
         return session.run(outputs, inputs)
-    except RuntimeException as error:  # not a RuntimeError
+    except (EPFail, Fail, RuntimeException) as error:  # none is a RuntimeError; which one depends on the operator
         shapes = ", ".join(f"{name} of shape {value.shape}" for name, value in inputs.items())
         raise RuntimeError(f"cannot compute with {shapes}: {str(error).strip()[:200]}") from error
 

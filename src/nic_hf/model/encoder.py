@@ -77,7 +77,7 @@ def skip_neutral_gates(module: nn.Module) -> int:
     gates = [gate for gate in module.modules() if _is_neutral(gate)]
     for gate in gates:
         gate.requires_grad_(False)
-        gate.forward = _same  # type: ignore[method-assign]
+        gate.forward = _same
     return len(gates)
 
 
