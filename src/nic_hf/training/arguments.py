@@ -53,6 +53,13 @@ class CaptioningTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Decay of a moving average of the weights, evaluated and saved in their place; 0 for none."},
     )
+    min_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Train for at least this many steps: with few photos in smaller batches and more epochs (recipes"
+            " only)."
+        },
+    )
     scheduled_sampling: float = field(
         default=0.0,
         metadata={"help": "Share of input words that are the model's own; it grows linearly from 0 to this value."},

@@ -20,6 +20,7 @@ from .progress_callback import show_progress
 from .recipes import Stage, as_recipe, save_recipe
 from .sample_captions import SampleCaptionsCallback
 from .self_critical import SelfCriticalTrainer
+from .small_data import fitting_model, scale_to_data
 from .stage_inputs import caption_datasets, load_splits, new_captioner, trained_captioner
 from .trainer import CaptioningTrainer
 
@@ -96,7 +97,9 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
     set_seed(args.seed)
     tables = load_splits(stage.data, args)
     stage.split_rule = tables["train"].info.description or None
+    requested = stage.settings()
     if start is None:
+        stage.model = fitting_model(stage.model, len(tables["train"]), stage.fixed)
         model, processor = new_captioner(stage.model, tables["train"], stage.data.min_frequency)
     else:
         # Later stages keep the vocabulary of the first one.
@@ -107,6 +110,9 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
     if stage.objective == "self-critical":  # samples are scored against all captions of their photo
         data = dataclasses.replace(data, captions_per_sample=max(map(len, tables["train"]["captions"])))
     photos, train, evaluation = caption_datasets(model, processor, tables, data, args, set_statistics=start is None)
+    scaled = scale_to_data(args, len(train), stage.fixed)
+    if scaled:
+        logger.warning(scaled)
     kind = SelfCriticalTrainer if stage.objective == "self-critical" else CaptioningTrainer
     trainer = kind(
         model=model,
@@ -134,7 +140,7 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
     trainer.create_model_card()
     if trainer.is_world_process_zero():
         save_recipe(stages, folder)
-        write_text(folder / FINISHED, json.dumps({"settings": stage.settings(), "metrics": metrics}, indent=1))
+        write_text(folder / FINISHED, json.dumps({"settings": requested, "metrics": metrics}, indent=1))
     trainer.accelerator.end_training()
     return metrics
 

@@ -68,6 +68,7 @@ class Stage:
         objective: `cross-entropy` or `self-critical`.
         model, data, args: settings.
         split_rule: how data without splits was split; see [`nic_hf.data.load_captions`].
+        fixed: names of settings that the user gave, which are not adapted to the data.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Stage:
     data: DataSettings
     args: CaptioningTrainingArguments
     split_rule: str | None = None
+    fixed: frozenset[str] = frozenset()
 
     def settings(self) -> Settings:
         """All settings of model and data, and training arguments of this package or with other than default values."""
@@ -152,7 +154,12 @@ def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
     known = {"objective"}.union(*(_settings_of(kind) for kind in (ModelSettings, DataSettings, *ARGUMENTS.values())))
     for settings in (common, for_all, *stages.values(), *for_one.values()):
         _check_names(settings, known)
-    return [_stage(name, {**common, **own, **for_all, **for_one[name]}) for name, own in stages.items()]
+    resolved = []
+    for name, own in stages.items():
+        given = {**for_all, **for_one[name]}
+        resolved.append(_stage(name, {**common, **own, **given}))
+        resolved[-1].fixed = frozenset(given)
+    return resolved
 
 
 def as_recipe(stages: Iterable[Stage]) -> Settings:
