@@ -39,8 +39,9 @@ def scale_to_data(args: CaptioningTrainingArguments, num_samples: int, fixed: fr
     """
     if args.max_steps > 0 or not args.min_steps or num_samples < 1:
         return ""
+    least, args.min_steps = args.min_steps, 0  # so that the recipe of this run repeats it
     before = args.num_train_epochs, args.per_device_train_batch_size, _steps(args, num_samples)
-    if before[-1] >= args.min_steps:
+    if before[-1] >= least:
         return ""
     if "num_train_epochs" in fixed:
         return (
@@ -48,10 +49,10 @@ def scale_to_data(args: CaptioningTrainingArguments, num_samples: int, fixed: fr
         )
     if "per_device_train_batch_size" not in fixed:
         per_step = args.world_size * args.gradient_accumulation_steps
-        wanted = math.ceil(num_samples * args.num_train_epochs / (args.min_steps * per_step))
+        wanted = math.ceil(num_samples * args.num_train_epochs / (least * per_step))
         args.per_device_train_batch_size = min(args.per_device_train_batch_size, max(SMALLEST_BATCH, wanted))
     in_an_epoch = _steps(args, num_samples) / args.num_train_epochs
-    args.num_train_epochs = max(args.num_train_epochs, math.ceil(args.min_steps / in_an_epoch))
+    args.num_train_epochs = max(args.num_train_epochs, math.ceil(least / in_an_epoch))
     steps = _steps(args, num_samples)
     if args.ema_decay and "ema_decay" not in fixed:
         args.ema_decay = round(min(args.ema_decay, 1 - 5 / max(steps, 10)), 4)
