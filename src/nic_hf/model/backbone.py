@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from ..configuration_nic import resolve_backbone_config
 from ..quiet_libraries import errors_only
 from .checkpoint import check_path
+from .timm_models import complete_timm_config
 
 
 def load_backbone(
@@ -24,6 +25,7 @@ def load_backbone(
     """
     check_path(name_or_path)
     config = resolve_backbone_config(AutoConfig.from_pretrained(name_or_path, **kwargs))
+    complete_timm_config(config)
     backbone, info = _load_quietly(name_or_path, use_pooler, config=config, **kwargs)
     missing = sorted(info["missing_keys"])
     if use_pooler and missing and all("pooler" in key for key in missing):

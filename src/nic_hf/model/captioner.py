@@ -33,6 +33,7 @@ from .decoder import TrainedAttentiveDecoder, TrainedDecoder
 from .encoder import OptimizedEncoder, faster_encoder, supported_dtype
 from .generation import FastGenerationMixin
 from .losses import RARE, bag_of_words_loss, doubly_stochastic_penalty
+from .timm_models import complete_timm_config, describe_timm_regions
 
 logger = logging.get_logger(__name__)
 
@@ -102,6 +103,9 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
         if word_embeddings is not None:
             config["embedding_size"] = word_embeddings.shape[1]
         backbone_config = copy.deepcopy(backbone.config)
+        complete_timm_config(backbone_config)
+        if config.get("attention") is not None:
+            describe_timm_regions(backbone_config, backbone)
         backbone_config.num_labels = 2  # a classifier's labels are of no use to a captioner
         model = cls(NICConfig(backbone_config=backbone_config, use_backbone_pooler=use_pooler, **config))
         own = model.encoder.backbone.state_dict().keys()  # without the pooling layer, if that is left out

@@ -14,6 +14,7 @@ from .. import processing_nic
 from ..images import load_photo
 from ..processing_nic import SOURCE, build_image_processor
 from .checkpoint import check_path, save_code, staged_save
+from .timm_models import read_timm_settings
 
 __all__ = ["NICProcessor", "build_image_processor", "check_vocabulary", "load_image_processor", "squeeze_to"]
 
@@ -28,13 +29,24 @@ _OF_TEMPLATES |= {"return_assistant_tokens_mask", "load_audio_from_video", "sani
 
 
 def load_image_processor(name_or_path: str | PathLike, **kwargs: Any) -> Any:
-    """Load a backbone's image processor; see the core's [`load_image_processor`].
+    """Load a backbone's image processor; see the core's [`load_image_processor`]. Models of timm have one too.
 
     Raises:
         OSError: if there is no such directory or repository, or it holds no image processor.
+        ValueError: if Transformers has no such image processor.
     """
     check_path(name_or_path)
-    return processing_nic.load_image_processor(name_or_path, **kwargs)
+    try:
+        return processing_nic.load_image_processor(name_or_path, **kwargs)
+    except OSError:
+        try:
+            found = read_timm_settings(name_or_path, **kwargs)
+        except OSError:
+            found = None
+        if found is None:
+            raise
+        settings, changes = found
+        return build_image_processor(settings, **changes)
 
 
 def squeeze_to(image_processor: Any, height: int, width: int | None = None) -> Any:
