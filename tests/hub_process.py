@@ -10,7 +10,9 @@ from typing import Any
 from hub_server import TOKEN, HubServer
 
 
-def run(script: str, folder: Path, home: Path, hub: HubServer, **environment: str) -> dict[str, Any]:
+def run(
+    script: str, folder: Path, home: Path, hub: HubServer, python: str = sys.executable, **environment: str
+) -> dict[str, Any]:
     """Run a script against a Hub in a process of its own; its `answers`."""
     given = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
@@ -24,7 +26,7 @@ def run(script: str, folder: Path, home: Path, hub: HubServer, **environment: st
     }
     end = "\nfrom pathlib import Path\nimport json\nPath('answers.json').write_text(json.dumps(answers))\n"
     start = f"URL, TOKEN = {hub.url!r}, {TOKEN!r}\n"
-    command = [sys.executable, "-c", start + script + end]
-    done = subprocess.run(command, capture_output=True, text=True, env=given, cwd=folder, timeout=300)
+    command = [python, "-c", start + script + end]
+    done = subprocess.run(command, capture_output=True, text=True, env=given, cwd=folder, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "answers.json").read_text())

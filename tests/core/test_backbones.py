@@ -1,6 +1,5 @@
 """Any Transformers vision model can be the backbone."""
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -245,24 +244,3 @@ def test_features_of_the_real_mobilenet_v2_are_the_bare_models(test_data: Path, 
     loaded = NICForConditionalGeneration.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded.get_image_features(pixel_values), expected, rtol=0, atol=0)
     assert (tmp_path / "config.json").stat().st_size < 5000, "ImageNet's labels are in the captioner's config.json"
-
-
-@torch.no_grad()
-def test_a_timm_model_is_a_backbone(tmp_path: Path) -> None:
-    for package in ("timm", "torchvision"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed, which Transformers' timm wrapper needs")
-    from transformers import TimmWrapperConfig, TimmWrapperModel
-
-    torch.manual_seed(0)
-    bare = TimmWrapperModel(TimmWrapperConfig(architecture="resnet10t", do_pooling=True)).eval()
-    bare.save_pretrained(tmp_path / "backbone")
-    pixel_values = tiny_pixels(2, size=64)
-    expected = bare(pixel_values=pixel_values).pooler_output
-    for source in (bare, tmp_path / "backbone"):
-        model = captioner(source)
-        torch.testing.assert_close(model.get_image_features(pixel_values), expected)
-        model.save_pretrained(tmp_path / "captioner")
-        loaded = NICForConditionalGeneration.from_pretrained(tmp_path / "captioner")
-        torch.testing.assert_close(loaded.get_image_features(pixel_values), expected)
-        assert loaded.generate(pixel_values=pixel_values, max_new_tokens=3).shape[0] == 2
