@@ -279,7 +279,7 @@ def test_the_image_processor_needs_no_timm(tmp_path: Path) -> None:
     folder = save_config(tmp_path, input_size=[3, 176, 176], crop_pct=0.95, interpolation="bilinear", std=[1, 1, 1])
     processor = load_image_processor(folder, image_mean=[0.1, 0.2, 0.3])
     assert processor.size == {"shortest_edge": 185} and processor.crop_size == {"height": 176, "width": 176}
-    assert (processor.resample, processor.image_mean, processor.image_std) == (2, [0.1, 0.2, 0.3], [1, 1, 1])
+    assert (processor.resample, processor.image_mean, processor.image_std) == (2, (0.1, 0.2, 0.3), (1, 1, 1))
     squeezed = squeeze_to(load_image_processor(folder), 64)(tiny_photos(1)[0])
     assert squeezed["pixel_values"][0].shape == (3, 64, 64)
 
