@@ -17,6 +17,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from .lookup import look_up
+
 _TEXT_SUFFIXES = {".gz", ".txt", ".vec"}
 _WORD2VEC_HEADER = re.compile(rb"(\d+) (\d+)")
 _LISTED_WORDS = 10
@@ -124,7 +126,8 @@ def _load_encoder(name: str) -> SentenceEncoder:
             f"'{name}' is not a file, and loading it as a SentenceTransformer requires sentence-transformers: "
             "pip install 'nic_hf[vectors]'"
         ) from error
-    return SentenceTransformer(name)
+    is_short = not Path(name).exists() and "/" not in name  # SentenceTransformers then adds its own namespace
+    return SentenceTransformer(name, **look_up(f"sentence-transformers/{name}" if is_short else name))
 
 
 def _encode_words(encoder: SentenceEncoder, words: list[str]) -> dict[str, torch.Tensor]:

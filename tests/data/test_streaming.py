@@ -386,7 +386,7 @@ def test_names_of_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("/nowhere/shards", "/nowhere/shards: no such file, folder or Hub id"),
+        ("/nowhere/shards", "/nowhere/shards: no such file or folder; "),
         ([], "no tar files among them"),
         (datasets.IterableDataset.from_generator(lambda: iter([{"text": "a"}])), "no image column: .* found text"),
     ],

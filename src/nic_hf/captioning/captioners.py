@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..digests import captioner_digest, file_digest, settings_digest
+from ..lookup import look_up_captioner
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +61,10 @@ def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = No
 
 def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Any]:
     """Load the model and processor of a checkpoint."""
+    look_up_captioner(name_or_path)
     from ..model.captioner import NICForConditionalGeneration
-    from ..model.checkpoint import check_path
     from ..model.processor import NICProcessor
 
-    check_path(name_or_path)
     processor = NICProcessor.from_pretrained(name_or_path)
     return NICForConditionalGeneration.from_pretrained(name_or_path), processor
 

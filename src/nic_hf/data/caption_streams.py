@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,7 +11,7 @@ from datasets.exceptions import DatasetsError
 from .arrow_files import SHARD_FEATURES
 from .columns import caption_columns, cell_captions
 from .errors import SUPPORTED, CaptionDataError, ErrorCollector, OnError, RejectedError
-from .hf_datasets import ID_COLUMNS, image_column
+from .hf_datasets import ID_COLUMNS, image_column, look_up_data
 from .names import canonical_split
 from .splits import check_split
 from .tar_shards import clean_captions, find_shards, tar_rows
@@ -60,11 +59,13 @@ def stream_captions(
     if not isinstance(source, (str, os.PathLike)):
         raise CaptionDataError(f"cannot stream captions from {source!r}: no tar files among them")
     label = os.fspath(source)
+    look_up_data(label, f"tar files, {SUPPORTED}")
     try:
         parts = datasets.load_dataset(label, streaming=True)
     except (DatasetsError, OSError, ValueError) as error:
-        what = "Hugging Face Datasets cannot stream it" if Path(label).exists() else "no such file, folder or Hub id"
-        raise CaptionDataError(f"{label}: {what} ({error}); supported: tar files, {SUPPORTED}") from error
+        raise CaptionDataError(
+            f"{label}: Hugging Face Datasets cannot stream it ({error}); supported: tar files, {SUPPORTED}"
+        ) from error
     by_split = {canonical_split(name): part for name, part in parts.items()}
     if split is None and len(by_split) > 1:
         raise CaptionDataError(f"{label}: name one of the splits {', '.join(sorted(by_split))}")

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dat
 from datasets.exceptions import DatasetsError
 
 from ..digests import raw_digest
+from ..lookup import look_up
 from .arrow_files import dataset_of_captions, dataset_of_shards
 from .caption_folders import SourceOptions
 from .columns import caption_columns, cell_captions, split_column
@@ -23,8 +24,17 @@ ID_COLUMNS = ("image_id", "id", "filename", "file_name", "image_name")
 _ROWS_A_BATCH = 1000
 
 
+def look_up_data(source: str, supported: str = SUPPORTED) -> None:
+    """Refuse what is neither here nor on the Hub (see [`nic_hf.lookup.look_up`])."""
+    try:
+        look_up(source, "data")
+    except OSError as error:
+        raise CaptionDataError(f"{error}; supported: {supported}") from error
+
+
 def open_data(source: str, cache_dir: Path | None) -> Dataset | DatasetDict:
     """Open a Hub id or a local folder (also one written by `save_to_disk`)."""
+    look_up_data(source)
     saved = [Path(source, name) for name in ("dataset_dict.json", "state.json")]
     try:
         if any(path.is_file() for path in saved):
@@ -35,8 +45,9 @@ def open_data(source: str, cache_dir: Path | None) -> Dataset | DatasetDict:
             )
         return load_dataset(source, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
     except (DatasetsError, OSError, ValueError) as error:
-        what = "Hugging Face Datasets cannot open it" if Path(source).exists() else "no such file, folder or Hub id"
-        raise CaptionDataError(f"{source}: {what} ({error}); supported: {SUPPORTED}") from error
+        raise CaptionDataError(
+            f"{source}: Hugging Face Datasets cannot open it ({error}); supported: {SUPPORTED}"
+        ) from error
 
 
 def open_shards(shards: Sequence[str], cache_dir: Path | None) -> Dataset | DatasetDict:

@@ -1,9 +1,9 @@
 """Find problems of a captioner, and what to do about them."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from ..lookup import look_up
 from .findings import Finding, Status
 
 __all__ = ["Finding", "Status", "examine"]
@@ -34,25 +34,19 @@ def examine(
     Raises:
         OSError, ValueError: if there is no such captioner or data.
     """
-    from ..configuration_nic import NICConfig
-    from ..model.checkpoint import check_path
     from .behaviour import Sample, check_behaviour, drawn_photos
     from .checkpoint import check_backbone_drift, check_preprocessing, load_checkpoint
     from .installation import check_installation
 
-    check_path(name)
-    if not Path(name).exists():
-        try:  # once, instead of in each check: without a network it takes a minute
-            NICConfig.get_config_dict(name)
-        except OSError as error:
-            raise OSError(f"{name}: no such captioner: {error}") from error
+    look_up(name, "captioner")
+    if backbone is not None:
+        look_up(backbone, "backbone")
     findings = check_installation()
     model, processor, found = load_checkpoint(name)
     findings += found
     sample = Sample(drawn_photos(), None)
     if data is not None:
-        photos, captions = _sample(data, split, max_photos, data_options or {})
-        sample = Sample(photos, captions)
+        sample = Sample(*_sample(data, split, max_photos, data_options or {}))
     if model is not None and processor is not None:
         findings.append(check_preprocessing(model, processor, backbone))
     if model is not None:
@@ -74,8 +68,8 @@ def _has(findings: Sequence[Finding], check: str) -> bool:
     return any(finding.check == check and finding.status == Status.PROBLEM for finding in findings)
 
 
-def _sample(data: str, split: str | None, number: int, options: Mapping[str, Any]) -> tuple[list, list[str]]:
-    """Load photos spread over the data, and a caption of each."""
+def _sample(data: str, split: str | None, number: int, options: Mapping[str, Any]) -> tuple[list, list[str], Any]:
+    """Load photos spread over the data, a caption of each, and the captions of all photos."""
     from datasets import Image
 
     from ..data.feature_cache import load_photo_row
@@ -92,4 +86,4 @@ def _sample(data: str, split: str | None, number: int, options: Mapping[str, Any
         captions.append(row["captions"][0])
     if not photos:
         raise OSError(f"{data}: none of the {min(number, len(rows))} selected photos can be read")
-    return photos, captions
+    return photos, captions, rows["captions"]

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoTokenizer, CLIPModel, PreTrainedConfig
 
 from ..images import load_photo
-from ..model.checkpoint import check_all_weights_loaded, check_path, damaged_file_as_oserror
+from ..lookup import look_up
+from ..model.checkpoint import check_all_weights_loaded, damaged_file_as_oserror
 from ..model.processor import load_image_processor
 from ..progress_bar import progress_bar
 from .predictions_and_references import EvaluationDataError, check_captions, check_text
@@ -87,7 +88,7 @@ class _Encoder:
     """A CLIP model with its tokenizer and image processor. Features are normalized to length 1."""
 
     def __init__(self, name: str | PathLike[str], device: torch.device) -> None:
-        check_path(name)
+        look_up(name)
         config = _read(name, PreTrainedConfig.get_config_dict)[0]
         if config.get("model_type") != "clip":
             kind = config.get("model_type") or "a folder without a model's config.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..digests import file_digest
-from ..model.checkpoint import check_path
+from ..lookup import look_up
 from ..writing import write_text
 
 ENCODER, FIRST_STEP, DECODER_STEP = "encoder.onnx", "first_step.onnx", "decoder_step.onnx"
@@ -80,7 +80,7 @@ def find_folder(name_or_path: Any, subfolder: str = "", **hub: Any) -> Path:
         FileNotFoundError: if the folder does not exist.
         OSError: if the repository does not exist or cannot be downloaded.
     """
-    check_path(name_or_path)
+    hub = look_up(name_or_path, "captioner", **hub)
     folder = Path(name_or_path)
     if not folder.is_dir():
         if folder.is_file():

@@ -6,8 +6,8 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..configuration_nic import resolve_backbone_config
+from ..lookup import look_up
 from ..quiet_libraries import errors_only
-from .checkpoint import check_path
 from .timm_models import complete_timm_config
 
 
@@ -20,10 +20,10 @@ def load_backbone(
         The model, and whether it has its pooling layer.
 
     Raises:
-        OSError: if there is no such model.
+        OSError: if there is no such model, or the Hub cannot be reached.
         ValueError: if the checkpoint lacks weights.
     """
-    check_path(name_or_path)
+    kwargs = look_up(name_or_path, "backbone", **kwargs)
     config = resolve_backbone_config(AutoConfig.from_pretrained(name_or_path, **kwargs))
     complete_timm_config(config)
     backbone, info = _load_quietly(name_or_path, use_pooler, config=config, **kwargs)

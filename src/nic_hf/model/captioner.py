@@ -16,14 +16,15 @@ from transformers.utils import TransformersKwargs, logging
 from ..configuration_nic import IGNORED_LABEL, NICConfig
 from ..layers_nic import NICCache as CoreCache
 from ..layers_nic import NICDecoder, NICRegions, State
+from ..lookup import look_up
 from ..modeling_nic import NICForConditionalGeneration as CoreModel
 from ..modeling_nic import NICOutput
+from ..processing_nic import SOURCE
 from .backbone import load_backbone, vision_part
 from .checkpoint import (
     check_all_weights_loaded,
     check_digests,
     check_local_files,
-    check_path,
     damaged_file_as_oserror,
     own_weights,
     save_code,
@@ -41,6 +42,10 @@ NO_WORDS = (
     "no words: give `labels` to train, or `decoder_input_ids` (`<bos>` first) to score. Trainer's "
     "`label_smoothing_factor` and `compute_loss_func` take `labels` out of a batch: smooth by "
     "`NICConfig(label_smoothing=...)`, or let the collator add `prepare_decoder_input_ids_from_labels(labels)`"
+)
+NO_LABELS = (
+    "no `labels`, so no loss: the processor's `text` is what captions begin with; captions to learn go into its "
+    "`text_target`, which gives `labels`"
 )
 
 
@@ -133,7 +138,7 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
         name, subfolder = pretrained_model_name_or_path, kwargs.get("subfolder") or ""
         with damaged_file_as_oserror(name):
             if name is not None:
-                check_path(name)
+                kwargs.update(look_up(name, "captioner", **{key: kwargs[key] for key in SOURCE & kwargs.keys()}))
                 check_local_files(name, subfolder)
             model, info = super().from_pretrained(name, *args, **kwargs)
         check_all_weights_loaded(name, info, allow_mismatched_sizes)
@@ -234,6 +239,8 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
         check_keywords(kwargs)
         if len(args) < 2 and kwargs.get("labels") is None and kwargs.get("decoder_input_ids") is None:
             raise ValueError(NO_WORDS)
+        if self.training and kwargs.get("labels") is None and kwargs.get("decoder_attention_mask") is not None:
+            logger.warning_once(NO_LABELS)
         return super().forward(*args, **kwargs)
 
     forward.__signature__ = inspect.signature(CoreModel.forward)  # type: ignore[attr-defined]

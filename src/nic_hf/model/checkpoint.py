@@ -20,19 +20,6 @@ if TYPE_CHECKING:  # the ONNX captioner uses this file without torch
     from torch import nn
 
 
-def check_path(name_or_path: Any) -> None:
-    """Refuse the path of a folder that is not there, which Transformers takes for the name of a Hub repository.
-
-    Raises:
-        FileNotFoundError: naming it.
-    """
-    name = os.fspath(name_or_path)
-    # A repository is called "name" or "owner/name".
-    is_path = isinstance(name_or_path, PathLike) or name.startswith((".", "~", os.sep)) or Path(name).is_absolute()
-    if (is_path or name.count("/") + name.count("\\") > 1) and not Path(name).exists():
-        raise FileNotFoundError(f"{name}: no such folder")
-
-
 def check_local_files(name_or_path: Any, subfolder: str = "") -> None:
     """Refuse files of a local checkpoint that Transformers would answer by a bare `TypeError`, or take as they are.
 

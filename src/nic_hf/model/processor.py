@@ -12,8 +12,9 @@ from transformers.utils import logging
 
 from .. import processing_nic
 from ..images import load_photo
+from ..lookup import look_up
 from ..processing_nic import SOURCE, build_image_processor
-from .checkpoint import check_path, save_code, staged_save
+from .checkpoint import save_code, staged_save
 from .timm_models import read_timm_settings
 
 __all__ = ["NICProcessor", "build_image_processor", "check_vocabulary", "load_image_processor", "squeeze_to"]
@@ -35,7 +36,7 @@ def load_image_processor(name_or_path: str | PathLike, **kwargs: Any) -> Any:
         OSError: if there is no such directory or repository, or it holds no image processor.
         ValueError: if Transformers has no such image processor.
     """
-    check_path(name_or_path)
+    kwargs.update(look_up(name_or_path, **{key: value for key, value in kwargs.items() if key in SOURCE}))
     try:
         return processing_nic.load_image_processor(name_or_path, **kwargs)
     except OSError:
@@ -90,7 +91,7 @@ class NICProcessor(processing_nic.NICProcessor):
             ValueError: if the vocabulary is not the one of the model in the same place.
         """
         name = pretrained_model_name_or_path
-        check_path(name)
+        kwargs.update(look_up(name, "captioner", **{key: value for key, value in kwargs.items() if key in SOURCE}))
         image_processor, tokenizer = kwargs.pop("image_processor", None), kwargs.pop("tokenizer", None)
         if image_processor is None:
             image_processor = load_image_processor(name, **kwargs)
@@ -122,6 +123,14 @@ class NICProcessor(processing_nic.NICProcessor):
             ValueError: if nothing is given, the numbers of photos and prefixes differ, or a value is not allowed.
             OSError: naming the file of a photo that cannot be read.
         """
+        if images is not None and text is not None:
+            photos = len(images) if isinstance(images, list | tuple) else 1
+            prefixes = 1 if isinstance(text, str) else len(text)
+            if photos != prefixes:
+                raise ValueError(
+                    f'{prefixes} texts for {photos} photos: give one per photo, "" for none. `text` is what captions '
+                    "begin with; captions to learn go into `text_target`, which gives `labels`"
+                )
         data = super().__call__(images, text, text_target, **kwargs)
         if text is not None:
             self._warn_of_unknown([text] if isinstance(text, str) else list(text))

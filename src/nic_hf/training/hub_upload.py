@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import filter_repo_objects
 
 from .._version import __version__
+from ..lookup import is_of_http
 from .checkpoint_integrity import CARD_FILE, RECIPE_FILE
 from .model_card import CardFacts, write_model_card
 
@@ -34,9 +35,14 @@ def published_files(folder: str | os.PathLike, onnx: bool = False) -> list[str]:
         onnx: include exported ONNX files, in the folder or its subfolder `onnx/`.
 
     Raises:
-        ValueError: if there is no captioner.
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it holds no captioner.
     """
     root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give the folder of a captioner, such as a run of nic train"
+        )
     chosen = _matching(root, PUBLISHED)
     missing = [name for name in NEEDED if name not in chosen]
     if missing or not any(name.endswith(".safetensors") for name in chosen):
@@ -119,7 +125,7 @@ def hub_errors(what: str) -> Iterator[None]:
     except Exception as error:
         # huggingface_hub uses different HTTP libraries in its versions (httpx, httpx2), with different exceptions.
         cause = _cause(error)
-        if isinstance(error, ValueError | TypeError) or not (_is_of_http(cause) or isinstance(cause, OSError)):
+        if isinstance(error, ValueError | TypeError) or not (is_of_http(cause) or isinstance(cause, OSError)):
             raise
         raise ConnectionError(
             f"{what}: the connection was lost ({_one_line(cause)}). The repository is unchanged; push again, uploaded"
@@ -130,13 +136,9 @@ def hub_errors(what: str) -> Iterator[None]:
 def _cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-        if _is_of_http(error):
+        if is_of_http(error):
             return error
     return error
-
-
-def _is_of_http(error: BaseException) -> bool:
-    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def _one_line(error: BaseException) -> str:
