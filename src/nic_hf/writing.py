@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 import zlib
@@ -77,6 +78,23 @@ def staging_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that cannot be written, or cannot be made; nothing is left behind.
+
+    Raises:
+        OSError: naming it.
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        reason = f"{place} is a file" if place.is_file() else error.strerror or str(error)
+        raise OSError(f"cannot write to {os.fspath(folder)}: {reason}") from error
 
 
 def sync_file(path: str | os.PathLike[str]) -> None:

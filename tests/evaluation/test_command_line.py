@@ -37,7 +37,7 @@ def test_a_file_of_captions_is_scored(files: tuple[Path, Path], tmp_path: Path) 
     assert low < expected["cider"] < high
 
     shown = nic(predictions, "--references", references, *metrics)
-    assert f"cider       {100 * expected['cider']:.2f}   {100 * low:.2f} to {100 * high:.2f}" in shown.stdout
+    assert f"cider       {100 * expected['cider']:.2f} %   {100 * low:.2f} to {100 * high:.2f}" in shown.stdout
 
 
 def test_photos_without_a_caption_are_left_out_when_asked(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_two_files_are_compared(files: tuple[Path, Path], tmp_path: Path) -> Non
     ("arguments", "message"),
     [
         (["{predictions}"], "is a file of captions: give --references"),
-        (["no/such/captioner"], "is not a file, so it must be a captioner: give --data"),
+        (["no/such/captioner"], "no/such/captioner: no such folder; train one with"),
         (["no/such/captioner", "--data", "{folder}"], "no/such/captioner"),
         (["{predictions}", "--references", "no.json"], "no.json"),
         (["{predictions}", "--references", "{references}", "--metrics", "belu"], "belu"),

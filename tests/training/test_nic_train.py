@@ -1,5 +1,6 @@
 """`nic train`, in processes of its own, on real photos with a real backbone."""
 
+import json
 import os
 import re
 import signal
@@ -61,10 +62,15 @@ def finetuned(test_data: Path, subset: Path, tmp_path_factory: pytest.TempPathFa
     done = nic_train(subset, backbone, output, "--recipe", "finetune", "--backbone", str(backbone), *flags())
     assert done.returncode == 0, done.stderr[-3000:]
     # Standard output is the result alone; standard error, which is no terminal here, has lines and no bars.
-    assert re.fullmatch(r".*run: BLEU-4 [\d.]+, CIDEr-D [\d.]+ \(validation\)\n", done.stdout), done.stdout
+    assert re.fullmatch(r".*run: BLEU-4 [\d.]+ %, CIDEr-D [\d.]+ % \(validation\)\n", done.stdout), done.stdout
     assert not re.search(r"\r|it/s|photo/s|\d%\|", done.stderr), done.stderr
     line = r"^step [\d,]+ of [\d,]+, epoch 1.00: eval_loss [\d.]+, .*; \d\d:\d\d left$"
     assert re.search(line, done.stderr, re.MULTILINE), done.stderr
+    # Scores are printed in percent, and kept as fractions.
+    shown = float(re.findall(r"eval_bleu_4 ([\d.]+) %, eval_cider [\d.]+ %", done.stderr)[-1])
+    history = json.loads((output / "trainer_state.json").read_text("utf-8"))["log_history"]
+    kept = [line["eval_bleu_4"] for line in history if "eval_bleu_4" in line]
+    assert shown == pytest.approx(100 * kept[-1], abs=0.01)
     return output
 
 
@@ -165,7 +171,7 @@ def test_help_and_show() -> None:
         (["--recipe", "best"], "no such recipe"),
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["0.1"], "settings have the form --name value"),
-        ([], "required: --backbone"),
+        ([], "--backbone, a pretrained vision model"),
         (["--data", "nowhere", "--backbone", "b"], "nowhere"),
     ],
 )
@@ -181,6 +187,16 @@ def test_a_mistake_does_not_take_the_folder(subset: Path, test_data: Path, tmp_p
     for _ in range(2):
         done = CliRunner().invoke(app, [*command, "--backbone", str(tmp_path / "nowhere")])
         assert done.exit_code == 2 and "nowhere: no such folder" in done.stderr, done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(subset: Path, tmp_path: Path) -> None:
+    """The folder of the backbone is there, but holds no model, which is seen when the photos have been loaded."""
+    (tmp_path / "backbone").mkdir()
+    command = ["train", "--output_dir", str(tmp_path / "run"), "--data", str(subset), *flags("frozen")]
+    done = CliRunner().invoke(app, [*command, "--backbone", str(tmp_path / "backbone")])
+    assert done.exit_code == 2 and done.stderr.startswith("nic train: "), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["backbone"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")

@@ -192,7 +192,7 @@ def test_an_output_directory_is_checked_before_any_work(
     changes = {"output_dir": str(tmp_path / "file" / "run"), "data": "/nowhere", "backbone": "/nowhere"}
     code, _, error = run_example(*flags(options(test_data, subset, tmp_path, **changes)))
     assert code == 2
-    assert error.startswith(f"error: cannot write to the output directory {tmp_path / 'file' / 'run'}")
+    assert error.startswith(f"error: cannot write to {tmp_path / 'file' / 'run'}")
 
 
 @pytest.mark.parametrize(

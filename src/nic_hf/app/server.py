@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..photo_warnings import name_photos_in_warnings
+from .address import check_address
 from .scored_captions import AppCaptioner
 
 # Gradio keeps 170 KB of settings per visitor and API call; its default of 10,000 would take 1.7 GB.
@@ -45,6 +46,7 @@ def serve(
         OSError, ValueError: there is no such captioner, or the port is in use.
     """
     check_gradio()
+    check_address(host, port)
     name_photos_in_warnings()
     captioner = model if isinstance(model, AppCaptioner) else AppCaptioner.load(model, device)
     with tempfile.TemporaryDirectory(prefix="nic_app_", ignore_cleanup_errors=True) as folder, _environment(folder):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ..lookup import look_up_captioner
 from .terminal import reported, silence_transformers
 
 
@@ -33,8 +34,12 @@ def app(
       nic app me/flickr8k-captioner --host 0.0.0.0 --port 8000
     """
     with reported("app"):
+        look_up_captioner(model)
+        from ..app import check_address
+
+        check_address(host, port)
         from ..app import check_gradio, serve
 
-        check_gradio()  # before the model is loaded
+        check_gradio()
         silence_transformers()
         serve(model, host=host, port=port, device=device, max_upload=max_upload, open_browser=open_browser)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..lookup import look_up_captioner
+from ..writing import check_writable
+from .checks import check_data, check_files
 from .data_options import load_options, takes_data_options
-from .terminal import INTERRUPTED, fail, reported, silence_transformers
+from .terminal import FAILED, INTERRUPTED, fail, reported, silence_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +116,12 @@ def caption(
             from ..contact_sheet import check_picture_path
 
             check_picture_path(contact_sheet)
+        look_up_captioner(model)
+        check_data(data)
+        check_files(lists)
+        for file in (output, contact_sheet):
+            if file is not None:
+                check_writable(file.parent)
         generation = _generation(num_captions, num_beams, sample, temperature, seed, max_new_tokens)
         with _no_garbage_collection():
             from ..captioning import CaptionRun, PhotoSources, Processes, SidecarFiles, is_onnx, load_captioner
@@ -145,7 +154,7 @@ def caption(
                 on_error=on_error.value,
                 timeout=timeout,
                 allow_private=True if allow_private else None,
-                progress=sys.stderr.isatty() and not (output is None and not sidecar and sys.stdout.isatty()),
+                progress=output is not None or sidecar or not sys.stdout.isatty(),
                 sheet=contact_sheet_photos if contact_sheet is not None else 0,
                 processes=processes,
                 **generation,
@@ -155,7 +164,8 @@ def caption(
         _report(summary, output, sidecar, as_json)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(1 if summary.broken else 0)
+    nothing = not summary.captioned and not summary.already
+    raise typer.Exit((FAILED if nothing else 1) if summary.broken else 0)
 
 
 def _run(run: "CaptionRun", contact_sheet: Path | None) -> "tuple[CaptionSummary, bool]":
@@ -304,7 +314,8 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
         typer.echo(f"and {len(summary.broken) - SHOWN} more{where}", err=True)
     if summary.left_out:
         typer.echo(left_out_line(Counter(summary.left_out)), err=True)
-    if output is not None or sidecar or summary.broken or not summary.finished:
+    is_one = len(summary.broken) == 1 and not summary.captioned and summary.finished  # its reason is enough
+    if output is not None or sidecar or (summary.broken and not is_one) or not summary.finished:
         rate = f", {summary.captioned / summary.seconds:.1f} per second" if summary.seconds > 1 else ""
         line = f"{summary.captioned:,} photos captioned{rate}"
         line += f"; {summary.already:,} had captions" if summary.already else ""

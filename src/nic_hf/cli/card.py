@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ..writing import check_writable
+from .checks import check_files, check_own_captioner
 from .terminal import reported
 
 CAPTIONER = typer.Argument(help="Folder of the captioner: a run or a checkpoint.", metavar="CAPTIONER")
@@ -38,6 +40,9 @@ def card(
           --evaluation evaluation/evaluation.json
     """
     with reported("card"):
+        check_own_captioner(captioner)
+        check_files(evaluation, photo)
+        check_writable(captioner if output is None else output.parent)
         from ..training.model_card import CardFacts, write_model_card
 
         facts = CardFacts(

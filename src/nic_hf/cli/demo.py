@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+from ..lookup import look_up
+from ..writing import check_writable
+from .checks import check_data
 from .terminal import print_json, reported
 
 
@@ -36,6 +39,12 @@ def demo(
           --backbone google/mobilenet_v2_1.0_224 --output runs/flickr8k
     """
     with reported("demo"):
+        if (data is None) != (backbone is None):
+            raise ValueError("--data and --backbone: give both, or neither for the built-in scenes")
+        check_data(data)
+        if backbone is not None:
+            look_up(backbone, "backbone")
+        check_writable(output)
         from ..demo import run_demo
 
         result = run_demo(

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..lookup import look_up, look_up_captioner
+from .checks import check_data
 from .data_options import load_options, takes_data_options
 from .terminal import print_json, reported, silence_transformers
 
@@ -37,10 +39,14 @@ def doctor(
       nic doctor runs/flickr8k --data flickr8k --split dev \\
           --backbone google/mobilenet_v2_1.0_224
     """
-    from ..doctor import Status, examine
-
-    silence_transformers()
     with reported("doctor"):
+        look_up_captioner(model)
+        check_data(data)
+        if backbone is not None:
+            look_up(backbone, "backbone")
+        from ..doctor import Status, examine
+
+        silence_transformers()
         options = load_options(model, data, data_options or {})
         findings = examine(
             model, data=data, split=split, data_options=options, backbone=backbone, max_photos=max_photos

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..lookup import look_up_captioner
+from ..writing import check_writable
+from .checks import check_data, check_files
 from .data_options import load_options, takes_data_options
 from .terminal import print_json, reported
 
@@ -77,7 +80,7 @@ def evaluate(
     """Score captions, or evaluate a captioner and write a report.
 
     BLEU, ROUGE-L and CIDEr-D are equal to pycocoevalcap 1.2's, without Java, and have 95 % bootstrap intervals. METEOR
-    is added if Java is available.
+    is added if Java is available. Scores are printed in percent; files and --json have fractions.
 
     Exit code: 0 on success, 2 on an error, 130 after Ctrl-C (run the same command to continue).
 
@@ -92,6 +95,9 @@ def evaluate(
         if Path(source).is_file():
             if references is None:
                 raise ValueError(f"{source} is a file of captions: give --references")
+            check_files(references, compare)
+            if per_image is not None:
+                check_writable(per_image.parent)
             from ..evaluation.file_scores import score_file
 
             result = score_file(
@@ -104,13 +110,22 @@ def evaluate(
             )
             print_json(result) if as_json else typer.echo(_lines(result))
             return
+        if compare is not None or per_image is not None or references is not None:
+            what = "not a file" if Path(source).exists() else "no such file"
+            raise ValueError(f"{source}: {what}; --references, --compare and --per-image need a file of captions")
+        numbers = _beams(beams, suite is Suite.SHOW_AND_TELL)
+        others = dict(_pair(text) for text in transfer or ())
+        look_up_captioner(source)
         if data is None:
             raise ValueError(f"{source} is not a file, so it must be a captioner: give --data, its photos")
-        if compare is not None or per_image is not None or references is not None:
-            raise ValueError("--references, --compare and --per-image need a file of captions")
+        full = suite is Suite.SHOW_AND_TELL
+        for photos in (data, *others.values()):
+            check_data(photos)
+        if run is not None and not run.is_dir():
+            raise FileNotFoundError(f"{run}: no such folder of a training run")
+        check_writable(output)
         from ..evaluation.suite import PARTS, evaluate_captioner
 
-        full = suite is Suite.SHOW_AND_TELL
         results = evaluate_captioner(
             source,
             data,
@@ -119,9 +134,9 @@ def evaluate(
             data_options=load_options(source, data, data_options or {}),
             train_split=train_split or None,
             include=PARTS if full else ("generation",),
-            beams=_beams(beams, full),
+            beams=numbers,
             metrics=_names(metrics),
-            transfer=dict(_pair(text) for text in transfer or ()),
+            transfer=others,
             run=run,
             max_photos=max_photos,
             cache_dir=cache_dir,
@@ -153,10 +168,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _lines(result: dict[str, Any]) -> str:
-    """Scores in percent, one per line."""
+    """Scores in percent, one per line; JSON has fractions."""
     lines = []
     for name, value in result["scores"].items():
-        line = f"{name:10}{100 * value:7.2f}"
+        line = f"{name:10}{100 * value:7.2f} %"
         if name in result.get("intervals", {}):
             low, high = result["intervals"][name]
             line += f"   {100 * low:.2f} to {100 * high:.2f}"

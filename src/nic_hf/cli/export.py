@@ -1,11 +1,13 @@
 """`nic export`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..lookup import look_up_captioner
+from ..writing import check_writable
+from .checks import check_data
 from .terminal import print_json, reported
 
 export = typer.Typer(name="export", help="Export a captioner to another format, such as ONNX.", no_args_is_help=True)
@@ -48,14 +50,17 @@ def onnx(
           --calibration path/to/flickr8k
     """
     with reported("export onnx", "stopped; nothing was written"):
-        from ..export import calibration_photos, export_onnx
-
         if calibration is not None and not int8:
             raise ValueError("--calibration needs --int8")
+        look_up_captioner(checkpoint)
+        check_data(calibration)
+        check_writable(out)
+        from ..export import calibration_photos, export_onnx
+
         photos = None
         if calibration is not None:
             photos = calibration_photos(calibration, calibration_split, calibration_number)
-        captioner = export_onnx(checkpoint, out, int8=int8, calibration_photos=photos, progress=sys.stderr.isatty())
+        captioner = export_onnx(checkpoint, out, int8=int8, calibration_photos=photos, progress=True)
     size = sum(file.stat().st_size for file in out.iterdir())
     facts = captioner.manifest
     if as_json:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .card import CAPTIONER
+from .checks import check_own_captioner
 from .terminal import print_json, reported
 
 
@@ -32,6 +33,7 @@ def push(
       nic push runs/flickr8k me/flickr8k-captioner --private
     """
     with reported("push", "stopped; the repository is unchanged"):
+        check_own_captioner(captioner)
         from ..training.hub_upload import push_captioner
 
         commit = push_captioner(

@@ -2,13 +2,20 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..lookup import look_up_captioner
+from ..writing import check_writable
+from .checks import check_data, check_model
 from .terminal import print_json, reported
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+_MEANING = {
+    "data": "captioned photos (a folder, a file or a Hub id)",
+    "backbone": "a pretrained vision model, such as google/mobilenet_v2_1.0_224",
+}
 
 
 def train(
@@ -29,7 +36,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print all settings of the recipe and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores on the validation split as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the validation scores as JSON (fractions).")] = False,
 ) -> None:
     """Train a captioner with a recipe.
 
@@ -52,15 +59,19 @@ def train(
     Two processes or GPUs: torchrun --nproc_per_node 2 -m nic_hf train ...
     """
     with reported("train", "stopped; add --resume to the command to continue from the last checkpoint"):
-        from ..training.recipe_runner import run_recipe
-        from ..training.recipes import load_recipe, resolve
+        from ..training.recipe_files import load_recipe
 
         changes = _changes(context.args)
         changes.update({name: value for name, value in (("data", data), ("backbone", backbone)) if value is not None})
         settings = load_recipe(recipe)
         if from_checkpoint is not None:
+            look_up_captioner(from_checkpoint)
+        if from_checkpoint is not None:
             changes.setdefault("backbone", from_checkpoint)  # it has a backbone
             settings = {**settings, "stages": _after_first(settings["stages"])}
+        _check(settings, changes, None if show else output_dir, resume)
+        from ..training.recipes import resolve
+
         stages = resolve(settings, changes)
         if show:
             import yaml
@@ -68,16 +79,40 @@ def train(
             shown = {stage.name: stage.settings() for stage in stages}
             typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
             return
+        from ..training.recipe_runner import run_recipe
+
         logging.basicConfig(level=logging.INFO if stages[0].args.should_log else logging.WARNING, format="%(message)s")
         metrics = run_recipe(stages, output_dir, from_checkpoint, resume)
     if not stages[0].args.should_log:
         return
+    from ..evaluation.score_names import percent
+
     if as_json:
         print_json({"output_dir": output_dir, "metrics": metrics})
     else:
         typer.echo(
-            f"{output_dir}: BLEU-4 {metrics['eval_bleu_4']:.3f}, CIDEr-D {metrics['eval_cider']:.3f} (validation)"
+            f"{output_dir}: BLEU-4 {percent(metrics['eval_bleu_4'])} %, CIDEr-D {percent(metrics['eval_cider'])} % "
+            "(validation)"
         )
+
+
+def _check(recipe: dict[str, Any], changes: dict[str, str], output_dir: str | None, resume: bool) -> None:
+    """Check names of settings and, if a run is to begin, what they name."""
+    from ..training.recipe_files import check_new_run, merged_settings, missing_settings, setting_names
+
+    stages = merged_settings(recipe, changes, setting_names())
+    missing = dict.fromkeys(name for settings in stages.values() for name in missing_settings(settings))
+    if missing:
+        raise ValueError("give " + " and ".join(f"--{name}, {_MEANING.get(name, 'a setting')}" for name in missing))
+    if output_dir is None:
+        return
+    for settings in stages.values():
+        check_data(str(settings["data"]))
+        for name in ("backbone", "word_vectors"):
+            if settings.get(name):
+                check_model(str(settings[name]), name)
+    check_writable(output_dir)
+    check_new_run(output_dir, stages, resume)
 
 
 def _changes(words: Sequence[str]) -> dict[str, str]:

@@ -1,14 +1,34 @@
 """Train captioners with `Trainer`."""
 
-from .arguments import CaptioningTrainingArguments
-from .checkpoint_integrity import last_checkpoint
-from .divergence import TrainingDivergedError
-from .hub_upload import push_captioner
-from .model_card import CardFacts, model_card, write_model_card
-from .resume_check import ResumeError
-from .sample_captions import SampleCaptionsCallback
-from .self_critical import SelfCriticalTrainer, SelfCriticalTrainingArguments
-from .trainer import CaptioningTrainer
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .arguments import CaptioningTrainingArguments
+    from .checkpoint_integrity import last_checkpoint
+    from .divergence import TrainingDivergedError
+    from .hub_upload import push_captioner
+    from .model_card import CardFacts, model_card, write_model_card
+    from .resume_check import ResumeError
+    from .sample_captions import SampleCaptionsCallback
+    from .self_critical import SelfCriticalTrainer, SelfCriticalTrainingArguments
+    from .trainer import CaptioningTrainer
+
+_MODULES = {
+    "CaptioningTrainer": "trainer",
+    "CaptioningTrainingArguments": "arguments",
+    "CardFacts": "model_card",
+    "ResumeError": "resume_check",
+    "SampleCaptionsCallback": "sample_captions",
+    "SelfCriticalTrainer": "self_critical",
+    "SelfCriticalTrainingArguments": "self_critical",
+    "TrainingDivergedError": "divergence",
+    "last_checkpoint": "checkpoint_integrity",
+    "model_card": "model_card",
+    "push_captioner": "hub_upload",
+    "write_model_card": "model_card",
+}
 
 __all__ = [
     "CaptioningTrainer",
@@ -24,3 +44,5 @@ __all__ = [
     "push_captioner",
     "write_model_card",
 ]
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

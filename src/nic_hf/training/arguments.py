@@ -1,12 +1,13 @@
 """Training arguments with defaults for small captioners."""
 
 import logging
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
+
+from ..writing import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class CaptioningTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
     def check_paths(self) -> None:
-        """Check before training that `output_dir` can be written.
+        """Check before training that `output_dir` can be written; it is not created.
 
         Raises:
             OSError: if it cannot, or if the checkpoint `resume_from_checkpoint` does not exist.
@@ -109,10 +110,4 @@ class CaptioningTrainingArguments(TrainingArguments):
         resumed = self.resume_from_checkpoint
         if resumed and resumed != "last" and not Path(resumed).is_dir():
             raise FileNotFoundError(f"{self.resume_from_checkpoint}: no such checkpoint")
-        folder = Path(self.output_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(bytes(4096))
-        except OSError as error:
-            raise OSError(f"cannot write to the output directory {folder}: {error}") from error
+        check_writable(self.output_dir)

@@ -17,6 +17,7 @@ from .checkpoint_integrity import RECIPE_FILE
 from .hub_upload import push_captioner
 from .model_card import CardFacts, write_model_card
 from .progress_callback import show_progress
+from .recipe_files import check_new_run
 from .recipes import Stage, as_recipe, save_recipe
 from .sample_captions import SampleCaptionsCallback
 from .self_critical import SelfCriticalTrainer
@@ -56,13 +57,9 @@ def run_recipe(
     folder = Path(output_dir)
     stages[0].args.output_dir = str(folder)
     stages[0].args.check_paths()
-    folders = [folder / f"{number}-{stage.name}" for number, stage in enumerate(stages, start=1)]
-    # Only one process checks this: when the others arrive, it may already be writing.
-    if not resume and stages[0].args.should_save and any(path.is_dir() and any(path.iterdir()) for path in folders):
-        raise ValueError(f"{folder} already contains a run; resume it with --resume, or choose another --output_dir")
+    names = [stage.name for stage in stages]
+    folders = check_new_run(folder, names, resume or not stages[0].args.should_save)
     finished = [_finished(path, stage) for path, stage in zip(folders, stages, strict=True)]
-    if stages[0].args.should_save:
-        save_recipe(stages, folder)
     for stage in stages:
         stage.args.hub_model_id = stage.args.hub_model_id or folder.resolve().name
     start, metrics = from_checkpoint, {}
@@ -125,6 +122,8 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
             _SaveRecipe(stages),
         ],
     )
+    if args.should_save:
+        save_recipe(stages, folder.parent)  # not before: a run that cannot begin leaves nothing behind
     show_progress(trainer)
     trainer.recipe = as_recipe(stages)
     trainer.card_facts = CardFacts(name=folder.resolve().parent.name)

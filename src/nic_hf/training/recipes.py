@@ -6,13 +6,11 @@ contains a mapping for each stage, in order, which overrides the settings for al
 """
 
 import dataclasses
-import difflib
 import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +23,7 @@ from .._version import __version__
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
 from .checkpoint_integrity import RECIPE_FILE
+from .recipe_files import Settings, load_recipe, merged_settings, recipe_names
 from .recipe_settings import DataSettings, ModelSettings
 from .self_critical import SelfCriticalTrainingArguments
 
@@ -54,9 +53,8 @@ _HUB = (
     "hub_always_push",
     "hub_revision",
 )
-_NOTES = ("recipe", "description", "versions", "split")  # not settings
 
-Settings = dict[str, Any]
+__all__ = ["ARGUMENTS", "Stage", "as_recipe", "load_recipe", "recipe_names", "resolve", "save_recipe"]
 
 
 @dataclass
@@ -98,36 +96,6 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes in the package."""
-    return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
-
-
-def load_recipe(name: str | os.PathLike) -> Settings:
-    """Read a recipe: one of [`recipe_names`], or a YAML file.
-
-    Raises:
-        OSError: if there is no such recipe.
-        ValueError: if the file is not a recipe.
-    """
-    if str(name) in recipe_names():
-        text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8-sig")
-    else:
-        raise FileNotFoundError(f"{name}: no such recipe; use {', '.join(recipe_names())} or the path of a YAML file")
-    try:
-        recipe = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: not YAML ({error})") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{name}: a recipe must be a mapping of settings, got {type(recipe).__name__}")
-    stages = recipe.get("stages")
-    if not isinstance(stages, dict) or not stages or not all(isinstance(s, dict | None) for s in stages.values()):
-        raise ValueError(f"{name}: a recipe needs `stages`, a mapping from stage names to settings")
-    return recipe
-
-
 def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> list[Stage]:
     """Resolve all settings of the stages of a recipe.
 
@@ -139,27 +107,12 @@ def resolve(recipe: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
     Raises:
         ValueError: if a setting does not exist, or a value has the wrong type.
     """
-    stages = {name: dict(own or {}) for name, own in recipe["stages"].items()}
-    common = {name: value for name, value in recipe.items() if name not in ("stages", *_NOTES)}
-    for_all: Settings = {}
-    for_one: dict[str, Settings] = {name: {} for name in stages}
-    for name, value in (changes or {}).items():
-        stage, dot, setting = name.partition(".")
-        if dot and stage not in stages:
-            raise ValueError(f"--{name}: the recipe has no stage {stage!r}; its stages are {', '.join(stages)}")
-        if dot:
-            for_one[stage][setting] = value
-        else:
-            for_all[name] = value
     known = {"objective"}.union(*(_settings_of(kind) for kind in (ModelSettings, DataSettings, *ARGUMENTS.values())))
-    for settings in (common, for_all, *stages.values(), *for_one.values()):
-        _check_names(settings, known)
-    resolved = []
-    for name, own in stages.items():
-        given = {**for_all, **for_one[name]}
-        resolved.append(_stage(name, {**common, **own, **given}))
-        resolved[-1].fixed = frozenset(given)
-    return resolved
+    stages = [_stage(name, own) for name, own in merged_settings(recipe, changes, known).items()]
+    given = [name.rpartition(".") for name in changes or {}]
+    for stage in stages:
+        stage.fixed = frozenset(name for owner, _, name in given if owner in ("", stage.name))
+    return stages
 
 
 def as_recipe(stages: Iterable[Stage]) -> Settings:
@@ -206,13 +159,6 @@ def _as_options(name: str, value: Any) -> list[str]:
     return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 
-def _check_names(settings: Settings, known: set[str]) -> None:
-    for name in settings:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            raise ValueError(f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-
-
 def _settings_of(kind: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.init]
 
@@ -225,10 +171,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str | dict)
-
-
-def _folder() -> Any:
-    """Folder of the recipes: in the package if it is installed, in `examples/configs` in the repository."""
-    package = resources.files("nic_hf")
-    installed = package / "recipes"
-    return installed if installed.is_dir() else Path(str(package)).parents[1] / "examples" / "configs"
