@@ -17,13 +17,20 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **{"gradio": "app", "peft": "peft", "ray": "ray", "sentence_transformers": "vectors"},
 }
+# Read by nic_hf.progress_bar, which imports tqdm, and that must not be before the variables below are set.
+_INTERVAL, SECONDS_A_LINE = "NIC_HF_PROGRESS_SECONDS", "30"
 # Read by tqdm, huggingface_hub and datasets when they are imported.
 _NO_BARS = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
 def keep_bars_off_files() -> None:
-    """Disable progress bars if standard error is not a terminal, also in child processes."""
+    """If standard error is not a terminal, print lines of progress and no bars, also in child processes.
+
+    Who sets `TQDM_DISABLE` gets neither.
+    """
     if not sys.stderr.isatty():
+        if not os.environ.get("TQDM_DISABLE"):
+            os.environ.setdefault(_INTERVAL, SECONDS_A_LINE)
         for name in _NO_BARS:
             os.environ.setdefault(name, "1")
 
