@@ -48,7 +48,7 @@ Segmentation = Literal["auto", "words", "characters", "spaces"]
 _UNSPACED_SHARE = _DOTLESS_SHARE = 0.01
 # Share of word occurrences without an id above which a warning is logged.
 _MANY_UNKNOWN = 0.1
-_MIN_FREQUENCY = 5  # the paper's
+MIN_FREQUENCY = 5  # the paper's
 
 
 def train_tokenizer(
@@ -115,7 +115,8 @@ def train_tokenizer(
     if unknown > _MANY_UNKNOWN:
         logger.warning(
             f"{100 * unknown:.1f}% of the words in the captions become <unk>: min_frequency={min_frequency} keeps"
-            f" {len(frequent):,} of {len(counts):,} distinct words. Lower it to keep more"
+            f" {len(frequent):,} of {len(counts):,} distinct words. Lower it to keep more, or set it to None to"
+            " keep nine words in ten"
         )
     frequent.sort(key=lambda word: (-counts[word], word))
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *frequent])}
@@ -238,14 +239,14 @@ def _frequent_words(
     runs: Counter[str], style: Style, min_frequency: int | None, segmented: bool, known: Collection[str] = ()
 ) -> tuple[Counter[str], list[str], int]:
     """Return the counts of all words, the frequent words, and their minimum frequency."""
-    minima = range(_MIN_FREQUENCY, 0, -1) if min_frequency is None else (min_frequency,)
+    minima = range(MIN_FREQUENCY, 0, -1) if min_frequency is None else (min_frequency,)
     for minimum in minima:
         counts = _learn_words(runs, style, minimum, segmented, known)
         unknown = sum(count for word, count in counts.items() if count < minimum and word not in known)
         if unknown <= _MANY_UNKNOWN * counts.total():
             break
-    if min_frequency is None and minimum < _MIN_FREQUENCY:
-        logger.info(f"few captions: words that occur {minimum} times or more are learned, instead of {_MIN_FREQUENCY}")
+    if min_frequency is None and minimum < MIN_FREQUENCY:
+        logger.info(f"few captions: words that occur {minimum} times or more are learned, instead of {MIN_FREQUENCY}")
     return counts, [word for word, count in counts.items() if count >= minimum], minimum
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from ..configuration_nic import IGNORED_LABEL
+from ..tokenization import MIN_FREQUENCY, unknown_words
 from .findings import Finding, Status
 
 _BATCH = 16
@@ -23,16 +24,19 @@ _SAME = 1e-4
 _WORTH = 0.02
 # Maximum share of unknown words; the Flickr8k test split has 2 to 3%.
 _UNKNOWN = 0.10
+# Maximum share of unknown words that are frequent in the data: those of a tokenizer that was learned from it are rare.
+_UNKNOWN_FREQUENT = 0.05
 # Distance of the mean feature in standard deviations of training; 0.1 to 0.3 for photos like the training data.
 _FAR = 1.0
 
 
 @dataclass
 class Sample:
-    """Photos, and their captions if there are any."""
+    """Photos, a caption of each if there are any, and all captions of the data that they are from."""
 
     photos: list[Image.Image]
     captions: list[str] | None
+    of_data: Sequence[Sequence[str]] = ()
 
 
 def drawn_photos(number: int = _DRAWN) -> list[Image.Image]:
@@ -51,7 +55,8 @@ def check_behaviour(model: Any, processor: Any, sample: Sample) -> list[Finding]
     )
     findings = []
     if sample.captions is not None:
-        findings.append(check_words(processor.tokenizer, sample.captions))
+        words = check_words(processor.tokenizer, sample.captions, sample.of_data)
+        findings.append(words)
         findings.append(_statistics(model, features))
     used = _backbone(features)
     findings.append(used)
@@ -59,7 +64,7 @@ def check_behaviour(model: Any, processor: Any, sample: Sample) -> list[Finding]
         findings[-1] = used = _image_input(model, features, used)
     if sample.captions is not None:
         loss = _loss(model, processor.tokenizer, features, sample.captions)
-        fit = _fit(processor.tokenizer, sample.captions, loss)
+        fit = _fit(processor.tokenizer, sample.captions, loss, is_small=words.status == Status.NOTE)
         findings.append(fit)
         if used.status == Status.OK and fit.status == Status.OK:
             wrong = _loss(model, processor.tokenizer, features.roll(1, dims=0), sample.captions)
@@ -73,10 +78,27 @@ def _pixels(processor: Any, photos: Sequence[Image.Image], device: Any) -> Any:
         yield processor(images=photos[start : start + _BATCH], return_tensors="pt")["pixel_values"].to(device)
 
 
-def check_words(tokenizer: Any, captions: Sequence[str]) -> Finding:
-    """Check that the tokenizer knows the words of the captions."""
+def check_words(tokenizer: Any, captions: Sequence[str], of_data: Sequence[Sequence[str]] = ()) -> Finding:
+    """Check that the tokenizer knows the words of the captions.
+
+    Args:
+        tokenizer: the captioner's.
+        captions: captions of some photos.
+        of_data: all captions of each photo of the data; a word that is rare there may have had no id in training.
+    """
     ids = [token for caption in tokenizer(list(captions), add_special_tokens=False).input_ids for token in caption]
     share = ids.count(tokenizer.unk_token_id) / max(len(ids), 1)
+    if share > _UNKNOWN and of_data:
+        unknown, total = unknown_words(tokenizer, [caption for each in of_data for caption in each])
+        rare = sum(number for number in unknown.values() if number < MIN_FREQUENCY) / total
+        if unknown.total() / total - rare <= _UNKNOWN_FREQUENT:
+            return Finding(
+                "words of the data",
+                Status.NOTE,
+                f"{share:.1%} of the words in {len(captions):,} captions are unknown; {rare:.1%} of the words of the "
+                f"data are, because they occur there fewer than {MIN_FREQUENCY} times (min_frequency)",
+                "too few photos: add photos with captions, or train with a lower min_frequency",
+            )
     return Finding.judge(
         "words of the data",
         share <= _UNKNOWN,
@@ -140,18 +162,28 @@ def _image_input(model: Any, features: torch.Tensor, found: Finding) -> Finding:
     return Finding(found.check, Status.PROBLEM, message, advice)
 
 
-def _fit(tokenizer: Any, captions: Sequence[str], loss: float) -> Finding:
-    """Check that the loss is lower than with word frequencies alone."""
+def _fit(tokenizer: Any, captions: Sequence[str], loss: float, is_small: bool) -> Finding:
+    """Check that the loss is lower than with word frequencies alone.
+
+    A captioner that has learned little is no worse than one that guesses; with another tokenizer it is.
+    """
     ids = [token for caption in tokenizer(list(captions)).input_ids for token in caption]
     frequencies = np.array(list(Counter(ids).values())) / len(ids)
     table = float(-(frequencies * np.log(frequencies)).sum())
-    return Finding.judge(
-        "fit to the captions",
-        loss < table,
-        f"{loss:.2f} nats per word on these captions; word frequencies alone give {table:.2f}",
-        "the tokenizer does not match the model (tokenizer.json of another training run), or the captioner was not "
-        "trained, or not on captions like these",
-    )
+    guessed = math.log(len(tokenizer))
+    message = f"{loss:.2f} nats per word on these captions; word frequencies alone give {table:.2f}"
+    if is_small or loss <= guessed:
+        advice = (
+            "too few photos or steps: add photos with captions, or train longer (num_train_epochs); or the captioner "
+            "is for other captions than these"
+        )
+    else:
+        message += f", and guessing {guessed:.2f}"
+        advice = (
+            "the tokenizer does not match the model (tokenizer.json of another training run), or the captioner was "
+            "trained on other captions than these, or on too few photos"
+        )
+    return Finding.judge("fit to the captions", loss < table, message, advice)
 
 
 def _worth(right: float, wrong: float) -> Finding:
@@ -161,7 +193,8 @@ def _worth(right: float, wrong: float) -> Finding:
         wrong - right > _WORTH,
         f"the right photo lowers the loss by {wrong - right:.3f} nats per word compared with another",
         "captions do not depend on the photos: check that photos and captions of the training data match, and that "
-        "preprocessing fits the backbone; then train longer, or with bag_of_words_loss",
+        "preprocessing fits the backbone; or there were too few photos or steps: add photos, train longer, or with "
+        "bag_of_words_loss",
     )
 
 
