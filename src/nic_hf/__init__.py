@@ -12,29 +12,51 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .configuration_nic import NICConfig
+    from .data.feature_cache import cache_features
+    from .data.loading import load_captions
+    from .data.torch_datasets import CaptionDataset, PhotoDataset
     from .model.cache import NICCache
     from .model.captioner import NICForConditionalGeneration
-    from .model.processor import NICProcessor
+    from .model.processor import NICProcessor, load_image_processor
     from .modeling_nic import NICOutput
     from .pipeline_nic import ImageToTextPipeline
+    from .tokenization import train_tokenizer
+    from .training.arguments import CaptioningTrainingArguments
+    from .training.trainer import CaptioningTrainer
 
 _MODULES = {
+    "CaptionDataset": "data.torch_datasets",
+    "CaptioningTrainer": "training.trainer",
+    "CaptioningTrainingArguments": "training.arguments",
     "ImageToTextPipeline": "pipeline_nic",
     "NICCache": "model.cache",
     "NICConfig": "configuration_nic",
     "NICForConditionalGeneration": "model.captioner",
     "NICOutput": "modeling_nic",
     "NICProcessor": "model.processor",
+    "PhotoDataset": "data.torch_datasets",
+    "cache_features": "data.feature_cache",
+    "load_captions": "data.loading",
+    "load_image_processor": "model.processor",
+    "train_tokenizer": "tokenization",
 }
 
 __all__ = [
+    "CaptionDataset",
+    "CaptioningTrainer",
+    "CaptioningTrainingArguments",
     "ImageToTextPipeline",
     "NICCache",
     "NICConfig",
     "NICForConditionalGeneration",
     "NICOutput",
     "NICProcessor",
+    "PhotoDataset",
     "__version__",
+    "cache_features",
+    "load_captions",
+    "load_image_processor",
+    "train_tokenizer",
 ]
 
 

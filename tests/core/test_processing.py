@@ -113,6 +113,23 @@ def test_a_prefix_starts_the_caption(processor: NICProcessor) -> None:
     assert captions[1].startswith("a man ")
 
 
+def test_captions_given_as_text_are_answered_by_text_target(processor: NICProcessor) -> None:
+    with pytest.raises(ValueError, match=r"5 texts for 1 photos: .*captions to learn go into `text_target`"):
+        processor(images=tiny_photos(1)[0], text=["a dog"] * 5, return_tensors="pt")
+    with pytest.raises(ValueError, match=r"1 texts for 2 photos: .*`text_target`, which gives `labels`"):
+        processor(images=tiny_photos(2), text="a dog", return_tensors="pt")
+
+
+def test_training_on_prefixes_says_that_labels_are_missing(
+    processor: NICProcessor, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = processor(images=tiny_photos(2), text=CAPTIONS[:2], return_tensors="pt")
+    model = tiny_model().eval()
+    assert model(**inputs).loss is None and "text_target" not in caplog.text
+    assert model.train()(**inputs).loss is None
+    assert "no `labels`, so no loss" in caplog.text and "`text_target`" in caplog.text
+
+
 def test_a_prefix_of_unknown_words_says_so(processor: NICProcessor, caplog: pytest.LogCaptureFixture) -> None:
     ids = processor(text=["a Zebra’s black dog", "a black Gnu dog dogs"]).decoder_input_ids
     assert ids[0][:4] == [1, processor.tokenizer.get_vocab()["a"], 3, 3]
