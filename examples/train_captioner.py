@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments, SampleCaptionsCallback
 from nic_hf.training.recipe_settings import DataSettings, ModelSettings
+from nic_hf.training.script_parser import ScriptParser
 from nic_hf.training.stage_inputs import caption_datasets, load_splits, new_captioner, trained_captioner
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class StartSettings:
 
 def main() -> None:
     """Parse arguments, load data, train, evaluate, save."""
-    parser = HfArgumentParser(
+    parser = ScriptParser(
         (ModelSettings, DataSettings, CaptioningTrainingArguments, StartSettings), description=__doc__
     )
     if len(sys.argv) == 2 and sys.argv[1].endswith((".json", ".yaml", ".yml")):

@@ -11,11 +11,12 @@ import logging
 import sys
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import CaptionDataset, PhotoDataset, cache_features, load_captions
 from nic_hf.training import SampleCaptionsCallback, SelfCriticalTrainer, SelfCriticalTrainingArguments
+from nic_hf.training.script_parser import ScriptParser
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Arguments:
 
 def main() -> None:
     """Load, train, evaluate, save."""
-    parser = HfArgumentParser((Arguments, SelfCriticalTrainingArguments), description=__doc__)
+    parser = ScriptParser((Arguments, SelfCriticalTrainingArguments), description=__doc__)
     args, training_args = parser.parse_args_into_dataclasses()
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING, format="%(message)s")
     training_args.check_paths()

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import nic_hf
 from nic_hf.cli import app
+from nic_hf.cli.grouped_help import GROUPS
 from nic_hf.cli.terminal import reported
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
@@ -151,3 +152,18 @@ def test_a_hub_id_that_cannot_be_reached_is_said_once_and_soon(tmp_path: Path) -
     done = CliRunner().invoke(app, ["doctor", "someone/nothing"])
     assert done.exit_code == 2 and done.stdout == "" and "someone/nothing" in done.stderr
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_options_are_in_groups(name: str) -> None:
+    """Each option is in one place, and what is in no group is little."""
+    command = command_of(name)
+    text = CliRunner().invoke(app, [name, "--help"]).stdout
+    titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert titles == ["Arguments", "Options", *GROUPS[name]]
+    names = [option for options in GROUPS[name].values() for option in options]
+    assert len(names) == len(set(names)) and set(names) <= {option.name for option in command.params}
+    options = [option for option in command.params if option.param_type_name == "option"]
+    assert len(options) - len(names) <= 5
+    for option in options:
+        assert len(re.findall(rf"^  (?:--\S+, )?{option.opts[-1]}\b", text, re.MULTILINE)) == 1, option.opts

@@ -17,6 +17,7 @@ from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .grouped_help import GroupedCommand
 from .push import push
 from .terminal import keep_bars_off_files
 from .train import SETTINGS, train
@@ -52,7 +53,8 @@ def _before_each_command(
       nic caption photo.jpg --model runs/flickr8k
 
     See nic COMMAND --help for examples. Results are written to standard output (as JSON with --json), progress bars
-    and messages to standard error, progress bars on terminals only.
+    and messages to standard error. Where that is no terminal, a line every half minute stands for a bar
+    (NIC_HF_PROGRESS_SECONDS=10: every ten seconds; 0: none).
 
     Exit code: 0 on success, 1 if some of the work failed, 2 if all of it failed, 130 after Ctrl-C. Files are never
     left half-written.
@@ -64,9 +66,9 @@ def _before_each_command(
 
 app.command()(demo)
 app.command(context_settings=SETTINGS)(train)
-app.command()(caption)
-app.command()(evaluate)
-app.command()(doctor)
+app.command(cls=GroupedCommand)(caption)
+app.command(cls=GroupedCommand)(evaluate)
+app.command(cls=GroupedCommand)(doctor)
 app.command("app")(app_command)
 app.command()(card)
 app.command()(push)
