@@ -166,4 +166,4 @@ def test_options_are_in_groups(name: str) -> None:
     options = [option for option in command.params if option.param_type_name == "option"]
     assert len(options) - len(names) <= 5
     for option in options:
-        assert len(re.findall(rf"^  (?:--\S+, )?{option.opts[-1]}\b", text, re.MULTILINE)) == 1, option.opts
+        assert len(re.findall(rf"^  (?:--\S+, )?{option.opts[-1]}(?=[ \n])", text, re.MULTILINE)) == 1, option.opts

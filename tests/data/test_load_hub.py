@@ -178,14 +178,16 @@ def test_a_name_that_is_nowhere_lists_the_supported_forms(tmp_path: Path, monkey
     def nowhere(name: str, **kwargs: Any) -> None:
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
 
+    monkeypatch.setattr("nic_hf.data.hf_datasets.look_up", lambda *_: {})
     monkeypatch.setattr("nic_hf.data.hf_datasets.load_dataset", nowhere)
     with pytest.raises(
-        CaptionDataError, match=r"^some/name: no such file, folder or Hub id .*doesn't exist.*supported:"
+        CaptionDataError, match=r"^some/name: Hugging Face .* cannot open it .*doesn't exist.*supported:"
     ):
         load_captions("some/name", cache_dir=tmp_path)
 
 
 def test_a_hub_id_is_opened_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nic_hf.data.hf_datasets.look_up", lambda *_: {})
     monkeypatch.setattr(
         "nic_hf.data.hf_datasets.load_dataset", lambda name, **kwargs: {"jxie/flickr8k": numbered(2)}[name]
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,4 +54,5 @@ class _HelpAll(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         assert isinstance(parser, ScriptParser)
-        parser.exit(message=parser.format_help(shows_all=True))
+        sys.stdout.write(parser.format_help(shows_all=True))
+        parser.exit()
