@@ -64,7 +64,7 @@ def look_up(name_or_path: Any, kind: Kind = "model", **hub: Any) -> dict[str, An
         raise ConnectionError(f"{name}: {what}, and {error}; {advice}") from error
     if not exists:
         raise FileNotFoundError(
-            f"{name}: {what}, and no such repository on the Hub (or a private one: `hf auth login`); {advice}"
+            f"{name}: {what}, and no such repository on the Hub (a private one needs a token); {advice}"
         )
     return hub
 

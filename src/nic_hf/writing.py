@@ -91,7 +91,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         place = place.parent
     try:
         with tempfile.TemporaryFile(dir=place) as file:
-            file.write(bytes(4096))
+            file.write(b"0")  # which a full disk refuses
     except OSError as error:
         reason = f"{place} is a file" if place.is_file() else error.strerror or str(error)
         raise OSError(f"cannot write to {os.fspath(folder)}: {reason}") from error

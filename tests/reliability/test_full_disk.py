@@ -103,7 +103,7 @@ def test_a_file_of_captions_on_a_full_disk(suffix: str, disk: Disk, checkpoint: 
     before, more = path.read_bytes(), add_photos(tmp_path / "photos", 8)
     disk.fill()
     done = nic("caption", more, "--model", checkpoint, "--output", path)
-    assert done.exit_code == 2 and f"nic caption: cannot write {disk.folder}" in done.stderr
+    assert done.exit_code == 2 and f"nic caption: cannot write to {disk.folder}" in done.stderr
     assert done.stderr.count("\n") == 1 and path.read_bytes() == before
     disk.empty()
     assert nic("caption", more, "--model", checkpoint, "--output", path).exit_code == 0

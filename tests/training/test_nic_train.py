@@ -193,7 +193,7 @@ def test_a_mistake_does_not_take_the_folder(subset: Path, test_data: Path, tmp_p
 def test_a_run_that_cannot_begin_leaves_nothing(subset: Path, tmp_path: Path) -> None:
     """The folder of the backbone is there, but holds no model, which is seen when the photos have been loaded."""
     (tmp_path / "backbone").mkdir()
-    command = ["train", "--output_dir", str(tmp_path / "run"), "--data", str(subset), *flags("frozen")]
+    command = ["train", "--recipe", "finetune", "--output_dir", str(tmp_path / "run"), "--data", str(subset), *flags()]
     done = CliRunner().invoke(app, [*command, "--backbone", str(tmp_path / "backbone")])
     assert done.exit_code == 2 and done.stderr.startswith("nic train: "), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["backbone"]
