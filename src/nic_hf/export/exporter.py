@@ -169,7 +169,8 @@ def _write_settings(model: NICForConditionalGeneration, processor: NICProcessor,
     image_processor = processor.image_processor.to_dict()
     image_processor = {name: value for name, value in image_processor.items() if name not in _LEFT_OUT}
     _write_json(folder / PROCESSOR, {"image_processor": image_processor, "processor_class": "NICProcessor"})
-    processor.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    # Its own save() answers a full disk by a bare Exception.
+    (folder / TOKENIZER).write_text(processor.tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
     with tempfile.TemporaryDirectory() as temporary:
         processor.tokenizer.save_pretrained(temporary)
         settings = read_json(Path(temporary) / TOKENIZER_CONFIG)
