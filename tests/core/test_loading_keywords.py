@@ -183,3 +183,12 @@ def test_parts_load_by_their_auto_classes(checkpoint: Path, keywords: dict[str, 
         pytest.skip(f"this version of Transformers needs torchvision for it: {error}")
     pixels = image_processor(PHOTOS, return_tensors="pt").pixel_values
     assert torch.equal(pixels, tiny_processor()(images=PHOTOS, return_tensors="pt").pixel_values)
+
+
+def test_settings_of_training_are_not_saved_as_settings_of_decoding(checkpoint: Path, tmp_path: Path) -> None:
+    """An ONNX export refuses what it does not know."""
+    model = NICForConditionalGeneration.from_pretrained(checkpoint, dropout=0.25, freeze_backbone=False)
+    assert model.config.dropout == 0.25 and not model.config.freeze_backbone
+    model.save_pretrained(tmp_path)
+    saved, before = (json.loads((folder / "generation_config.json").read_text()) for folder in (tmp_path, checkpoint))
+    assert saved == before

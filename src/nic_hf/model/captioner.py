@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import TransformersKwargs, logging
@@ -145,6 +145,11 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
         if name is not None:
             check_digests(name, subfolder, kwargs.get("variant"))
         own_weights(model)
+        # Transformers sets what changes the configuration, such as `dropout=0.1`, in the generation config too.
+        for field in (
+            vars(model.generation_config).keys() & vars(model.config).keys() - vars(GenerationConfig()).keys()
+        ):
+            delattr(model.generation_config, field)
         for module in model.modules():
             if isinstance(module, nn.LSTM):
                 module.flatten_parameters()  # cuDNN wants them side by side; on a CPU it does nothing
