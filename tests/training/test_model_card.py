@@ -222,7 +222,7 @@ def test_nic_card_captions_photos_and_takes_what_training_cannot_know(run: Path,
     assert row(card, "beach.png")[1] == captioner(photo)[0]["generated_text"]
     assert not (run / "README.md").exists()
     wrong = CliRunner().invoke(app, ["card", str(run.parent)])
-    assert wrong.exit_code == 2 and "not a captioner" in wrong.output
+    assert wrong.exit_code == 2 and "holds no captioner" in wrong.output
 
 
 def test_the_card_of_the_reference_model_is_one_that_this_code_writes(run: Path, evaluation: Path) -> None:

@@ -43,7 +43,7 @@ def card(
         check_own_captioner(captioner)
         check_files(evaluation, photo)
         check_writable(captioner if output is None else output.parent)
-        from ..training.model_card import CardFacts, write_model_card
+        from ..training.model_cards import CardFacts, write_model_card
 
         facts = CardFacts(
             name=name,
@@ -65,8 +65,8 @@ def _captions(captioner: Path, photos: list[Path]) -> dict[str, str]:
     if not photos:
         return {}
     from ..model.captioner import NICForConditionalGeneration
+    from ..model.pipeline import ImageToTextPipeline
     from ..model.processor import NICProcessor
-    from ..pipeline_nic import ImageToTextPipeline
 
     model = NICForConditionalGeneration.from_pretrained(captioner)
     pipeline = ImageToTextPipeline(model=model, processor=NICProcessor.from_pretrained(captioner))

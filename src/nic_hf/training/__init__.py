@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .checkpoint_integrity import last_checkpoint
     from .divergence import TrainingDivergedError
     from .hub_upload import push_captioner
-    from .model_card import CardFacts, model_card, write_model_card
+    from .model_cards import CardFacts, model_card, write_model_card
     from .resume_check import ResumeError
     from .sample_captions import SampleCaptionsCallback
     from .self_critical import SelfCriticalTrainer, SelfCriticalTrainingArguments
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 _MODULES = {
     "CaptioningTrainer": "trainer",
     "CaptioningTrainingArguments": "arguments",
-    "CardFacts": "model_card",
+    "CardFacts": "model_cards",
     "ResumeError": "resume_check",
     "SampleCaptionsCallback": "sample_captions",
     "SelfCriticalTrainer": "self_critical",
     "SelfCriticalTrainingArguments": "self_critical",
     "TrainingDivergedError": "divergence",
     "last_checkpoint": "checkpoint_integrity",
-    "model_card": "model_card",
+    "model_card": "model_cards",
     "push_captioner": "hub_upload",
-    "write_model_card": "model_card",
+    "write_model_card": "model_cards",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Train
 
 from .checkpoint_integrity import read_json
 from .hub_upload import hub_api, hub_errors, published_files, push_captioner
-from .model_card import SHOWN, CardFacts, write_model_card
+from .model_cards import SHOWN, CardFacts, write_model_card
 
 logger = logging.getLogger(__name__)
 

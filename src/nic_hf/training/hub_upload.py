@@ -13,7 +13,7 @@ from huggingface_hub.utils import filter_repo_objects
 from .._version import __version__
 from ..lookup import is_of_http
 from .checkpoint_integrity import CARD_FILE, RECIPE_FILE
-from .model_card import CardFacts, write_model_card
+from .model_cards import CardFacts, write_model_card
 
 # An output directory also has sample captions drawn over photos, and logs with the same, which may not be published.
 PUBLISHED = (

@@ -15,7 +15,7 @@ from ..model.processor import NICProcessor
 from ..writing import write_bytes, write_text
 from .checkpoint_integrity import RECIPE_FILE
 from .hub_upload import push_captioner
-from .model_card import CardFacts, write_model_card
+from .model_cards import CardFacts, write_model_card
 from .progress_callback import show_progress
 from .recipe_files import check_new_run
 from .recipes import Stage, as_recipe, save_recipe
