@@ -16,7 +16,10 @@ from nic_hf.writing import check_writable
 
 TRAIN = ["train", "--data", "photos", "--backbone", "captioner"]
 MISTAKES = {
-    "recipe": (["train", "--recipe", "frozn"], "frozn: no such recipe; did you mean frozen? use finetune, frozen"),
+    "recipe": (
+        ["train", "--recipe", "frozn"],
+        "frozn: no such recipe; did you mean frozen? use compact, finetune, frozen",
+    ),
     "setting": ([*TRAIN, "--learning_rat", "1"], "no setting 'learning_rat'; did you mean 'learning_rate'?"),
     "stage": ([*TRAIN, "--first.dropout", "1"], "the recipe has no stage 'first'; its stages are frozen"),
     "no backbone": (["train", "--data", "photos"], "give --backbone, a pretrained vision model, such as google/"),

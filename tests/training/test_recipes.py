@@ -16,7 +16,7 @@ def one_stage(**settings: object) -> dict:
     return {"stages": {"only": {**HERE, **settings}}}
 
 
-@pytest.mark.parametrize("name", ["paper", "frozen", "finetune", "self-critical"])
+@pytest.mark.parametrize("name", ["paper", "frozen", "finetune", "compact", "self-critical"])
 def test_the_recipes_of_the_package_resolve(name: str, tmp_path: Path) -> None:
     assert name in recipe_names()
     stages = resolve(load_recipe(name), {**HERE, "use_cpu": "true"})
@@ -86,7 +86,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
 
 
 def test_a_recipe_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(FileNotFoundError, match=r"best: no such recipe; use finetune, frozen, paper"):
+    with pytest.raises(FileNotFoundError, match=r"best: no such recipe; use compact, finetune, frozen, paper"):
         load_recipe("best")
 
 

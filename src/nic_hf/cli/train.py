@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..lookup import look_up_captioner
 from ..writing import check_writable
-from .checks import check_data, check_model
+from .checks import check_data, check_model, find_captioner
 from .terminal import print_json, reported
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -21,7 +20,8 @@ _MEANING = {
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str, typer.Option(help="paper, frozen, finetune, self-critical, or a YAML file such as recipe.yaml of a run.")
+        str,
+        typer.Option(help="paper, frozen, finetune, compact, self-critical, or a YAML file (recipe.yaml of a run)."),
     ] = "frozen",
     data: Annotated[str | None, typer.Option(help="Captioned photos: a folder, a file or a Hub id.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Pretrained vision model: a Hub id or a path.")] = None,
@@ -31,7 +31,8 @@ def train(
         typer.Option(
             "--from_checkpoint",
             "--from-checkpoint",
-            help="Captioner to start from; it replaces the first stage of a recipe with several.",
+            help="Captioner to start from, such as flickr8k, which comes with nic_hf; it replaces the first stage of"
+            " a recipe with several.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
@@ -65,8 +66,7 @@ def train(
         changes.update({name: value for name, value in (("data", data), ("backbone", backbone)) if value is not None})
         settings = load_recipe(recipe)
         if from_checkpoint is not None:
-            look_up_captioner(from_checkpoint)
-        if from_checkpoint is not None:
+            from_checkpoint = find_captioner(from_checkpoint)
             changes.setdefault("backbone", from_checkpoint)  # it has a backbone
             settings = {**settings, "stages": _after_first(settings["stages"])}
         _check(settings, changes, None if show else output_dir, resume)
