@@ -31,6 +31,9 @@ def test_it_trains_captions_judges_and_draws(tmp_path: Path, monkeypatch: pytest
     with Image.open(result.sheet) as sheet:
         assert sheet.format == "PNG"
         assert min(sheet.size) > 200
+    with Image.open(tmp_path / "out" / "photos.png") as sheet:
+        assert sheet.width > 7 * 200
+    assert sum(line.startswith("  ") and ".jpg: " in line for line in lines) == 7
 
     # The captioner that it names says the same of the same picture.
     model = NICForConditionalGeneration.from_pretrained(result.checkpoint)
@@ -63,7 +66,7 @@ def test_photos_without_a_backbone_are_one_clear_line(options: list[str], tmp_pa
     command = [sys.executable, "-m", "nic_hf", "demo", "--output", str(tmp_path / "out"), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert done.stderr.strip() == ("nic demo: data and backbone must be given together")
+    assert done.stderr.strip() == "nic demo: --data and --backbone: give both, or neither for the built-in scenes"
     assert not (tmp_path / "out").exists()
 
 

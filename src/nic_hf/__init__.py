@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .data.torch_datasets import CaptionDataset, PhotoDataset
     from .model.cache import NICCache
     from .model.captioner import NICForConditionalGeneration
+    from .model.pipeline import ImageToTextPipeline
     from .model.processor import NICProcessor, load_image_processor
     from .modeling_nic import NICOutput
-    from .pipeline_nic import ImageToTextPipeline
     from .tokenization import train_tokenizer
     from .training.arguments import CaptioningTrainingArguments
     from .training.trainer import CaptioningTrainer
@@ -28,7 +28,7 @@ _MODULES = {
     "CaptionDataset": "data.torch_datasets",
     "CaptioningTrainer": "training.trainer",
     "CaptioningTrainingArguments": "training.arguments",
-    "ImageToTextPipeline": "pipeline_nic",
+    "ImageToTextPipeline": "model.pipeline",
     "NICCache": "model.cache",
     "NICConfig": "configuration_nic",
     "NICForConditionalGeneration": "model.captioner",

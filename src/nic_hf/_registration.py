@@ -26,8 +26,8 @@ def _register() -> None:
 
     from .configuration_nic import NICConfig
     from .model.captioner import NICForConditionalGeneration
+    from .model.pipeline import ImageToTextPipeline
     from .model.processor import NICProcessor
-    from .pipeline_nic import ImageToTextPipeline
 
     AutoConfig.register(NICConfig.model_type, NICConfig, exist_ok=True)
     AutoModelForImageTextToText.register(NICConfig, NICForConditionalGeneration, exist_ok=True)

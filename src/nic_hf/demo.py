@@ -15,13 +15,16 @@ import torch
 import transformers
 from transformers import set_seed
 
+from .captioners import example_photos
 from .configuration_nic import NICConfig
 from .contact_sheet import contact_sheet, save_picture
 from .data import CaptionDataset, PhotoDataset
 from .data.feature_cache import load_photo_row
 from .data.scene_grammar import caption_is_correct, explain_caption
 from .data.scenes import IMAGE_SIZE, Scene, make_scenes, scene_backbone_config
+from .images import load_photo
 from .model.captioner import NICForConditionalGeneration
+from .model.pipeline import ImageToTextPipeline
 from .model.processor import NICProcessor, build_image_processor, squeeze_to
 from .tokenization import train_tokenizer
 from .training import CaptioningTrainer, CaptioningTrainingArguments
@@ -86,7 +89,8 @@ def run_demo(
     """Train on the built-in scenes, or on your photos, and caption the test split.
 
     Args:
-        output: folder for the checkpoint (`checkpoint/`), the contact sheet (`captions.png`) and `captions.json`.
+        output: folder for the checkpoint (`checkpoint/`), the contact sheet (`captions.png`) and `captions.json`; with
+            the built-in scenes also for captions of a few photos (`photos.png`).
         data: captioned photos (see [`nic_hf.data.load_captions`]); by default the built-in scenes.
         backbone: a pretrained vision model for these photos, a Hub id or path.
         seed: seed of data, weights and training.
@@ -110,7 +114,9 @@ def run_demo(
     args.check_paths()
     _quieten()
     set_seed(seed)
+    photos_sheet = None
     if data is None or backbone is None:
+        photos_sheet = _caption_example_photos(output / "photos.png", say)
         say("Drawing scenes of coloured shapes; some combinations occur only in the test split.")
         task = _scenes(seed)
     else:
@@ -141,8 +147,22 @@ def run_demo(
     write_text(output / "captions.json", json.dumps(captions, indent=1, ensure_ascii=False))
     sheet = _draw_sheet(test, captions, verdicts, output / "captions.png")
     result = DemoResult(captions, metrics, checkpoint, sheet, time.perf_counter() - start)
-    _report(result, task, say)
+    _report(result, task, photos_sheet, say)
     return result
+
+
+def _caption_example_photos(path: Path, say: Callable[[str], None]) -> Path:
+    """Caption a few photos with the captioner that comes with the package."""
+    say("Captioning seven photos with the captioner that comes with nic_hf.")
+    files = example_photos()
+    captioner = ImageToTextPipeline.from_pretrained()
+    captions = [found[0]["generated_text"] for found in captioner([str(file) for file in files])]
+    for file, caption in zip(files, captions, strict=True):
+        say(f"  {file.name}: {caption}")
+    say("It learned from Flickr8k's people and dogs outdoors, and describes other things as if they were those.")
+    say("")
+    sheet = contact_sheet([load_photo(file) for file in files], captions, title="Captions of photos", columns=7)
+    return save_picture(sheet, path)
 
 
 def _scenes(seed: int) -> _Task:
@@ -215,7 +235,7 @@ def _draw_sheet(photos: PhotoDataset, captions: dict[str, str], verdicts: list[b
     return save_picture(sheet, path)
 
 
-def _report(result: DemoResult, task: _Task, say: Callable[[str], None]) -> None:
+def _report(result: DemoResult, task: _Task, photos_sheet: Path | None, say: Callable[[str], None]) -> None:
     test = task.test
     say("")
     for row in test.rows[:8]:
@@ -232,13 +252,15 @@ def _report(result: DemoResult, task: _Task, say: Callable[[str], None]) -> None
         say("A caption is correct if everything in it is true and no object is missing.")
     say(f"Done in {result.seconds:.0f} s. The contact sheet is {result.sheet}, the captioner {result.checkpoint}:")
     say("")
-    say("  from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor")
-    say(f"  model = NICForConditionalGeneration.from_pretrained({str(result.checkpoint)!r})")
-    say(f"  processor = NICProcessor.from_pretrained({str(result.checkpoint)!r})")
-    say("  print(ImageToTextPipeline(model=model, processor=processor)('photo.png'))")
+    say("  from nic_hf import ImageToTextPipeline")
+    say(f"  captioner = ImageToTextPipeline.from_pretrained({str(result.checkpoint)!r})")
+    say("  print(captioner('photo.png'))")
+    if photos_sheet is not None:
+        say("")
+        say(f"The photos with their captions: {photos_sheet}. Caption yours: nic caption photo.jpg")
     if task.judge is not None:
         say("")
-        say("Next, on your photos: make demo DATA=path/to/flickr8k BACKBONE=google/mobilenet_v2_1.0_224")
+        say("Train on your photos: make demo DATA=path/to/flickr8k BACKBONE=google/mobilenet_v2_1.0_224")
 
 
 def _quieten() -> None:

@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
-from ..lookup import look_up_captioner
-from .terminal import reported, silence_transformers
+from .checks import find_captioner
+from .terminal import A_CAPTIONER, OWN_CAPTIONER, reported, silence_transformers
 
 
 def app(
-    model: Annotated[str, typer.Argument(help="A captioner: a folder or a Hub id.", metavar="MODEL")],
+    model: Annotated[
+        str | None, typer.Argument(help=A_CAPTIONER, metavar="[MODEL]", show_default=OWN_CAPTIONER)
+    ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.", show_default="127.0.0.1")
     ] = None,
@@ -30,11 +32,11 @@ def app(
 
     \b
     Examples:
-      nic app runs/flickr8k --open
+      nic app --open
       nic app me/flickr8k-captioner --host 0.0.0.0 --port 8000
     """
     with reported("app"):
-        look_up_captioner(model)
+        model = find_captioner(model)
         from ..app import check_address
 
         check_address(host, port)
@@ -42,4 +44,11 @@ def app(
 
         check_gradio()
         silence_transformers()
-        serve(model, host=host, port=port, device=device, max_upload=max_upload, open_browser=open_browser)
+        serve(
+            model,
+            host=host,
+            port=port,
+            device=device,
+            max_upload=max_upload,
+            open_browser=open_browser,
+        )

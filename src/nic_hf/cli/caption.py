@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..lookup import look_up_captioner
 from ..writing import check_writable
-from .checks import check_data, check_files
+from .checks import check_data, check_files, find_captioner
 from .data_options import load_options, takes_data_options
-from .terminal import FAILED, INTERRUPTED, fail, reported, silence_transformers
+from .terminal import A_CAPTIONER, FAILED, INTERRUPTED, OWN_CAPTIONER, fail, reported, silence_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +43,7 @@ def caption(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="A captioner: a folder or a Hub id.", show_default=False)] = "",
+    model: Annotated[str | None, typer.Option(help=A_CAPTIONER, show_default=OWN_CAPTIONER)] = None,
     output: Annotated[
         Path | None, typer.Option(help="File to write: .jsonl, .csv, .parquet, or .json (COCO results).")
     ] = None,
@@ -97,9 +96,9 @@ def caption(
 
     \b
     Examples:
-      nic caption photo.jpg --model runs/flickr8k
-      nic caption holiday/ --model runs/flickr8k \\
-          --output captions.csv --contact-sheet sheet.png
+      nic caption photo.jpg
+      nic caption holiday/ --output captions.csv \\
+          --contact-sheet sheet.png
       find . -name '*.jpg' | nic caption - --model runs/flickr8k \\
           --output captions.jsonl
       nic caption --data flickr8k --split test --model runs/flickr8k \\
@@ -108,15 +107,13 @@ def caption(
     Several processes that write one file: torchrun --nproc_per_node 4 -m nic_hf caption ... --output captions.jsonl
     """
     with reported("caption", "stopped; nothing was captioned yet"):
-        if not model:
-            raise ValueError("no captioner: give --model, a folder or a Hub id")
         if output is not None and sidecar:
             raise ValueError("--output and --sidecar: give one of them")
         if contact_sheet is not None:
             from ..contact_sheet import check_picture_path
 
             check_picture_path(contact_sheet)
-        look_up_captioner(model)
+        model = find_captioner(model)
         check_data(data)
         check_files(lists)
         for file in (output, contact_sheet):

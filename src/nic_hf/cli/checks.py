@@ -3,9 +3,21 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..lookup import check_captioner_folder, look_up, looks_like_path
+from ..captioners import captioner_path
+from ..lookup import check_captioner_folder, look_up, look_up_captioner, looks_like_path
 
 _PATTERN = ("*", "?", "[", "{", "://")
+
+
+def find_captioner(name_or_path: str | None) -> str:
+    """Return the folder or Hub id of a captioner: without a name, the folder of the one that comes with the package.
+
+    Raises:
+        OSError: if the name leads nowhere, or to a folder without a captioner.
+    """
+    captioner = captioner_path(name_or_path)
+    look_up_captioner(captioner)
+    return captioner
 
 
 def check_data(source: str | None) -> None:

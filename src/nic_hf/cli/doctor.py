@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..lookup import look_up, look_up_captioner
-from .checks import check_data
+from ..lookup import look_up
+from .checks import check_data, find_captioner
 from .data_options import load_options, takes_data_options
 from .terminal import print_json, reported, silence_transformers
 
@@ -40,7 +40,7 @@ def doctor(
           --backbone google/mobilenet_v2_1.0_224
     """
     with reported("doctor"):
-        look_up_captioner(model)
+        model = find_captioner(model)
         check_data(data)
         if backbone is not None:
             look_up(backbone, "backbone")

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..lookup import look_up_captioner
 from ..writing import check_writable
-from .checks import check_data, check_files
+from .checks import check_data, check_files, find_captioner
 from .data_options import load_options, takes_data_options
-from .terminal import print_json, reported
+from .terminal import OWN_CAPTIONER, print_json, reported
 
 
 class Suite(StrEnum):
@@ -23,11 +22,13 @@ class Suite(StrEnum):
 @takes_data_options
 def evaluate(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="A captioner (folder or Hub id) or a file of captions (JSON lines, COCO results).", metavar="SOURCE"
+            help="A captioner (folder, Hub id or name) or a file of captions (JSON lines, COCO results).",
+            metavar="[SOURCE]",
+            show_default=OWN_CAPTIONER,
         ),
-    ],
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Captioned photos to evaluate a captioner on, such as a Flickr8k folder.")
     ] = None,
@@ -88,11 +89,12 @@ def evaluate(
     Examples:
       nic evaluate predictions.jsonl --references captions_val2014.json
       nic evaluate ours.jsonl --references refs.json --compare theirs.jsonl
+      nic evaluate --data flickr8k
       nic evaluate runs/flickr8k --data flickr8k \\
           --suite show-and-tell --run runs/flickr8k/1-frozen
     """
     with reported("evaluate", "stopped; run the same command to continue"):
-        if Path(source).is_file():
+        if source is not None and Path(source).is_file():
             if references is None:
                 raise ValueError(f"{source} is a file of captions: give --references")
             check_files(references, compare)
@@ -111,13 +113,15 @@ def evaluate(
             print_json(result) if as_json else typer.echo(_lines(result))
             return
         if compare is not None or per_image is not None or references is not None:
-            what = "not a file" if Path(source).exists() else "no such file"
-            raise ValueError(f"{source}: {what}; --references, --compare and --per-image need a file of captions")
+            what = "no file" if source is None else f"{source}: no such file"
+            what = f"{source}: not a file" if source is not None and Path(source).exists() else what
+            raise ValueError(f"{what}; --references, --compare and --per-image need a file of captions")
         numbers = _beams(beams, suite is Suite.SHOW_AND_TELL)
         others = dict(_pair(text) for text in transfer or ())
-        look_up_captioner(source)
+        captioner = find_captioner(source)
         if data is None:
-            raise ValueError(f"{source} is not a file, so it must be a captioner: give --data, its photos")
+            known = "" if source is None else f"{source} is not a file, so it must be a captioner: "
+            raise ValueError(f"{known}give --data, photos with captions")
         full = suite is Suite.SHOW_AND_TELL
         for photos in (data, *others.values()):
             check_data(photos)
@@ -127,11 +131,11 @@ def evaluate(
         from ..evaluation.suite import PARTS, evaluate_captioner
 
         results = evaluate_captioner(
-            source,
+            captioner,
             data,
             output,
             split=split,
-            data_options=load_options(source, data, data_options or {}),
+            data_options=load_options(captioner, data, data_options or {}),
             train_split=train_split or None,
             include=PARTS if full else ("generation",),
             beams=numbers,

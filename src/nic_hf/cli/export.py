@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ..lookup import look_up_captioner
 from ..writing import check_writable
-from .checks import check_data
-from .terminal import print_json, reported
+from .checks import check_data, find_captioner
+from .terminal import OWN_CAPTIONER, print_json, reported
 
 export = typer.Typer(name="export", help="Export a captioner to another format, such as ONNX.", no_args_is_help=True)
 
@@ -20,8 +19,14 @@ def _forms() -> None:
 
 @export.command()
 def onnx(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of a captioner.", metavar="CHECKPOINT")],
-    out: Annotated[Path, typer.Argument(help="Output folder.", metavar="OUT")],
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            help=f"A captioner (folder, Hub id or name; default: {OWN_CAPTIONER}), and the output folder.",
+            metavar="[CAPTIONER] OUT",
+            show_default=False,
+        ),
+    ],
     int8: Annotated[
         bool, typer.Option("--int8", help="Store weights as 8-bit integers (a quarter of the size).")
     ] = False,
@@ -45,14 +50,16 @@ def onnx(
 
     \b
     Examples:
-      nic export onnx runs/flickr8k captioner-onnx
+      nic export onnx captioner-onnx
       nic export onnx runs/flickr8k captioner-int8 --int8 \\
           --calibration path/to/flickr8k
     """
     with reported("export onnx", "stopped; nothing was written"):
         if calibration is not None and not int8:
             raise ValueError("--calibration needs --int8")
-        look_up_captioner(checkpoint)
+        if len(folders) > 2:
+            raise ValueError(f"give a captioner and the output folder, not {len(folders)} names")
+        checkpoint, out = find_captioner(folders[0] if len(folders) == 2 else None), Path(folders[-1])
         check_data(calibration)
         check_writable(out)
         from ..export import calibration_photos, export_onnx

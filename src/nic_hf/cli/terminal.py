@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 import typer
 
 FAILED, INTERRUPTED = 2, 130
+A_CAPTIONER = "A captioner: a folder, a Hub id, or the name of one that comes with nic_hf."
+OWN_CAPTIONER = "flickr8k, which comes with nic_hf"
 # Import names of packages, and the extra that installs them.
 _EXTRAS = {
     **dict.fromkeys(("accelerate", "datasets", "jinja2", "matplotlib"), "train"),
