@@ -56,7 +56,10 @@ def test_the_wheel_holds_all_that_the_package_needs(wheel: Path) -> None:
     assert templates and templates <= names
     assert "nic_hf/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not [name for name in names if name.endswith((".jpg", ".png", ".safetensors", ".onnx")) and name != SPLITS]
+    captioners = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("captioners/*/*.*")}
+    assert "nic_hf/captioners/flickr8k/model.safetensors" in captioners <= names
+    others = names - captioners - {SPLITS}
+    assert not [name for name in others if name.endswith((".jpg", ".png", ".safetensors", ".onnx"))]
 
 
 @pytest.mark.slow
@@ -78,6 +81,8 @@ def test_it_installs_in_an_empty_environment_and_captions_a_photo(
     (line,) = done.stdout.splitlines()
     name, caption = line.split("\t")
     assert name.endswith(photo.name) and caption
+    done = run(scripts / "nic", "caption", photo, cwd=tmp_path)  # with the captioner that comes with it
+    assert len(done.stdout.split("\t")[1].split()) > 3
     show = (scripts / "nic", "train", "--show", "--data", "x", "--backbone", "y")
     done = subprocess.run(show, cwd=tmp_path, capture_output=True, text=True)
     missing = 'nic train: accelerate is not installed: pip install "nic_hf[train]"\n'
