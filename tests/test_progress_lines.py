@@ -77,7 +77,9 @@ def test_training_says_how_far_it_is(tmp_path: Path) -> None:
     environment |= {"NIC_HF_CACHE": str(tmp_path / "cache"), "NIC_HF_PROGRESS_SECONDS": "0.0001"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "\r" not in done.stderr
+    assert not re.search(r"\r|\x1b|^$", done.stderr.strip(), re.MULTILINE), (
+        "nothing that moves a cursor, no empty line"
+    )
     for pattern in (
         r"Encoding photos: 4 of 4, 00:00 left",
         r"step 1 of 4, epoch 0\.50: training; \d\d:\d\d left",

@@ -56,6 +56,12 @@ class ProgressLines(plain_tqdm):
             print(self._line(), file=sys.stderr, flush=True)
         return True
 
+    def clear(self, nolock: bool = False) -> None:
+        """Do nothing: a line that was printed stays, and messages between lines need no place."""
+
+    def moveto(self, n: int) -> None:
+        """Do nothing: there is no cursor to move."""
+
     def _line(self) -> str:
         facts = self.format_dict
         done, total, seconds = facts["n"], facts["total"], facts["elapsed"]

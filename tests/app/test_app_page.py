@@ -205,7 +205,7 @@ def test_the_space_runs_as_it_is_and_answers_many_at_once(
 @pytest.mark.parametrize(
     ("blocked", "model", "message"),
     [
-        (True, "runs/none", 'nic app: the app needs gradio: pip install "nic_hf[app]"'),
+        (True, "flickr8k", 'nic app: the app needs gradio: pip install "nic_hf[app]"'),
         (False, "runs/none", "runs/none"),
     ],
 )

@@ -199,11 +199,6 @@ def test_bad_input_is_one_clear_line(
     assert err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_captioner_has_to_be_named(photos: Path) -> None:
-    code, _, err = nic(photos)
-    assert code == 2 and "give --model" in err
-
-
 def test_failing_at_the_first_broken_photo(checkpoint: str, paths: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
     out_file = tmp_path / "captions.csv"

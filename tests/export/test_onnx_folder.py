@@ -136,7 +136,10 @@ def test_a_copy_captions_as_the_original(folder: Path, tmp_path: Path) -> None:
     assert NICOnnxCaptioner.from_pretrained(tmp_path / "saved").caption(photos) == captioner.caption(photos)
 
 
-def test_a_bar_names_the_step_at_hand(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_names_the_step_at_hand(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NIC_HF_PROGRESS_SECONDS", raising=False)  # as a command that ran in this process set it
     export_onnx(tiny_model(), tmp_path / "out", processor=tiny_processor(), int8=True, progress=True)
     shown = capfd.readouterr().err
     places = [shown.index(step) for step in ("loading", "writing graphs", "comparing with", "quantizing to 8 bits")]

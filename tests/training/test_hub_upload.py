@@ -136,7 +136,7 @@ def test_nic_push_refuses_a_folder_without_a_captioner(tmp_path: Path) -> None:
         published_files(tmp_path)
     done = CliRunner().invoke(app, ["push", str(tmp_path), "me/captioner"])
     assert done.exit_code == 2
-    assert done.output == f"nic push: {tmp_path}: not a captioner: there is no config.json, tokenizer.json\n"
+    assert done.output == f"nic push: {tmp_path}: holds no captioner, as there is no config.json\n"
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def run_example(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -
 
 
 def test_help_lists_the_options(run_example: Any) -> None:
-    code, output, _ = run_example("--help")
+    code, output, _ = run_example("--help_all")
     assert code == 0
     for option in (
         "--data",

@@ -108,6 +108,6 @@ def _is_left_out(name: str) -> bool:
 
 
 def _short(name: str, value: Any) -> str:
-    if isinstance(value, float) and name.removeprefix("eval_") in SCORES:
+    if isinstance(value, float) and name.removeprefix("eval_").removesuffix("_smoothed") in SCORES:
         return f"{percent(value, 2)} %"  # as results and model cards have it; the log keeps the fraction
     return f"{value:.4g}" if isinstance(value, float) else str(value)
