@@ -42,15 +42,15 @@ def _before_each_command(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_say_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Show and Tell: train small image captioners, and caption photos with them.
+    """Show and Tell: caption photos, and train small image captioners.
 
     \b
     Examples:
-      nic demo                                     # try it in minutes
+      nic caption photo.jpg
+      nic app --open
+      nic train --data flickr8k --from_checkpoint flickr8k
       nic train --data flickr8k \\
-          --backbone google/mobilenet_v2_1.0_224 \\
-          --output_dir runs/flickr8k
-      nic caption photo.jpg --model runs/flickr8k
+          --backbone google/mobilenet_v2_1.0_224
 
     See nic COMMAND --help for examples. Results are written to standard output (as JSON with --json), progress bars
     and messages to standard error. Where that is no terminal, a line every half minute stands for a bar
@@ -64,12 +64,12 @@ def _before_each_command(
     name_photos_in_warnings()
 
 
-app.command()(demo)
-app.command(context_settings=SETTINGS)(train)
 app.command(cls=GroupedCommand)(caption)
+app.command("app")(app_command)
+app.command(context_settings=SETTINGS)(train)
 app.command(cls=GroupedCommand)(evaluate)
 app.command(cls=GroupedCommand)(doctor)
-app.command("app")(app_command)
-app.command()(card)
-app.command()(push)
 app.add_typer(export)
+app.command()(push)
+app.command()(card)
+app.command()(demo)
