@@ -93,8 +93,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"0")  # which a full disk refuses
     except OSError as error:
-        named = "it" if place == Path(folder).absolute() else str(place)
-        reason = f"{named} is a file; give a folder" if place.is_file() else error.strerror or str(error)
+        reason = f"{place} is a file; give a folder" if place.is_file() else error.strerror or str(error)
         raise OSError(f"cannot write to {os.fspath(folder)}: {reason}") from error
 
 

@@ -123,6 +123,7 @@ def test_captions_given_as_text_are_answered_by_text_target(processor: NICProces
 def test_training_on_prefixes_says_that_labels_are_missing(
     processor: NICProcessor, caplog: pytest.LogCaptureFixture
 ) -> None:
+    warning_once.cache_clear()  # a test of this process may have been told already
     inputs = processor(images=tiny_photos(2), text=CAPTIONS[:2], return_tensors="pt")
     model = tiny_model().eval()
     assert model(**inputs).loss is None and "text_target" not in caplog.text

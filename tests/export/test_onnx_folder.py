@@ -206,7 +206,7 @@ def test_the_command_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
         ((tmp_path / "nowhere", tmp_path / "out"), "nowhere: no such folder"),
         ((folder.parent / "checkpoint", tmp_path / "out", "--calibration", "x"), "--calibration needs --int8"),
         ((folder.parent / "checkpoint", tmp_path / "out", "--int8", "--calibration", tmp_path / "no"), "no"),
-        ((folder.parent / "checkpoint", folder / "config.json"), "it is a file; give a folder"),
+        ((folder.parent / "checkpoint", folder / "config.json"), "is a file; give a folder"),
     ):
         done = nic_export(*arguments)
         assert done.exit_code == 2
