@@ -91,6 +91,8 @@ def main() -> None:
         shutil.copytree(folder, target)
         for file in target.iterdir():
             file.chmod(0o644)
+    if args.name == DEFAULT:
+        shutil.copyfile(target / CARD_FILE, Path(__file__).parents[1] / "MODEL_CARD.md")
     print(target)
 
 

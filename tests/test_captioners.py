@@ -91,6 +91,9 @@ def test_the_scores_of_its_card_are_those_of_its_files(flickr8k: Path) -> None:
     photos = PhotoDataset(load_captions(flickr8k, "test"), processor)
     captions = generate_captions(model.optimize_for_inference(), photos, num_beams=3)
     scores = score_captions(captions, photos.references(), ["bleu", "cider"])
+    assert (Path(__file__).parents[1] / "MODEL_CARD.md").read_text("utf-8") == (FOLDER / "README.md").read_text(
+        "utf-8"
+    )
     stated = {
         result.metric_name: result.metric_value
         for result in ModelCard.load(FOLDER / "README.md").data.eval_results or []

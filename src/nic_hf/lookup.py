@@ -3,6 +3,7 @@
 import os
 import re
 from contextlib import suppress
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -57,15 +58,15 @@ def look_up(name_or_path: Any, kind: Kind = "model", **hub: Any) -> dict[str, An
     if hub.get("local_files_only"):
         return hub  # the caller knows where it is
     try:
-        exists = _is_on_hub(name, "dataset" if kind == "data" else "model", hub)
+        _ask_hub(_file_on_hub(name, kind, hub.get("revision")), hub.get("token"))
     except ConnectionError as error:
         if _is_cached(name, kind, hub.get("cache_dir")):
             return {**hub, "local_files_only": True}
         raise ConnectionError(f"{name}: {what}, and {error}; {advice}") from error
-    if not exists:
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{name}: {what}, and no such repository on the Hub (a private one needs a token); {advice}"
-        )
+        ) from error
     return hub
 
 
@@ -88,11 +89,16 @@ def check_captioner_folder(name_or_path: Any) -> None:
     folder = Path(name_or_path)
     if folder.is_file():
         raise NotADirectoryError(f"{folder}: a file; give the folder of a captioner")
-    if not folder.is_dir() or any((folder / file).is_file() for file in _OF_CAPTIONER):
+    if not folder.is_dir() or holds_captioner(folder):
         return
     found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json"))
     near = f"; there is one in {found[0]}" if found else ""
     raise FileNotFoundError(f"{folder}: holds no captioner, as there is no config.json{near}")
+
+
+def holds_captioner(folder: Path) -> bool:
+    """Whether this is a folder with a captioner."""
+    return any((folder / file).is_file() for file in _OF_CAPTIONER)
 
 
 def is_of_http(error: BaseException) -> bool:
@@ -100,25 +106,33 @@ def is_of_http(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in _HTTP_LIBRARIES
 
 
-def _is_on_hub(name: str, repo_type: str, hub: dict[str, Any]) -> bool:
-    """Ask the Hub once.
+def _file_on_hub(name: str, kind: Kind, revision: str | None) -> str:
+    """Address of a file that each repository of this kind has."""
+    from huggingface_hub import hf_hub_url
+
+    file, repo_type = ("README.md", "dataset") if kind == "data" else ("config.json", "model")
+    return hf_hub_url(name, file, repo_type=repo_type, revision=revision)
+
+
+@cache
+def _ask_hub(url: str, token: str | bool | None) -> None:
+    """Ask the Hub for a file, once for all parts of a captioner: that it is there is kept, errors are not.
 
     Raises:
-        ConnectionError: if it cannot be reached, or must not be asked.
+        FileNotFoundError: if there is no such repository.
+        ConnectionError: if the Hub cannot be reached, or must not be asked.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    file = "README.md" if repo_type == "dataset" else "config.json"
-    url = hf_hub_url(name, file, repo_type=repo_type, revision=hub.get("revision"))
     try:
-        get_hf_file_metadata(url, token=hub.get("token"), timeout=_TIMEOUT)
+        get_hf_file_metadata(url, token=token, timeout=_TIMEOUT)
     except GatedRepoError:
-        return True
-    except RepositoryNotFoundError:
-        return False
+        return
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"{url}: no such repository") from error
     except HfHubHTTPError:
-        return True  # another file or revision, or a server that may recover: loading it says more
+        return  # another file or revision, or a server that may recover: loading it says more
     except OfflineModeIsEnabled as error:
         raise ConnectionError("the Hub must not be asked, as HF_HUB_OFFLINE is set") from error
     except Exception as error:
@@ -126,7 +140,6 @@ def _is_on_hub(name: str, repo_type: str, hub: dict[str, Any]) -> bool:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConnectionError(f"the Hub cannot be reached ({reason})") from error
-    return True
 
 
 def _is_cached(name: str, kind: Kind, cache_dir: Any) -> bool:

@@ -53,7 +53,6 @@ class NICProcessor(ProcessorMixin):
             text_target: captions to learn, for `labels` of shape `(batch_size, caption_length)`, -100 at padding.
             **kwargs: of the image processor and the tokenizer, as in all processors of Transformers. `max_length`
                 counts `<bos>` or `<eos>`.
-
         """
         if images is None and text is None and text_target is None:
             raise ValueError("give `images`, `text` or `text_target`")
@@ -71,7 +70,10 @@ class NICProcessor(ProcessorMixin):
         if text is not None:
             prefixes = [text] if isinstance(text, str) else list(text)
             if images is not None and len(images) != len(prefixes):
-                raise ValueError(f'{len(prefixes)} texts for {len(images)} photos: give one per photo, "" for none')
+                raise ValueError(
+                    f'{len(prefixes)} texts for {len(images)} photos: give one per photo, "" for none. `text` is what '
+                    "captions begin with; captions to learn go into `text_target`, which gives `labels`"
+                )
             words = self._tokenize(prefixes, "left", kwargs, add_special_tokens=False)
             data["decoder_input_ids"] = [[self.tokenizer.bos_token_id, *ids] for ids in words["input_ids"]]
             data["decoder_attention_mask"] = [[1, *mask] for mask in words["attention_mask"]]

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from ..lookup import holds_captioner
+
 __all__ = ["DEFAULT", "captioner_names", "captioner_path", "example_photos"]
 
 DEFAULT = "flickr8k"
@@ -24,7 +26,7 @@ def captioner_path(name_or_path: str | os.PathLike[str] | None = None) -> str:
         The folder of the captioner, or `name_or_path`.
     """
     name = DEFAULT if name_or_path is None else os.fspath(name_or_path)
-    is_own = name_or_path is not None and any(Path(name, file).is_file() for file in ("config.json", "nic_onnx.json"))
+    is_own = name_or_path is not None and holds_captioner(Path(name))
     return name if is_own or name not in captioner_names() else str(Path(__file__).parent / name)
 
 

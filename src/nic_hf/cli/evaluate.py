@@ -116,13 +116,13 @@ def evaluate(
             what = "no file" if source is None else f"{source}: no such file"
             what = f"{source}: not a file" if source is not None and Path(source).exists() else what
             raise ValueError(f"{what}; --references, --compare and --per-image need a file of captions")
-        numbers = _beams(beams, suite is Suite.SHOW_AND_TELL)
+        full = suite is Suite.SHOW_AND_TELL
+        numbers = _beams(beams, full)
         others = dict(_pair(text) for text in transfer or ())
         captioner = find_captioner(source)
         if data is None:
             known = "" if source is None else f"{source} is not a file, so it must be a captioner: "
             raise ValueError(f"{known}give --data, photos with captions")
-        full = suite is Suite.SHOW_AND_TELL
         for photos in (data, *others.values()):
             check_data(photos)
         if run is not None and not run.is_dir():

@@ -5,7 +5,6 @@ from typing import Any
 
 from .. import pipeline_nic
 from ..captioners import captioner_path
-from ..processing_nic import SOURCE
 from .captioner import NICForConditionalGeneration
 from .processor import NICProcessor
 
@@ -40,7 +39,6 @@ class ImageToTextPipeline(pipeline_nic.ImageToTextPipeline):
             OSError, ValueError: there is no such captioner, or its files are damaged or inconsistent.
         """
         name = captioner_path(name_or_path)
-        source = {key: value for key, value in kwargs.items() if key in SOURCE}
-        processor = NICProcessor.from_pretrained(name, **source)
+        processor = NICProcessor.from_pretrained(name, **kwargs)
         model = NICForConditionalGeneration.from_pretrained(name, **kwargs).optimize_for_inference()
         return cls(model=model, processor=processor, device=device)

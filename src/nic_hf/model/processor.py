@@ -1,5 +1,6 @@
 """The processor of this package: photos from anywhere, read safely, and checks that it fits its model."""
 
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,9 @@ def load_image_processor(name_or_path: str | PathLike, **kwargs: Any) -> Any:
     try:
         return processing_nic.load_image_processor(name_or_path, **kwargs)
     except OSError:
-        try:
+        found = None
+        with suppress(OSError):
             found = read_timm_settings(name_or_path, **kwargs)
-        except OSError:
-            found = None
         if found is None:
             raise
         settings, changes = found
@@ -123,14 +123,6 @@ class NICProcessor(processing_nic.NICProcessor):
             ValueError: if nothing is given, the numbers of photos and prefixes differ, or a value is not allowed.
             OSError: naming the file of a photo that cannot be read.
         """
-        if images is not None and text is not None:
-            photos = len(images) if isinstance(images, list | tuple) else 1
-            prefixes = 1 if isinstance(text, str) else len(text)
-            if photos != prefixes:
-                raise ValueError(
-                    f'{prefixes} texts for {photos} photos: give one per photo, "" for none. `text` is what captions '
-                    "begin with; captions to learn go into `text_target`, which gives `labels`"
-                )
         data = super().__call__(images, text, text_target, **kwargs)
         if text is not None:
             self._warn_of_unknown([text] if isinstance(text, str) else list(text))

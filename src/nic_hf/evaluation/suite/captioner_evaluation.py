@@ -16,7 +16,7 @@ from ...digests import captioner_digest, settings_digest
 from ...model.captioner import NICForConditionalGeneration
 from ...model.processor import NICProcessor
 from ...progress_bar import progress_bar
-from ...writing import write_text
+from ...writing import check_writable, write_text
 from ..paper.published import NEIGHBOUR_WORDS
 from ..score_names import check_metrics
 from ..scores import default_metrics
@@ -91,10 +91,9 @@ def evaluate_captioner(
     metrics = default_metrics() if metrics is None else list(metrics)
     check_metrics(metrics)
     folder = Path(output)
+    check_writable(folder)  # fail before the work, not after it
     folder.mkdir(parents=True, exist_ok=True)
     finished = ResultFile(folder / "evaluation.json")
-    write_text(folder / ".writable", "")  # fail before the work, not after it
-    (folder / ".writable").unlink()
 
     model = NICForConditionalGeneration.from_pretrained(checkpoint).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
