@@ -21,6 +21,7 @@ from nic_hf.data import (
     default_views,
     load_captions,
 )
+from nic_hf.data.augmentation import EditedView
 
 CAPTIONS = ["a dog on the left of a man", "right or left", "a cat"]
 
@@ -66,6 +67,34 @@ def test_the_first_views_are_the_photo_and_its_mirror_image() -> None:
     for area in (0, 1.1):
         with pytest.raises(ValueError, match=f"area must be above 0 and at most 1, not {area}"):
             PhotoView(area=area)
+
+
+def test_edited_views_come_last_and_are_the_same_each_time() -> None:
+    *plain, first, second = default_views(4, edited=2)
+    assert plain == default_views(4)
+    assert isinstance(first, EditedView) and isinstance(second, EditedView)
+    assert not first.mirrored and second.mirrored and first.seed != second.seed
+    assert np.array_equal(np.asarray(first(photo())), np.asarray(first(photo())))
+    assert first(photo(1, 1)).size[0] >= 1
+    with pytest.raises(ValueError, match="edited views must be at least 0, not -1"):
+        default_views(1, edited=-1)
+
+
+def test_edited_views_have_grey_dark_and_padded_photos_in_their_shares() -> None:
+    view, grey, padded, light = EditedView(area=1.0), 0, 0, []
+    for seed in range(300):
+        base = photo(80, 60, seed)
+        edited = view(base)
+        pixels = np.asarray(edited).astype(int)
+        assert edited.mode == "RGB" and edited.width >= 70 and edited.height >= 50
+        assert max(edited.size) / min(edited.size) <= 16 / 9 * 80 / 60 + 0.1
+        grey += bool((np.ptp(pixels, axis=-1) <= 2).all())
+        is_padded = max(edited.size) > 84 or edited.height > 64
+        padded += is_padded
+        if not is_padded:
+            light.append(pixels.mean() / np.asarray(base).mean())
+    assert 0.3 < grey / 300 < 0.5 and 0.35 < padded / 300 < 0.6
+    assert min(light) < 0.6 and max(light) > 1.1
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ def train(
     context: typer.Context,
     recipe: Annotated[
         str,
-        typer.Option(help="paper, frozen, finetune, compact, self-critical, or a YAML file (recipe.yaml of a run)."),
+        typer.Option(
+            help="paper, frozen, finetune, compact, distill, self-critical, or a YAML file (recipe.yaml of a run)."
+        ),
     ] = "frozen",
     data: Annotated[str | None, typer.Option(help="Captioned photos: a folder, a file or a Hub id.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Pretrained vision model: a Hub id or a path.")] = None,
@@ -96,7 +98,7 @@ def train(
         )
 
 
-def _check(recipe: dict[str, Any], changes: dict[str, str], output_dir: str | None, resume: bool) -> None:
+def _check(recipe: dict[str, Any], changes: dict[str, Any], output_dir: str | None, resume: bool) -> None:
     """Check names of settings and, if a run is to begin, what they name."""
     from ..training.recipe_files import check_new_run, merged_settings, missing_settings, setting_names
 
@@ -111,13 +113,22 @@ def _check(recipe: dict[str, Any], changes: dict[str, str], output_dir: str | No
         for name in ("backbone", "word_vectors"):
             if settings.get(name):
                 check_model(str(settings[name]), name)
+        for name in _teachers(settings):
+            find_captioner(name)
     check_writable(output_dir)
     check_new_run(output_dir, stages, resume)
 
 
-def _changes(words: Sequence[str]) -> dict[str, str]:
+def _teachers(settings: dict[str, Any]) -> list[str]:
+    teachers = settings.get("teacher") or []
+    return teachers if isinstance(teachers, list) else [teachers]
+
+
+def _changes(words: Sequence[str]) -> dict[str, Any]:
     """Parse `--name value`, `--name=value` and switches `--name`. Dashes in names mean underscores."""
-    changes: dict[str, str] = {}
+    from ..training.recipe_files import LISTS
+
+    changes: dict[str, Any] = {}
     name = None
     for word in words:
         if word.startswith("--"):
@@ -128,6 +139,8 @@ def _changes(words: Sequence[str]) -> dict[str, str]:
             name = None if equals else name
         elif name is None:
             raise ValueError(f"unexpected argument {word!r}: settings have the form --name value")
+        elif name.rpartition(".")[-1] in LISTS:
+            changes[name] = [*changes[name], word] if isinstance(changes[name], list) else [word]
         else:
             changes[name], name = word, None
     return changes

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .lower_blocks import LowerBlocks, UpperEncoder, split_encoder
     from .stream_loader import StreamLoader
     from .streaming import StreamingCaptionDataset
-    from .torch_datasets import CaptionCollator, CaptionDataset, PhotoDataset
+    from .torch_datasets import CaptionCollator, CaptionDataset, PhotoDataset, SoftTargets
 
 _MODULES = {
     "CaptionCollator": "torch_datasets",
@@ -26,6 +26,7 @@ _MODULES = {
     "PhotoView": "augmentation",
     "SkippedItem": "errors",
     "StreamLoader": "stream_loader",
+    "SoftTargets": "torch_datasets",
     "StreamingCaptionDataset": "streaming",
     "UpperEncoder": "lower_blocks",
     "cache_features": "feature_cache",
@@ -44,6 +45,7 @@ __all__ = [
     "PhotoDataset",
     "PhotoView",
     "SkippedItem",
+    "SoftTargets",
     "StreamLoader",
     "StreamingCaptionDataset",
     "UpperEncoder",

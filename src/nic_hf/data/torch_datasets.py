@@ -4,6 +4,7 @@ import copy
 import json
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -20,6 +21,13 @@ from ..model.processor import NICProcessor
 from .augmentation import PhotoView
 from .feature_cache import load_photo_row, warn_unreadable
 from .feature_files import FeatureTable
+
+# What a sample has for each of its captions: dtype and padding.
+_OF_CAPTIONS = {
+    "labels": (torch.long, IGNORED_LABEL),
+    "teacher_words": (torch.long, 0),
+    "teacher_probabilities": (torch.float, 0.0),
+}
 
 
 class PhotoDataset(Dataset):
@@ -116,12 +124,34 @@ class PhotoDataset(Dataset):
         return {row["image_id"]: row["captions"] for row in table}
 
 
+@dataclass
+class SoftTargets:
+    """Probabilities of words to learn, for each word of each caption (see [`nic_hf.training.soft_targets`]).
+
+    Attributes:
+        starts: where the words of each caption begin, and where the last ones end: shape `(num_captions + 1,)`.
+        words: ids of the likeliest words, of shape `(num_words, k)`.
+        probabilities: their probabilities, which sum to 1, of shape `(num_words, k)`.
+    """
+
+    starts: np.ndarray
+    words: np.ndarray
+    probabilities: np.ndarray
+
+    def __getitem__(self, caption: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return words and probabilities of a caption."""
+        place = slice(self.starts[caption], self.starts[caption + 1])
+        return self.words[place].astype(np.int64), self.probabilities[place].astype(np.float32)
+
+
 class CaptionDataset(Dataset):
     """Pairs of a photo and one of its captions; a photo with five captions gives five samples.
 
     If the photos have views, one is drawn for each sample and epoch (see [`CaptionDataset.set_epoch`]). Captions of a
     mirrored view have "left" and "right" swapped, and the words for them in other languages
     ([`nic_hf.languages.mirrored_word`]).
+
+    With `soft_targets` samples also have `teacher_words` and `teacher_probabilities`.
 
     Args:
         photos: the photos.
@@ -148,6 +178,7 @@ class CaptionDataset(Dataset):
             raise ValueError(f"captions_per_sample must be at least 1, not {captions_per_sample}")
         self.photos = photos
         self.captions_per_sample = captions_per_sample
+        self.soft_targets: SoftTargets | None = None
         self.pairs = _tokenized_pairs(photos, tokenizer, max_caption_length).with_format("numpy")
         # Where each sample's captions begin in the table, and where the last one's end.
         self.bounds: Sequence[int] | np.ndarray = range(len(self.pairs) + 1)
@@ -191,12 +222,18 @@ class CaptionDataset(Dataset):
         seen: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
         samples, start = [], 0
         for captions, view in zip(wanted, views, strict=True):
-            own, place = labels[start : start + len(captions)], (rows[start], view)
+            own, place = {"labels": labels[start : start + len(captions)]}, (rows[start], view)
             if place not in seen:
                 seen[place] = self.photos.inputs(*place)
+            if self.soft_targets is not None:
+                taught = [self.soft_targets[caption] for caption in captions]
+                own["teacher_words"] = [words for words, _ in taught]
+                own["teacher_probabilities"] = [probabilities for _, probabilities in taught]
             if view > 0 and self.photos.views[view - 1][0].mirrored:
-                own = [self._mirrored(caption) for caption in own]
-            samples.append({**seen[place], "labels": own if self.captions_per_sample > 1 else own[0]})
+                for name in own.keys() - {"teacher_probabilities"}:
+                    own[name] = [self.mirrored_ids[ids] for ids in own[name]]
+            several = self.captions_per_sample > 1
+            samples.append({**seen[place], **{name: each if several else each[0] for name, each in own.items()}})
             start += len(captions)
         return samples
 
@@ -211,10 +248,6 @@ class CaptionDataset(Dataset):
             self._views_of = epoch
         return self._views[indices].tolist()
 
-    def _mirrored(self, caption: np.ndarray) -> np.ndarray:
-        """Swap "left" and "right" in the caption of a mirrored photo."""
-        return self.mirrored_ids[caption]
-
 
 class CaptionCollator:
     """Stack samples, and pad labels with -100, which the loss ignores."""
@@ -223,21 +256,24 @@ class CaptionCollator:
         """Return a batch of `encoder_outputs` or `pixel_values`, and of `labels` if given.
 
         Labels have shape `(batch_size, sequence_length)`, or `(batch_size, num_captions, sequence_length)` if samples
-        hold several captions; samples with fewer captions are padded.
+        hold several captions; samples with fewer captions are padded. Soft targets have a last dimension more.
         """
         batch: dict[str, torch.Tensor] = {
             name: torch.stack([sample[name] for sample in samples])
             for name in ("encoder_outputs", "pixel_values")
             if name in samples[0]
         }
-        if "labels" not in samples[0]:
-            return batch
-        if not isinstance(samples[0]["labels"], list):
-            batch["labels"] = _pad([sample["labels"] for sample in samples])
-            return batch
-        num_captions = max(len(sample["labels"]) for sample in samples)
-        captions = [(*s["labels"], *[[]] * (num_captions - len(s["labels"]))) for s in samples]
-        batch["labels"] = _pad([ids for each in captions for ids in each]).unflatten(0, (len(samples), num_captions))
+        for name, (dtype, padding) in _OF_CAPTIONS.items():
+            if name not in samples[0]:
+                continue
+            captions = [sample[name] for sample in samples]
+            if not isinstance(captions[0], list):
+                batch[name] = _pad(captions, dtype, padding)
+                continue
+            number = max(map(len, captions))
+            none = captions[0][0][:0]
+            padded = [each for own in captions for each in (*own, *[none] * (number - len(own)))]
+            batch[name] = _pad(padded, dtype, padding).unflatten(0, (len(samples), number))
         return batch
 
 
@@ -248,9 +284,9 @@ def _bounds(rows: np.ndarray, captions_per_sample: int) -> np.ndarray:
     return np.append(np.flatnonzero(position % captions_per_sample == 0), len(rows))
 
 
-def _pad(captions: Sequence[Any]) -> torch.Tensor:
-    labels = [torch.as_tensor(ids, dtype=torch.long) for ids in captions]
-    return torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
+def _pad(captions: Sequence[Any], dtype: torch.dtype, padding: float) -> torch.Tensor:
+    tensors = [torch.as_tensor(caption, dtype=dtype) for caption in captions]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
 def _unreadable_rows(photos: datasets.Dataset) -> list[int]:

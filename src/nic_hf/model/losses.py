@@ -1,4 +1,4 @@
-"""Losses of training that the paper does not have: words predicted from the image alone, and even attention."""
+"""Losses of training that the paper does not have: words predicted from the image, even attention, distillation."""
 
 import torch
 from torch import nn
@@ -41,3 +41,18 @@ def doubly_stochastic_penalty(weights: torch.Tensor, is_word: torch.Tensor) -> t
     """
     seen = (weights.float() * is_word.unsqueeze(-1)).sum(dim=1)  # shape: (num_captions, num_regions)
     return ((1 - seen).square().sum(dim=-1) * is_word.any(dim=-1)).sum()
+
+
+def soft_cross_entropy(logits: torch.Tensor, words: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    """-sum_w p(w) log q(w), the mean over positions: p are probabilities to learn, q those of the logits.
+
+    Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(num_words, vocab_size)`): predictions.
+        words (`torch.LongTensor` of shape `(num_words, k)`): the words of p.
+        probabilities (`torch.FloatTensor` of shape `(num_words, k)`): p, which sums to 1.
+    """
+    logits = logits.float()
+    expected = (logits.gather(-1, words) * probabilities).sum(dim=-1)
+    return (logits.logsumexp(dim=-1) - expected).mean()

@@ -65,6 +65,9 @@ class CaptioningTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Share of input words that are the model's own; it grows linearly from 0 to this value."},
     )
+    distillation_weight: float = field(
+        default=0.5, metadata={"help": "With teachers: weight of their word probabilities, against the captions."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop columns that `forward` does not name, images included."}
     )
@@ -100,6 +103,8 @@ class CaptioningTrainingArguments(TrainingArguments):
         for name in ("ema_decay", "scheduled_sampling"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if not 0 <= self.distillation_weight <= 1:
+            raise ValueError(f"distillation_weight must be at least 0 and at most 1, got {self.distillation_weight}")
 
     def check_paths(self) -> None:
         """Check before training that `output_dir` can be written; it is not created.

@@ -16,6 +16,7 @@ from .recipe_settings import DataSettings, ModelSettings
 
 Settings = dict[str, Any]
 
+LISTS = [f.name for kind in (ModelSettings, DataSettings) for f in dataclasses.fields(kind) if f.type == list[str]]
 NOTES = ("recipe", "description", "versions", "split")  # not settings
 # Classes of training arguments, and the files next to this one that have them.
 _ARGUMENTS = {"CaptioningTrainingArguments": "arguments.py", "SelfCriticalTrainingArguments": "self_critical.py"}

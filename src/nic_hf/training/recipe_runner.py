@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import transformers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
@@ -14,6 +15,14 @@ from ..model.captioner import NICForConditionalGeneration
 from ..model.processor import NICProcessor
 from ..writing import write_bytes, write_text
 from .checkpoint_integrity import RECIPE_FILE
+from .distillation import (
+    DistillationTrainer,
+    Teacher,
+    add_teacher_captions,
+    load_teachers,
+    photos_without_captions,
+    soft_targets,
+)
 from .hub_upload import push_captioner
 from .model_cards import CardFacts, write_model_card
 from .progress_callback import show_progress
@@ -106,12 +115,14 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
     data = stage.data
     if stage.objective == "self-critical":  # samples are scored against all captions of their photo
         data = dataclasses.replace(data, captions_per_sample=max(map(len, tables["train"]["captions"])))
+    teachers = _teachers(stage, tables)
     photos, train, evaluation = caption_datasets(model, processor, tables, data, args, set_statistics=start is None)
+    if teachers:
+        train.soft_targets = soft_targets(teachers, train, processor.tokenizer, args.device)
     scaled = scale_to_data(args, len(train), stage.fixed)
     if scaled:
         logger.warning(scaled)
-    kind = SelfCriticalTrainer if stage.objective == "self-critical" else CaptioningTrainer
-    trainer = kind(
+    trainer = _trainer_of(stage)(
         model=model,
         args=args,
         train_dataset=train,
@@ -142,6 +153,30 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
         write_text(folder / FINISHED, json.dumps({"settings": requested, "metrics": metrics}, indent=1))
     trainer.accelerator.end_training()
     return metrics
+
+
+def _trainer_of(stage: Stage) -> type[CaptioningTrainer]:
+    if stage.objective == "self-critical":
+        return SelfCriticalTrainer
+    return DistillationTrainer if stage.data.teacher else CaptioningTrainer
+
+
+def _teachers(stage: Stage, tables: dict[str, datasets.Dataset]) -> list[Teacher]:
+    """Load the teachers of a stage, and add their captions, and photos without captions, to the training photos."""
+    data = stage.data
+    if stage.objective == "self-critical" or not data.teacher:
+        return []
+    if data.unlabeled is not None:
+        if data.teacher_captions < 1:
+            raise ValueError(f"stage {stage.name}: unlabeled needs teacher_captions, at least 1")
+        more = photos_without_captions(data.unlabeled, tables["train"])
+        tables["train"] = datasets.concatenate_datasets([tables["train"].select_columns(more.column_names), more])
+    with stage.args.main_process_first(desc="teachers"):
+        options = {"cache_dir": data.cache_dir, "on_error": data.on_error}
+        teachers = load_teachers(data.teacher, tables["train"], stage.args.device, **options)
+    if data.teacher_captions:
+        tables["train"] = add_teacher_captions(tables["train"], teachers, data.teacher_captions)
+    return teachers
 
 
 class _SaveRecipe(TrainerCallback):

@@ -134,6 +134,13 @@ class DataSettings:
         default=1,
         metadata={"help": "Views of each training photo: itself, mirrored, then crops. Features of each are cached."},
     )
+    edited_views: int = field(
+        default=0,
+        metadata={
+            "help": "Further views: crops in grey, darker, with bars, or compressed more. Captioners trained with"
+            " them bear such photos better."
+        },
+    )
     cache_lower_blocks: bool = field(
         default=False,
         metadata={"help": "Cache the output of the blocks below `trainable_backbone` for each photo."},
@@ -142,9 +149,29 @@ class DataSettings:
         default="float32",
         metadata={"help": "Data type of cached features; float16 halves the size of the regions that attention uses."},
     )
+    teacher: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Captioners whose word probabilities are learned too, except in self-critical stages: folders or"
+            " Hub ids, separated by spaces."
+        },
+    )
+    teacher_captions: int = field(
+        default=0, metadata={"help": "Captions of the teachers to add to those of each training photo."}
+    )
+    unlabeled: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of further training photos, without captions; those of the teachers take their place."
+        },
+    )
     num_sample_photos: int = field(
         default=8, metadata={"help": "Number of photos whose captions are logged during training."}
     )
+
+    def __post_init__(self) -> None:
+        if self.unlabeled is not None and not self.teacher:
+            raise ValueError("unlabeled needs a teacher, whose captions its photos get")
 
     def source_options(self) -> dict[str, Any]:
         """Arguments of [`nic_hf.data.load_captions`], except source and split."""

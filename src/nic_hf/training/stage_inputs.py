@@ -153,7 +153,8 @@ def caption_datasets(
 
     photos = {}
     for part, table in tables.items():
-        whole, *views = default_views(settings.views if part == "train" else 1)
+        is_train = part == "train"
+        whole, *views = default_views(settings.views, edited=settings.edited_views) if is_train else [None]
         features = features_of(table, whole)
         if part == "train" and features is not None and frozen and set_statistics:
             model.set_feature_statistics(*(statistic.to(model.device) for statistic in features.statistics()))
