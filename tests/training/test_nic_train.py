@@ -74,6 +74,11 @@ def finetuned(test_data: Path, subset: Path, tmp_path_factory: pytest.TempPathFa
     return output
 
 
+def test_trainers_settings_of_the_cache_are_not_those_of_the_captioner(finetuned: Path) -> None:
+    for folder in (finetuned, finetuned / "2-finetune"):
+        assert json.loads((folder / "config.json").read_text("utf-8"))["use_cache"] is True
+
+
 def backbone_of(folder: Path) -> dict[str, torch.Tensor]:
     weights = load_file(folder / "model.safetensors")
     return {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}

@@ -68,6 +68,9 @@ class CaptioningTrainingArguments(TrainingArguments):
     distillation_weight: float = field(
         default=0.5, metadata={"help": "With teachers: weight of their word probabilities, against the captions."}
     )
+    use_cache: bool = field(
+        default=True, metadata={"help": "use_cache of the saved configuration; training itself keeps no cache."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop columns that `forward` does not name, images included."}
     )
