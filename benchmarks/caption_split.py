@@ -26,6 +26,7 @@ def main():
     args = parser.parse_args()
 
     model = NICForConditionalGeneration.from_pretrained(args.checkpoint)
+    model.set_backbone_frozen(True)  # as features need it, also where it was trained
     processor = NICProcessor.from_pretrained(args.checkpoint)
     photos = load_captions(args.data, args.split)
     photos = PhotoDataset(photos, processor, cache_features(model, processor, photos, args.cache_dir))

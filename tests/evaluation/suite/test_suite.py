@@ -94,6 +94,43 @@ def test_the_curve_has_a_point_for_each_checkpoint(evaluated: Evaluated) -> None
     assert len({point["cider"] for point in points}) > 1
 
 
+def test_a_captioner_whose_backbone_was_trained_is_scored_by_its_own_features(
+    evaluated: Evaluated, tmp_path: Path
+) -> None:
+    model = NICForConditionalGeneration.from_pretrained(evaluated.run, freeze_backbone=False)
+    processor = NICProcessor.from_pretrained(evaluated.run)
+    run, photos = tmp_path / "run", load_captions(evaluated.data, "validation")
+    people, expected = references(evaluated.data, "validation"), []
+    for step in (1, 2):
+        with torch.no_grad():
+            for weights in model.encoder.parameters():
+                weights.mul_(1 + 0.3 * (step - 1))
+        folder = run / f"checkpoint-{step}"
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        (folder / "trainer_state.json").write_text(
+            json.dumps({"global_step": step, "epoch": step, "log_history": []}), "utf-8"
+        )
+        model.eval()
+        pixels = processor(images=list(photos["image"]), return_tensors="pt")["pixel_values"]
+        texts = processor.batch_decode(model.generate(pixel_values=pixels, num_beams=3), skip_special_tokens=True)
+        expected.append(score_captions(dict(zip(people, texts, strict=True)), people, ["cider"])["cider"])
+    assert expected[0] != expected[1]
+    results = evaluate_captioner(
+        run / "checkpoint-2",
+        evaluated.data,
+        tmp_path / "out",
+        split="validation",
+        include=("generation",),
+        beams=(3,),
+        metrics=("cider",),
+        run=run,
+        cache_dir=evaluated.settings["cache_dir"],
+    )
+    assert [point["cider"] for point in results["learning_curve"]] == pytest.approx(expected, abs=1e-6)
+    assert results["beam 3"]["scores"]["cider"] == pytest.approx(expected[1], abs=1e-6)
+
+
 def test_neighbours_are_the_nearest_vectors(evaluated: Evaluated) -> None:
     assert evaluated.results["neighbours"]["zebroid"] is None
     model, tokenizer = tiny_model(), tiny_tokenizer()

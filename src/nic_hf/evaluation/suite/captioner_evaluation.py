@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...data import PhotoDataset, cache_features, load_captions
+from ...data import load_captions
 from ...data.errors import NoSplitError, OnError
 from ...digests import captioner_digest, settings_digest
 from ...model.captioner import NICForConditionalGeneration
@@ -116,8 +116,8 @@ def evaluate_captioner(
             table = table.select(range(min(max_photos, len(table))))
         if len(table) == 0:
             raise ValueError(f"{source}: split {wanted!r} has no photos")
-        features = cache_features(model, processor, table, cache_dir, on_error=on_error)
-        return tables.Subject(model, processor, PhotoDataset(table, processor, features), training, metrics, seed)
+        photos = tables.photos_with_features(model, processor, table, cache_dir=cache_dir, on_error=on_error)
+        return tables.Subject(model, processor, photos, training, metrics, seed)
 
     main = subject(data, split, options)
     others = {name: subject(source, split, {"on_error": on_error}) for name, source in (transfer or {}).items()}
@@ -138,7 +138,10 @@ def evaluate_captioner(
         watched = subject(data, run_split, options)
         steps = sorted(path.name for path in Path(run).glob("checkpoint-*"))
         details = [beam, str(run), *steps, watched.photos.photos._fingerprint]
-        work.append(("learning_curve", details, partial(tables.learning_curve, Path(run), watched, beam)))
+        curve = partial(
+            tables.learning_curve, Path(run), watched, beam, cache_dir=cache_dir, on_error=options["on_error"]
+        )
+        work.append(("learning_curve", details, curve))
     if "ranking" in include:  # last, as it takes longest
         work.append(("ranking", [], partial(tables.ranking, main)))
 

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 
-from ...data import PhotoDataset
+from ...data import PhotoDataset, cache_features
 from ...dataset_captions import generate_caption_lists, generate_captions
 from ...model.captioner import NICForConditionalGeneration
 from ...model.processor import NICProcessor
@@ -51,6 +52,20 @@ class Subject:
     training_captions: list[str] | None
     metrics: Sequence[str]
     seed: int = 0
+
+
+def photos_with_features(
+    model: NICForConditionalGeneration, processor: NICProcessor, table: datasets.Dataset, **options: Any
+) -> PhotoDataset:
+    """The photos of a table with features of the captioner's backbone, which is frozen for this.
+
+    Args:
+        model, processor: the captioner.
+        table: the photos.
+        **options: passed to [`nic_hf.data.cache_features`].
+    """
+    model.set_backbone_frozen(True)
+    return PhotoDataset(table, processor, cache_features(model, processor, table, **options))
 
 
 def generation(subject: Subject, num_beams: int) -> dict[str, Any]:
@@ -168,8 +183,15 @@ def neighbours(subject: Subject, words: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def learning_curve(run: Path, subject: Subject, num_beams: int) -> list[dict[str, Any]]:
+def learning_curve(run: Path, subject: Subject, num_beams: int, **options: Any) -> list[dict[str, Any]]:
     """Scores and training times of a run's checkpoints, in the order of their steps.
+
+    Args:
+        run: folder of the run.
+        subject: the captioner and the photos.
+        num_beams: beam size.
+        **options: passed to [`nic_hf.data.cache_features`]; a backbone that was trained has other features in each
+            checkpoint.
 
     Raises:
         ValueError: if the folder has no checkpoints.
@@ -183,7 +205,8 @@ def learning_curve(run: Path, subject: Subject, num_beams: int) -> list[dict[str
         logger.info("Checkpoint %d of %d: %s", number, len(found), file.parent.name)
         state = json.loads(file.read_text("utf-8"))
         model = NICForConditionalGeneration.from_pretrained(file.parent).to(subject.model.device).eval()
-        captions = generate_captions(model, subject.photos, batch_size=128, num_beams=num_beams)
+        photos = photos_with_features(model, subject.processor, subject.photos.photos, **options)
+        captions = generate_captions(model, photos, batch_size=128, num_beams=num_beams)
         scores = score_captions(captions, references, ["bleu", "cider"])
         trained = [line["train_seconds"] for line in state["log_history"] if "train_seconds" in line]
         points.append(
