@@ -1,8 +1,8 @@
-"""A Space that captions photos. Its captioner is the repository that NIC_HF_MODEL names (a variable of the Space)."""
+"""A Space that captions photos with the captioner of nic_hf, or with the one that its variable NIC_HF_MODEL names."""
 
 import os
 
 from nic_hf.app import serve
 
 if __name__ == "__main__":
-    serve(os.environ.get("NIC_HF_MODEL", "nic-hf/flickr8k-captioner"))
+    serve(os.environ.get("NIC_HF_MODEL"))

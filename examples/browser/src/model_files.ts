@@ -77,7 +77,7 @@ async function fetchManifest(folder: string): Promise<Manifest> {
     manifest = parse(await fetchBytes(folder + MANIFEST), folder + MANIFEST);
   } catch (error) {
     throw new Error(
-      `There is no captioner at ${folder}: put the folder that "nic export onnx CHECKPOINT OUT --int8" writes there, ` +
+      `There is no captioner at ${folder}: put the folder that "nic export onnx CAPTIONER OUT --int8" writes there, ` +
         `or name another one by ?model=FOLDER in the address. (${message(error)})`,
     );
   }

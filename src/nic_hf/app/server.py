@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..captioners import captioner_path
 from ..photo_warnings import name_photos_in_warnings
 from .address import check_address
 from .scored_captions import AppCaptioner
@@ -19,7 +20,7 @@ MISSING = 'the app needs gradio: pip install "nic_hf[app]"'
 
 
 def serve(
-    model: str | os.PathLike[str] | AppCaptioner,
+    model: str | os.PathLike[str] | AppCaptioner | None = None,
     *,
     host: str | None = None,
     port: int | None = None,
@@ -33,7 +34,7 @@ def serve(
     Uploads are kept in a temporary folder, each for `keep_seconds`.
 
     Args:
-        model: a checkpoint, a Hub id, or a captioner.
+        model: a checkpoint, a Hub id, or a captioner; the one that comes with the package if not given.
         host: address to listen on; `GRADIO_SERVER_NAME` if not given, else this machine only.
         port: port to listen on; `GRADIO_SERVER_PORT` if not given, else the first free one from 7860.
         device: device of the model; a GPU if available, else the CPU.
@@ -48,7 +49,7 @@ def serve(
     check_gradio()
     check_address(host, port)
     name_photos_in_warnings()
-    captioner = model if isinstance(model, AppCaptioner) else AppCaptioner.load(model, device)
+    captioner = model if isinstance(model, AppCaptioner) else AppCaptioner.load(captioner_path(model), device)
     with tempfile.TemporaryDirectory(prefix="nic_app_", ignore_cleanup_errors=True) as folder, _environment(folder):
         from .page import CSS, THEME, build_page
 
