@@ -19,6 +19,7 @@ from serving import SOURCE, Server, serving
 
 from nic_hf.app import AppCaptioner
 from nic_hf.app.caption_html import per_cent
+from nic_hf.captioners import DEFAULT
 
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 SPACE = Path(__file__).parents[2] / "examples" / "space"
@@ -61,6 +62,10 @@ def page(app: Server, browser: Any) -> Iterator[Any]:
     context.close()
 
 
+def bottom(box: dict[str, float]) -> float:
+    return box["y"] + box["height"]
+
+
 def test_a_photo_gets_its_caption_bars_and_heat_maps(
     page: Any, captioner: AppCaptioner, test_data: Path, tmp_path: Path
 ) -> None:
@@ -81,6 +86,16 @@ def test_a_photo_gets_its_caption_bars_and_heat_maps(
     for width in (1200, 390):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing to scroll sideways for"
+        assert "·" not in page.inner_text("footer"), "nothing stands between links of which one is hidden"
+        photo_box, caption, controls, bars = (
+            page.locator(f"#nic-{part}").bounding_box() for part in ("photo", "caption", "controls", "bars")
+        )
+        assert page.locator("#nic-controls .block").first.bounding_box()["width"] > 0.95 * controls["width"]
+        assert bottom(photo_box) < controls["y"]
+        if width == 390:  # the controls can be reached without passing the other captions
+            assert bottom(photo_box) < caption["y"] < bottom(caption) < controls["y"] < bottom(controls) < bars["y"]
+        else:
+            assert bottom(caption) < bars["y"] < controls["y"] < bottom(bars) and bars["x"] > controls["x"]
 
     # A photo that is none takes the caption of the one before away.
     broken = tmp_path / "<i>broken.jpg"
@@ -200,6 +215,12 @@ def test_the_space_runs_as_it_is_and_answers_many_at_once(
         assert "6 of 6 photos captioned" in summary
         with pytest.raises(Exception, match="not in the list of choices"):
             client.predict(photo=handle_file(photos[0]), **{**settings, "method": "magic"}, api_name="/caption")
+
+
+def test_the_space_needs_no_settings(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the app needs gradio")
+    with serving([str(SPACE / "app.py")], tmp_path) as server, urllib.request.urlopen(server.url, timeout=60) as reply:
+        assert f"`{DEFAULT}`: " in reply.read().decode()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,17 @@ THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-CSS = STYLE + ".gradio-container { width: 100%; max-width: 72rem !important; margin: 0 auto !important }"
+# On a phone the caption comes right after the photo, and the controls between it and the other captions.
+LAYOUT = """
+.gradio-container { width: 100%; max-width: 72rem !important; margin: 0 auto !important }
+#nic-parts { display: grid; grid-template: "photo" "caption" "controls" "bars" / minmax(0, 1fr) }
+#nic-photo { grid-area: photo } #nic-caption { grid-area: caption } #nic-controls { grid-area: controls }
+#nic-bars { grid-area: bars } #nic-controls, #nic-caption { align-self: start; min-width: 0 !important }
+@media (min-width: 48rem) { #nic-parts {
+  grid-template: "photo caption" auto "photo bars" auto "controls bars" 1fr / minmax(0, 5fr) minmax(0, 6fr) } }
+footer { gap: 1rem } footer .divider { display: none !important }
+"""
+CSS = STYLE + LAYOUT
 
 
 def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
@@ -86,27 +96,25 @@ def _photo_tab(captioner: AppCaptioner) -> None:
         maps = "" if seen is None else titled("Attention for each word", maps_html(seen, found[0]))
         return caption_html(found[0]), titled("Best captions", bars_html(found)), maps
 
-    with gr.Row():
-        with gr.Column(scale=5, min_width=300):
-            photo = gr.Image(
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "webcam", "clipboard"],
-                label="Photo",
-                height=340,
-                elem_id="nic-photo",
-            )
-            _leave_to_the_captioner(photo)
-        with gr.Column(scale=6, min_width=300):
+    with gr.Row(elem_id="nic-parts"):  # LAYOUT places them
+        photo = gr.Image(
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "webcam", "clipboard"],
+            label="Photo",
+            height=340,
+            elem_id="nic-photo",
+        )
+        _leave_to_the_captioner(photo)
+        with gr.Column(elem_id="nic-caption"):
             gr.Markdown("### Caption")
             best = gr.HTML(_note("Drop or take a photo to see its caption here."), elem_id="nic-best")
-            bars = gr.HTML(elem_id="nic-bars")
-    # Below the captions, so that on a phone the captions come right after the photo.
-    with gr.Group(), gr.Row():
-        number = gr.Slider(1, MOST_CAPTIONS, 5, step=1, label="Captions", min_width=260)
-        method = gr.Radio([SEARCH, DRAW], value=SEARCH, label="Found by", min_width=260)
-        beams = gr.Slider(1, MOST_BEAMS, max(default_beams, 5), step=1, label="Beams", min_width=260)
-        temperature = gr.Slider(0.1, 2, 1, step=0.1, label="Temperature", min_width=260, visible=False)
+        with gr.Column(elem_id="nic-controls"), gr.Group():
+            number = gr.Slider(1, MOST_CAPTIONS, 5, step=1, label="Captions")
+            method = gr.Radio([SEARCH, DRAW], value=SEARCH, label="Found by")
+            beams = gr.Slider(1, MOST_BEAMS, max(default_beams, 5), step=1, label="Beams")
+            temperature = gr.Slider(0.1, 2, 1, step=0.1, label="Temperature", visible=False)
+        bars = gr.HTML(elem_id="nic-bars")
     maps = gr.HTML(elem_id="nic-maps", visible=captioner.has_attention)
     inputs: list[Any] = [photo, number, method, beams, temperature]
     gr.on(
