@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from tiny import tiny_photos
 from typer.testing import CliRunner
 
 import nic_hf
+from nic_hf import NICForConditionalGeneration
+from nic_hf.captioners import captioner_path
+from nic_hf.captioning.about import terms_of_weights
 from nic_hf.cli import app
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
@@ -47,6 +51,29 @@ def test_captions_on_the_terminal(checkpoint: str, photos: Path, paths: list[Pat
     row = json.loads(out)
     assert row["image_id"] == paths[0].as_posix() and row["caption"] == wanted[row["image_id"]]
     assert len(row["captions"]) == 2 and row["captions"][0] == row["caption"]
+
+
+def test_verbose_says_once_what_captions_and_on_which_terms(checkpoint: str, photos: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(checkpoint, tmp_path / "own"))
+    quiet = nic(photos, "--model", own, "--num-beams", 2)
+    code, out, err = nic(photos, "--model", own, "--num-beams", 2, "--verbose")
+    assert (code, out) == quiet[:2] and quiet[2] == ""
+    model = NICForConditionalGeneration.from_pretrained(own)
+    kind, size = model.config.backbone_config.model_type, sum(weights.numel() for weights in model.parameters())
+    facts = dict(line.split(": ", 1) for line in err.splitlines())
+    assert facts["captioner"] == str(own) and facts["device"] in ("cpu", "cuda:0")
+    assert facts["model"].startswith(f"{kind} + LSTM of {model.config.hidden_size}, ")
+    assert f"{size / 1e6:.1f} million parameters" in facts["model"]
+    assert facts["captions"] == f"beam 2, at most {model.generation_config.max_new_tokens} words"
+    assert facts["terms of the weights"] == "not stated; it has no card"
+    for card, terms in (
+        ("# A captioner", "not stated in its card"),
+        ("---\nlicense: other\nlicense_name: mine\n---\n", "other, mine"),
+        ("---\nlicense: mit\n---\n**Terms of the weights**: for research.\n", "for research."),
+    ):
+        (own / "README.md").write_text(card)
+        assert terms_of_weights(str(own)) == terms
+    assert terms_of_weights(captioner_path()).startswith("research and non-commercial use, ")
 
 
 def test_paths_on_standard_input_and_greedy_captions(checkpoint: str, paths: list[Path], expected: Callable) -> None:

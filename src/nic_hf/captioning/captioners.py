@@ -42,7 +42,9 @@ class Captioner(Protocol):
         """Return a digest of everything captions depend on, except the photo and the arguments of `generate`."""
 
 
-def load_captioner(name_or_path: str | os.PathLike[str], device: str | None = None) -> Captioner:
+def load_captioner(
+    name_or_path: str | os.PathLike[str], device: str | None = None
+) -> "TorchCaptioner | ArrayCaptioner":
     """Load a captioner for many photos.
 
     Args:

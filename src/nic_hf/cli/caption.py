@@ -84,6 +84,9 @@ def caption(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print captions, or the summary of --output, as JSON.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print the model, its device and the terms of its weights first.")
+    ] = False,
 ) -> None:
     """Caption photos.
 
@@ -122,6 +125,7 @@ def caption(
         generation = _generation(num_captions, num_beams, sample, temperature, seed, max_new_tokens)
         with _no_garbage_collection():
             from ..captioning import CaptionRun, PhotoSources, Processes, SidecarFiles, is_onnx, load_captioner
+            from ..captioning.about import about_captioner
             from ..captioning.caption_formats import caption_format
 
             options = load_options(model, data, data_options or {})
@@ -135,6 +139,9 @@ def caption(
             _quieten(is_onnx(model))
             processes = Processes.launched()
             captioner = load_captioner(model, device)
+            if verbose and processes.rank == 0:
+                for name, fact in about_captioner(captioner, generation).items():
+                    typer.echo(f"{name}: {fact}", err=True)
             made_by = {"captioner": captioner.digest(), "num_captions": num_captions, **generation}
             sink = (
                 SidecarFiles(overwrite)

@@ -13,7 +13,7 @@ GROUPS: dict[str, dict[str, Sequence[str]]] = {
         "Photos": ("lists", "on_error", "timeout", "allow_private"),
         "Captioned photos": OF_DATA,
         "Captions": ("num_captions", "num_beams", "sample", "temperature", "seed", "max_new_tokens"),
-        "Output": ("output", "sidecar", "overwrite", "as_json", "contact_sheet", "contact_sheet_photos"),
+        "Output": ("output", "sidecar", "overwrite", "as_json", "contact_sheet", "contact_sheet_photos", "verbose"),
         "Speed": ("device", "batch_size", "workers"),
     },
     "evaluate": {
