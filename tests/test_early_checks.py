@@ -10,8 +10,9 @@ from tiny import save_tiny_checkpoint, tiny_photos
 from transformers import TrainingArguments
 
 from nic_hf.training import SelfCriticalTrainingArguments
-from nic_hf.training.recipe_files import missing_settings, setting_names
+from nic_hf.training.recipe_files import check_values, missing_settings, recipe_names, setting_types
 from nic_hf.training.recipe_settings import DataSettings, ModelSettings
+from nic_hf.training.recipes import load_recipe, resolve
 from nic_hf.writing import check_writable
 
 TRAIN = ["train", "--data", "photos", "--backbone", "captioner"]
@@ -21,6 +22,12 @@ MISTAKES = {
         "frozn: no such recipe; did you mean frozen? use compact, finetune, frozen",
     ),
     "setting": ([*TRAIN, "--learning_rat", "1"], "no setting 'learning_rat'; did you mean 'learning_rate'?"),
+    "number": ([*TRAIN, "--num_train_epochs", "abc"], "num_train_epochs must be a number, got 'abc'"),
+    "whole number": ([*TRAIN, "--frozen.hidden_size=1.5"], "hidden_size must be a whole number, got '1.5'"),
+    "number of Transformers": ([*TRAIN, "--max_steps", "many"], "max_steps must be a whole number, got 'many'"),
+    "switch": ([*TRAIN, "--use_cpu", "maybe"], "use_cpu must be true or false, got 'maybe'"),
+    "choice": ([*TRAIN, "--on_error", "ignore"], "on_error must be raise or skip, got 'ignore'"),
+    "recipe of a file": (["train", "--recipe", "mine.yaml"], "learning_rate must be a number, got 'fast'"),
     "stage": ([*TRAIN, "--first.dropout", "1"], "the recipe has no stage 'first'; its stages are frozen"),
     "no backbone": (["train", "--data", "photos"], "give --backbone, a pretrained vision model, such as google/"),
     "nothing": (["train"], "--data, captioned photos (a folder, a file or a Hub id)"),
@@ -58,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     (folder / "run" / "1-frozen" / "checkpoint-1").mkdir(parents=True)
     tiny_photos(1)[0].save(folder / "photo.png")
+    (folder / "mine.yaml").write_text("data: photos\nbackbone: captioner\nstages: {only: {learning_rate: fast}}")
     return folder
 
 
@@ -77,10 +85,23 @@ def test_a_mistake_is_one_line_before_anything_heavy_is_imported(name: str, fold
 def test_names_of_settings_are_those_of_the_classes() -> None:
     kinds = (ModelSettings, DataSettings, SelfCriticalTrainingArguments, TrainingArguments)
     names = {field.name for kind in kinds for field in dataclasses.fields(kind) if field.init}
-    found = setting_names()
-    assert found is not None and names <= found
-    assert len(found - names - {"objective"}) < 5  # such as constants of the class
+    found = setting_types()
+    assert found is not None and names <= found.keys()
+    assert len(found.keys() - names - {"objective"}) < 5  # such as constants of the class
+    assert {"int", "float", "bool", "int | None"} <= set(found.values())
     assert missing_settings({"data": "photos"}) == ["backbone"]
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_values_that_training_takes_are_not_refused(recipe: str) -> None:
+    types = setting_types()
+    assert types is not None
+    for stage in resolve(load_recipe(recipe), {"data": "photos", "backbone": "captioner", "use_cpu": "true"}):
+        of_arguments = {name: value for name, value in stage.args.to_dict().items() if name in types}
+        assert {"seed", "bf16", "num_train_epochs"} <= of_arguments.keys()
+        for settings in (stage.settings(), of_arguments):
+            check_values(settings, types)
+            check_values({name: str(value) for name, value in settings.items() if value is not None}, types)
 
 
 def test_a_folder_that_can_be_written_is_not_made(tmp_path: Path) -> None:

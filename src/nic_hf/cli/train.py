@@ -99,10 +99,13 @@ def train(
 
 
 def _check(recipe: dict[str, Any], changes: dict[str, Any], output_dir: str | None, resume: bool) -> None:
-    """Check names of settings and, if a run is to begin, what they name."""
-    from ..training.recipe_files import check_new_run, merged_settings, missing_settings, setting_names
+    """Check names and types of settings and, if a run is to begin, what they name."""
+    from ..training.recipe_files import check_new_run, check_values, merged_settings, missing_settings, setting_types
 
-    stages = merged_settings(recipe, changes, setting_names())
+    types = setting_types()
+    stages = merged_settings(recipe, changes, types)
+    for settings in stages.values():
+        check_values(settings, types or {})
     missing = dict.fromkeys(name for settings in stages.values() for name in missing_settings(settings))
     if missing:
         raise ValueError("give " + " and ".join(f"--{name}, {_MEANING.get(name, 'a setting')}" for name in missing))

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from importlib.util import find_spec
@@ -18,8 +19,16 @@ Settings = dict[str, Any]
 
 LISTS = [f.name for kind in (ModelSettings, DataSettings) for f in dataclasses.fields(kind) if f.type == list[str]]
 NOTES = ("recipe", "description", "versions", "split")  # not settings
-# Classes of training arguments, and the files next to this one that have them.
-_ARGUMENTS = {"CaptioningTrainingArguments": "arguments.py", "SelfCriticalTrainingArguments": "self_critical.py"}
+# Classes of settings, and the files next to this one that have them.
+_SETTINGS = {
+    "ModelSettings": "recipe_settings.py",
+    "DataSettings": "recipe_settings.py",
+    "CaptioningTrainingArguments": "arguments.py",
+    "SelfCriticalTrainingArguments": "self_critical.py",
+}
+_NUMBERS = {"int": (int, "a whole number"), "float": (float, "a number")}
+_TRUE_OR_FALSE = ("true", "yes", "t", "y", "1", "false", "no", "f", "n", "0")  # as in HfArgumentParser
+_CHOICE = re.compile(r"'([^']*)'")
 
 
 def recipe_names() -> list[str]:
@@ -89,22 +98,48 @@ def merged_settings(
     return {name: {**common, **own, **for_all, **for_one[name]} for name, own in stages.items()}
 
 
-def setting_names() -> set[str] | None:
-    """Names of all settings, read from the source of the classes that have them; None if that is not there."""
+def setting_types() -> dict[str, str] | None:
+    """Names of all settings with their types as the source of their classes has them; None if that is not there."""
     transformers = find_spec("transformers")
     if transformers is None or transformers.origin is None:
         return None
     here = Path(__file__).parent
-    sources = {name: here / file for name, file in _ARGUMENTS.items()}
-    sources["TrainingArguments"] = Path(transformers.origin).with_name("training_args.py")
-    own = (ModelSettings, DataSettings)
-    names = {"objective", *(field.name for kind in own for field in dataclasses.fields(kind))}
-    for kind, path in sources.items():
-        found = _annotated_names(path, kind)
+    types = {"objective": "str"}
+    for kind, path in {
+        "TrainingArguments": Path(transformers.origin).with_name("training_args.py"),
+        **{name: here / file for name, file in _SETTINGS.items()},
+    }.items():
+        found = _annotations(path, kind)
         if not found:
             return None
-        names |= found
-    return names
+        types |= found
+    return types
+
+
+def check_values(settings: Mapping[str, Any], types: Mapping[str, str]) -> None:
+    """Refuse values that are not of the type of their setting: numbers, true or false, and choices.
+
+    Args:
+        settings: values as in a recipe, or strings as from a command line.
+        types: from [`setting_types`]; other types are not checked.
+
+    Raises:
+        ValueError: naming the setting and its value.
+    """
+    for name, value in settings.items():
+        kind = types.get(name, "").removesuffix(" | None")
+        if value is None or value == []:
+            continue  # the default
+        if kind in _NUMBERS:
+            number, wanted = _NUMBERS[kind]
+            try:
+                number(str(value))
+            except ValueError:
+                raise ValueError(f"{name} must be {wanted}, got {value!r}") from None
+        elif kind == "bool" and str(value).lower() not in _TRUE_OR_FALSE:
+            raise ValueError(f"{name} must be true or false, got {value!r}")
+        elif kind.startswith("Literal[") and str(value) not in (choices := _CHOICE.findall(kind)):
+            raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
 
 
 def missing_settings(settings: Mapping[str, Any]) -> list[str]:
@@ -129,15 +164,15 @@ def check_new_run(output_dir: str | os.PathLike, stages: Iterable[str], resume: 
     return folders
 
 
-def _annotated_names(path: Path, kind: str) -> set[str]:
-    """Annotated names in the body of a class."""
+def _annotations(path: Path, kind: str) -> dict[str, str]:
+    """Annotated names in the body of a class, with their annotations."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError):
-        return set()
+        return {}
     bodies = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind)
     return {
-        line.target.id
+        line.target.id: ast.unparse(line.annotation)
         for body in bodies
         for line in body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
