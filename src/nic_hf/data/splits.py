@@ -157,6 +157,12 @@ def hashed_splits(image_ids: Iterable[str], shares: SplitShares) -> dict[str, li
     return {"train": order[first:last], "validation": order[:first], "test": order[last:]}
 
 
+def is_flickr8k_split(image_ids: Iterable[str], split: str) -> bool:
+    """Whether the photos are exactly those of an official split of Flickr8k, by their names."""
+    keys = np.asarray([name_key(image_id) for image_id in image_ids], dtype=np.uint32)
+    return np.array_equal(np.sort(keys), load_file(_FLICKR8K_NAMES)[split])  # which is sorted
+
+
 def read_split_lists(folder: Path, errors: ErrorCollector) -> dict[str, SplitList]:
     """Read the split lists in `folder`: Flickr8k's, or `train.txt`, `val.txt` and `test.txt` with photo names."""
     lists = {}

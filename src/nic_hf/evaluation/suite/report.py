@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ...contact_sheet import contact_sheet, save_picture
 from ...data import PhotoDataset
 from ...data.feature_cache import load_photo_row
+from ...data.splits import is_flickr8k_split
 from ...writing import markdown_text, write_text
 from ..paper import published
 from ..score_names import SCORES, percent, percent_with_interval
@@ -49,6 +50,7 @@ def write_report(folder: Path, about: Mapping[str, Any], results: Mapping[str, A
         "generation": [part for name, part in results.items() if name.startswith("beam ")],
         "transfers": [part for name, part in results.items() if name.startswith("transfer ")],
         "published": published,
+        "beside_published": is_flickr8k_split(photos.image_ids(), "test"),
         "names": _columns(results),
         "sheets": sheets,
         "references": photos.references() if shown is not None else {},
@@ -79,12 +81,14 @@ def _template(name: str) -> Template:
 def _sheets(
     shown: Mapping[str, Any], references: Mapping[str, Sequence[str]], photos: PhotoDataset
 ) -> dict[str, list[dict[str, Any]]]:
-    """The photos with the best, median and worst CIDEr-D."""
+    """The photos with the best, median and worst CIDEr-D, each photo once."""
     scores = {image_id: own["cider"] for image_id, own in shown["per_image"].items()}
     order = sorted(scores, key=lambda image_id: (-scores[image_id], image_id))
-    number = min(PHOTOS_A_SHEET, len(order))
-    middle = (len(order) - number) // 2
-    chosen = {"Best": order[:number], "Median": order[middle : middle + number], "Worst": order[-number:]}
+    number = max(1, min(PHOTOS_A_SHEET, len(order) // 3))
+    best, rest = order[:number], order[number:]
+    worst, rest = rest[-number:], rest[:-number]
+    middle = max(0, len(rest) - PHOTOS_A_SHEET) // 2
+    chosen = {"Best": best, "Median": rest[middle : middle + PHOTOS_A_SHEET], "Worst": worst}
     row_of = dict(zip(photos.image_ids(), photos.rows, strict=True))
     return {
         title: [
@@ -98,6 +102,7 @@ def _sheets(
             for image_id in ids
         ]
         for title, ids in chosen.items()
+        if ids
     }
 
 
@@ -109,7 +114,7 @@ def _save_pictures(
     for title, items in sheets.items():
         pictures[title] = contact_sheet(
             [item["photo"] for item in items],
-            [f"{item['caption']} ({100 * item['cider']:.0f})" for item in items],
+            [f"{item['caption']} (CIDEr-D {percent(item['cider'], 0)})" for item in items],
             notes=[item["references"][0] for item in items],
             columns=5,
         )
