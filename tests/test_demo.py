@@ -1,6 +1,8 @@
 """The main job: what `make demo` runs, on the built-in scenes and on real photos."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 from subset import make_subset, real_backbone
 
+import nic_hf
 from nic_hf import ImageToTextPipeline, NICForConditionalGeneration, NICProcessor, demo
 from nic_hf.data import load_captions
 from nic_hf.data.scene_grammar import caption_is_correct
@@ -35,11 +38,44 @@ def test_it_trains_captions_judges_and_draws(tmp_path: Path, monkeypatch: pytest
         assert sheet.width > 7 * 200
     assert sum(line.startswith("  ") and ".jpg: " in line for line in lines) == 7
 
+    # Its last lines can be copied into a shell.
+    commands = [shlex.split(line) for line in lines if " caption photo.jpg" in line or " demo --data " in line]
+    assert len(commands) == 2
+    for command in commands:
+        start = command[: command.index("caption" if "caption" in command else "demo")]
+        done = subprocess.run([*start, "--version"], capture_output=True, text=True, timeout=120)
+        assert done.stdout == f"nic_hf {nic_hf.__version__}\n", done.stderr
+
     # The captioner that it names says the same of the same picture.
     model = NICForConditionalGeneration.from_pretrained(result.checkpoint)
     processor = NICProcessor.from_pretrained(result.checkpoint)
     (said,) = ImageToTextPipeline(model=model, processor=processor)(draw_scene(scenes[0]))
     assert said["generated_text"] == result.captions["test-00000"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="commands of Windows end in .exe")
+def test_the_command_that_it_prints_is_the_one_of_this_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone, other = tmp_path / "my clone", tmp_path / "other"
+    for folder in (clone / ".venv" / "bin", other):
+        folder.mkdir(parents=True)
+        (folder / "nic").write_text("#!/bin/sh\n")
+        (folder / "nic").chmod(0o755)
+    python = clone / ".venv" / "bin" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("PATH", str(python.parent))
+    assert demo.nic_command() == "nic"
+    for path in (other, tmp_path / "nowhere"):
+        monkeypatch.setenv("PATH", str(path))
+        assert demo.nic_command() == ".venv/bin/nic"
+    monkeypatch.chdir(tmp_path)
+    assert demo.nic_command() == "'my clone/.venv/bin/nic'"
+    monkeypatch.chdir(other)
+    assert demo.nic_command() == f"'{clone}/.venv/bin/nic'"
+    (python.parent / "nic").unlink()
+    assert demo.nic_command() == f"'{python}' -m nic_hf"
 
 
 @pytest.mark.slow

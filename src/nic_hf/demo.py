@@ -3,6 +3,9 @@
 import json
 import logging
 import os
+import shlex
+import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -256,11 +259,24 @@ def _report(result: DemoResult, task: _Task, photos_sheet: Path | None, say: Cal
     say(f"  captioner = ImageToTextPipeline.from_pretrained({str(result.checkpoint)!r})")
     say("  print(captioner('photo.png'))")
     if photos_sheet is not None:
+        nic = nic_command()
         say("")
-        say(f"The photos with their captions: {photos_sheet}. Caption yours: nic caption photo.jpg")
-    if task.judge is not None:
+        say(f"The photos with their captions: {photos_sheet}. Caption yours, or train on them:")
         say("")
-        say("Train on your photos: make demo DATA=path/to/flickr8k BACKBONE=google/mobilenet_v2_1.0_224")
+        say(f"  {nic} caption photo.jpg")
+        say(f"  {nic} demo --data path/to/flickr8k --backbone google/mobilenet_v2_1.0_224")
+
+
+def nic_command() -> str:
+    """The command `nic` of this Python as a shell takes it: with its path where `nic` would start none or another."""
+    own = shutil.which("nic", path=Path(sys.executable).parent)
+    if own is None:
+        return f"{shlex.quote(sys.executable)} -m nic_hf"
+    found = shutil.which("nic")
+    if found is not None and Path(found).samefile(own):
+        return "nic"
+    here = Path.cwd()
+    return shlex.quote(str(Path(own).relative_to(here) if Path(own).is_relative_to(here) else own))
 
 
 def _quieten() -> None:
