@@ -85,6 +85,7 @@ def test_a_completion_script_is_shown_for_the_shell() -> None:
     [
         (ValueError("--beams is 'x';\n  it must be numbers"), 2, "--beams is 'x'; it must be numbers"),
         (FileNotFoundError(2, "No such file or directory", "a.json"), 2, "a.json: No such file or directory"),
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
         (ImportError("needs gradio"), 2, "needs gradio"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
     ],

@@ -63,8 +63,8 @@ def fail(command: str, reason: str | Exception, code: int = FAILED) -> NoReturn:
         typer.Exit: with `code`.
     """
     text = str(reason)
-    if isinstance(reason, OSError) and reason.filename is not None and reason.strerror:
-        text = f"{os.fsdecode(reason.filename)}: {reason.strerror}"  # without "[Errno 2]"
+    if isinstance(reason, OSError) and reason.strerror:  # without "[Errno 2]"
+        text = reason.strerror if reason.filename is None else f"{os.fsdecode(reason.filename)}: {reason.strerror}"
     if isinstance(reason, ModuleNotFoundError) and reason.name in _EXTRAS:
         text = f'{reason.name} is not installed: pip install "nic_hf[{_EXTRAS[reason.name]}]"'
     typer.echo(f"nic {command}: {' '.join(text.split())}", err=True)
