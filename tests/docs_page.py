@@ -8,9 +8,12 @@ is run; they are seen in the page's source, and `test_docs.py` lists them:
 
     <!-- skip-test: REASON -->          not at all
     <!-- slow-test: REASON -->          by `make test-slow` only
-    <!-- test-append: OPTIONS -->       each command with these options at its end
-    <!-- test-replace: OLD => NEW -->   with NEW in place of OLD
     <!-- test-exit: 0 1 -->             one of these exit codes is right, in place of 0 only
+
+A block that is run with other values than printed says so on the page, in a line of its own below it:
+
+    *Tested with `OPTIONS` added.*                        at the end of each command
+    *Tested with `NEW` in place of `OLD`, `...` ....*
 
 An invisible block (`<!-- invisible-code-block: python ... -->`) prepares what the page takes for granted.
 """
@@ -28,8 +31,10 @@ from sybil import Example, Lexeme, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
-MARK = re.compile(r"<!-- (skip-test|slow-test|test-append|test-replace|test-exit): (.+?) -->")
+MARK = re.compile(r"<!-- (skip-test|slow-test|test-exit): (.+?) -->")
 MARKS_ABOVE = re.compile(rf"(?:{MARK.pattern}\s*)+\Z")
+NOTE = re.compile(r"\s*^\*Tested with ([^*]+)\.\*$", re.MULTILINE)
+CHANGE = re.compile(r"`([^`]+)`\s+(?:added|in\s+place\s+of\s+`([^`]+)`)")
 RUN = {"python", "bash", "yaml", "json"}
 TEXT = {"text", "math", "bibtex"}  # what nobody could run
 SHELL = re.compile(r"[|<>;&$`]|^(?!nic )")
@@ -42,6 +47,15 @@ def marks(text: str, start: int) -> dict[str, list[str]]:
     for kind, value in MARK.findall(above[0]) if above else []:
         found.setdefault(kind, []).append(value)
     return found
+
+
+def changes(text: str, end: int) -> list[tuple[str, str]]:
+    """What the note below the block that ends at `end` says: what is tested, and in place of what ("" if added)."""
+    note = NOTE.match(text, end)
+    if note is None:
+        return []
+    assert not CHANGE.sub("", note[1]).strip(", \n"), f"cannot read the note: {note[0]}"
+    return CHANGE.findall(note[1])
 
 
 def commands(source: str) -> list[str]:
@@ -89,11 +103,11 @@ class Page:
             if "skip-test" in notes or ("slow-test" in notes and not self.slow):
                 self.counts["left out"] += 1
                 continue
-            for replacement in notes.get("test-replace", []):
-                old, new = replacement.split(" => ")
+            for new, old in changes(example.document.text, example.end):
                 assert old in str(example.parsed), f"{path}:{example.line}: there is no {old!r} to replace"
                 parsed = example.parsed
-                example.parsed = Lexeme(parsed.replace(old, new), parsed.offset, parsed.line_offset)
+                if old:
+                    example.parsed = Lexeme(parsed.replace(old, new), parsed.offset, parsed.line_offset)
             print(f"--- {path.name}:{example.line}", flush=True)
             example.evaluate()
             self.counts["run"] += 1
@@ -102,10 +116,12 @@ class Page:
         return PythonEvaluator()(example)
 
     def bash(self, example: Example) -> None:
-        notes = marks(example.document.text, example.start)
+        text = example.document.text
+        notes = marks(text, example.start)
+        append = " ".join(new for new, old in changes(text, example.end) if not old)
         exits = {int(code) for value in notes.get("test-exit", ["0"]) for code in value.split()}
         for command in commands(str(example.parsed)):
-            run_command(command, " ".join(notes.get("test-append", [])), exits)
+            run_command(command, append, exits)
 
     def yaml(self, example: Example) -> None:
         """The YAML of these pages is recipes."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs_page import MARK, RUN, TEXT, Page, commands, marks
+from docs_page import MARK, RUN, TEXT, Page, changes, commands, marks
 from hub_server import TOKEN, HubServer
 from subset import make_subset, real_backbone
 
@@ -36,7 +36,7 @@ REASONS = {
     "needs an account": 4,
     "hours of work": 2,
     "takes data that tests do not have": 3,
-    "waits for visitors": 6,
+    "waits for visitors": 5,
     "is tested by itself": 8,
 }
 SETTINGS = (
@@ -57,6 +57,7 @@ def environment(kit: Path, **more: str) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]),
         "HF_HOME": str(kit / "hf"),
         "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
         **more,
     }
 
@@ -215,6 +216,20 @@ def test_every_mark_stands_above_a_block() -> None:
         examples = Page(False).sybil.parse(page).examples()
         used = sum(len(values) for example in examples for values in marks(text, example.start).values())
         assert used == len(MARK.findall(text)), f"{name_of(page)}: a mark is not right above its block"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_is_run_is_what_is_printed_or_a_note_below_says_the_difference(page: Path) -> None:
+    text = page.read_text("utf-8")
+    comments = re.findall(r"<!-- *([\w-]*test[\w-]*)", text)
+    assert set(comments) <= {"skip-test", "slow-test", "test-exit"}, "other comments would hide what is run"
+    notes = 0
+    for example in Page(False).sybil.parse(page).examples():
+        found = changes(text, example.end)
+        notes += bool(found)
+        for new, old in found:
+            assert new not in example.parsed and old in example.parsed, f"{name_of(page)}:{example.line}: {new} {old}"
+    assert text.count("*Tested with ") == notes, "a note is not right below its block"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
