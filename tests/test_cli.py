@@ -23,7 +23,7 @@ from nic_hf.cli.terminal import reported
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nic_hf.__file__).parents[1])}
 BARS = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-COMMANDS = ["caption", "app", "train", "evaluate", "doctor", "push", "card", "demo", "export onnx"]
+COMMANDS = ["caption", "app", "train", "evaluate", "calibrate", "doctor", "push", "card", "demo", "export onnx"]
 
 
 def command_of(name: str) -> typer.core.TyperCommand:

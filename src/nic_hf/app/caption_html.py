@@ -11,6 +11,12 @@ from PIL import Image
 from .scored_captions import ScoredCaption
 
 MAP_SIDE = 320
+# Confidence from which on a caption has this hue, and what is said of it.
+LEVELS = (
+    (0.5, 150, "more likely right than wrong"),
+    (0.25, 40, "as likely as not there is a mistake in it"),
+    (0.0, 5, "probably wrong"),
+)
 
 STYLE = """
 .nic-caption { font-size: 1.7rem; line-height: 1.25; display: flex; flex-wrap: wrap; gap: .35rem .3rem;
@@ -18,15 +24,14 @@ STYLE = """
 .nic-word { display: inline-flex; flex-direction: column; align-items: center; padding: .05rem .4rem;
   border-radius: .45rem; overflow-wrap: anywhere }
 .nic-word small { font-size: .72rem; line-height: 1.2; opacity: .75; font-variant-numeric: tabular-nums }
-.nic-legend { display: flex; align-items: center; gap: .5rem; font-size: .8rem; opacity: .85; margin-bottom: .4rem }
-.nic-legend i { flex: 0 0 7rem; height: .6rem; border-radius: .3rem;
-  background: linear-gradient(90deg, hsl(25 85% 55% / .55), hsl(95 55% 50% / .45), hsl(165 65% 42% / .5)) }
+.nic-sure { display: flex; align-items: center; gap: .5rem; font-size: .95rem; margin-bottom: .4rem }
+.nic-sure i { flex: 0 0 .9rem; height: .9rem; border-radius: 50% }
 .nic-list { list-style: none; margin: 0; padding: 0 }
 .nic-list li { margin: 0 0 .65rem }
 .nic-line { display: flex; align-items: center; gap: .6rem; font-variant-numeric: tabular-nums }
-.nic-line span { flex: 0 0 6.5rem; text-align: right } .nic-line small { flex: 0 0 9.5rem; opacity: .75 }
+.nic-line span { flex: 0 0 8rem; text-align: right } .nic-line small { flex: 0 0 9.5rem; opacity: .75 }
 .nic-track { flex: 1; height: .5rem; border-radius: .25rem; background: rgb(128 128 128 / .2) }
-.nic-bar { height: 100%; border-radius: .25rem; background: hsl(165 65% 38%) }
+.nic-bar { height: 100%; border-radius: .25rem }
 .nic-maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .6rem }
 .nic-maps figure { margin: 0 } .nic-maps img { width: 100%; border-radius: .4rem; display: block }
 .nic-maps figcaption { text-align: center; padding-top: .1rem; overflow-wrap: anywhere }
@@ -55,22 +60,38 @@ def per_cent(probability: float) -> str:
 
 
 def caption_html(caption: ScoredCaption) -> str:
-    """Show the caption with the background of each word from orange (unlikely) to green (certain)."""
+    """Show the caption in the colour of its confidence, red to green, with the confidence in words below.
+
+    A captioner that is not calibrated has grey captions: probable words may well be wrong.
+    """
+    colour = _colour(caption.confidence)
     words = "".join(
-        f'<span class="nic-word" style="background:{_ground(word.probability)}">{html.escape(word.text)}'
+        f'<span class="nic-word" style="background:{colour}">{html.escape(word.text)}'
         f"<small>{per_cent(word.probability)}</small></span>"
         for word in caption.words
     )
     words = words or "(empty caption)"
     return (
         f'<div class="nic-caption" role="img" aria-label="{html.escape(caption.text)}">{words}</div>'
-        '<div class="nic-legend"><span>uncertain</span><i></i><span>certain</span></div>'
+        f'<div class="nic-sure"><i style="background:{colour}"></i><span>{confidence_text(caption)}</span></div>'
     )
 
 
-def _ground(probability: float) -> str:
-    hue = 25 + 140 * probability
-    return f"hsl({hue:.0f} 70% 48% / .42)"
+def confidence_text(caption: ScoredCaption) -> str:
+    """Say how sure the captioner is, and why it is not."""
+    if caption.confidence is None:
+        return "confidence unknown: this captioner is not calibrated (<code>nic calibrate</code>)"
+    text = f"confidence <b>{per_cent(caption.confidence)}</b>"
+    if caption.is_unlike:
+        return f"{text}: the photo is unlike the photos that it was trained on"
+    return f"{text}: {next(words for least, _, words in LEVELS if caption.confidence >= least)}"
+
+
+def _colour(confidence: float | None) -> str:
+    if confidence is None:
+        return "rgb(128 128 128 / .2)"
+    hue = next(hue for least, hue, _ in LEVELS if confidence >= least)
+    return f"hsl({hue} 75% 48% / .42)"
 
 
 def titled(title: str, content: str) -> str:
@@ -79,14 +100,19 @@ def titled(title: str, content: str) -> str:
 
 
 def bars_html(captions: Sequence[ScoredCaption]) -> str:
-    """List captions with their probability per word as a bar, and the probability of the whole caption."""
+    """List captions with their confidence as a bar, and the probability of the whole caption.
+
+    Without a confidence, the bar is the probability per word, in grey.
+    """
     lines = []
     for caption in captions:
-        mean = caption.probability_a_word
+        is_known = caption.confidence is not None
+        share = caption.confidence if caption.confidence is not None else caption.probability_a_word
         lines.append(
             f"<li><div>{html.escape(caption.text) or '(empty caption)'}</div>"
-            f'<div class="nic-line"><div class="nic-track"><div class="nic-bar" style="width:{100 * mean:.1f}%"></div>'
-            f"</div><span><b>{per_cent(mean)}</b> per word</span>"
+            f'<div class="nic-line"><div class="nic-track"><div class="nic-bar" style="width:{100 * share:.1f}%;'
+            f'background:{_colour(caption.confidence)}"></div></div>'
+            f"<span><b>{per_cent(share)}</b> {'confidence' if is_known else 'per word'}</span>"
             f"<small>all words: {per_cent(caption.probability)}</small></div></li>"
         )
     return f'<ol class="nic-list">{"".join(lines)}</ol>'

@@ -72,8 +72,9 @@ def _photo_tab(captioner: AppCaptioner) -> None:
     def caption(photo: str | None, number: int, method: str, beams: int, temperature: float) -> dict[str, Any]:
         """Caption a photo.
 
-        Returns `{"captions": [...]}`, best first: `caption`, `probability`, `probability_a_word` and `words`, a list
-        of `word`, `probability` and, if the captioner has attention, `attention`: rows of weights.
+        Returns `{"captions": [...]}`, best first: `caption`, `confidence` (the chance that people accept it; null if
+        the captioner is not calibrated), `unlike_training_photos`, `probability`, `probability_a_word` and `words`, a
+        list of `word`, `probability` and, if the captioner has attention, `attention`: rows of weights.
         """
         if photo is None:
             raise _refusal("no photo: give one")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..captioning.captioners import TorchCaptioner, is_onnx, load_checkpoint
 from ..images import load_photo, photo_size, reason
+from ..model.confidence import unlikeness
 
 MAX_PIXELS = 50_000_000
 
@@ -47,12 +48,16 @@ class ScoredCaption:
         probability: probability of the whole caption, including its end (equation 2).
         words: its words.
         ended: whether it has an end; a caption of maximum length may have been truncated.
+        confidence: chance that people would accept it; `None` if the captioner is not calibrated.
+        is_unlike: whether the confidence is low because the photo is unlike the training photos.
     """
 
     text: str
     probability: float
     words: tuple[ScoredWord, ...]
     ended: bool = True
+    confidence: float | None = None
+    is_unlike: bool = False
 
     @property
     def probability_a_word(self) -> float:
@@ -68,6 +73,8 @@ class ScoredCaption:
                 words[-1]["attention"] = np.round(word.attention.astype(float), 4).tolist()
         return {
             "caption": self.text,
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+            "unlike_training_photos": self.is_unlike,
             "probability": self.probability,
             "probability_a_word": self.probability_a_word,
             "words": words,
@@ -105,6 +112,11 @@ class AppCaptioner(TorchCaptioner):
         """See [`nic_hf.captioning.Captioner`]."""
         with self._turn:
             return super().caption(pixel_values, **generation)
+
+    def caption_with_confidence(self, pixel_values: np.ndarray, **generation: Any) -> list[tuple[str, float]]:
+        """See [`nic_hf.captioning.Captioner`]."""
+        with self._turn:
+            return super().caption_with_confidence(pixel_values, **generation)
 
     def read(self, photo: str | os.PathLike[str] | Image.Image) -> Image.Image:
         """Load a photo as upright RGB, at the smallest size the model needs.
@@ -170,6 +182,7 @@ class AppCaptioner(TorchCaptioner):
         log_probabilities = output.logits.float().log_softmax(-1).gather(-1, said.unsqueeze(-1)).squeeze(-1).cpu()
         weights = output.cross_attentions[0].float().cpu().numpy() if output.cross_attentions else None
         tokenizer, scored = self.processor.tokenizer, []
+        calibration, unlike = self.calibration, unlikeness(self.model, features).cpu()  # of the one photo
         for row, caption in enumerate(said.tolist()):
             end = caption.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in caption else len(caption)
             words = [
@@ -180,12 +193,16 @@ class AppCaptioner(TorchCaptioner):
                 )
                 for place in range(end)
             ]
+            own = log_probabilities[row, : end + 1]
+            is_known = not isinstance(calibration, str)
             scored.append(
                 ScoredCaption(
                     tokenizer.decode(caption[:end], skip_special_tokens=True),
-                    float(log_probabilities[row, : end + 1].sum().exp()),
+                    float(own.sum().exp()),
                     tuple(words),
                     ended=end < len(caption),
+                    confidence=float(calibration.confidence(own.mean(), unlike)) if is_known else None,
+                    is_unlike=is_known and calibration.is_unlike(float(unlike)),
                 )
             )
         return scored

@@ -72,8 +72,8 @@ class _Records:
     def is_done(self, item: PhotoItem) -> bool:
         return False
 
-    def add(self, item: PhotoItem, captions: list[str]) -> None:
-        self.records.append(CaptionRecord(item.image_id, captions))
+    def add(self, item: PhotoItem, captions: list[str], confidences: list[float] | None = None) -> None:
+        self.records.append(CaptionRecord(item.image_id, captions, confidences))
         self._tell(len(self.records))
 
     def flush(self) -> None:
@@ -116,6 +116,7 @@ def caption_file(
         batch_size=BATCH_SIZE,
         workers=2,
         allow_private=False,
+        with_confidence=not isinstance(captioner.calibration, str),
         **generation,
     )
     summary = run.run()

@@ -109,10 +109,10 @@ class CaptionFile:
             self._done_elsewhere.put(item)  # the process that merges the parts only meets its own photos
         return True
 
-    def add(self, item: PhotoItem, captions: list[str]) -> None:
+    def add(self, item: PhotoItem, captions: list[str], confidences: list[float] | None = None) -> None:
         """See [`CaptionSink`]."""
         assert self._part is not None, "begin() comes first"
-        row = CaptionRecord(item.image_id, captions).to_json()
+        row = CaptionRecord(item.image_id, captions, confidences).to_json()
         with _write_error(self._own):
             self._part.write(json_line(row if self._appends else {"key": item.key, **row}))
 

@@ -15,23 +15,29 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 class CaptionRecord(NamedTuple):
-    """The captions of one photo, best first."""
+    """The captions of one photo, best first, and the confidence of each, if it is known."""
 
     image_id: str
     captions: list[str]
+    confidences: list[float] | None = None
 
     def to_json(self) -> dict:
-        """Return `image_id` and `caption`, which `nic evaluate` reads, and `captions` if there are several."""
+        """Return `image_id` and `caption`, which `nic evaluate` reads, and `captions` if there are several; likewise
+        `confidence` and `confidences`, if they are known."""
         row: dict = {"image_id": self.image_id, "caption": self.captions[0]}
-        return row if len(self.captions) == 1 else {**row, "captions": self.captions}
+        row |= {} if self.confidences is None else {"confidence": self.confidences[0]}
+        if len(self.captions) == 1:
+            return row
+        return row | {"captions": self.captions} | ({"confidences": self.confidences} if self.confidences else {})
 
     @classmethod
     def from_json(cls, row: Any) -> "CaptionRecord":
         """Parse the result of `to_json`."""
         try:
             captions = row.get("captions") or [row["caption"]]
+            confidences = row.get("confidences") or [row.get("confidence")]
             if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
-                return cls(str(row["image_id"]), captions)
+                return cls(str(row["image_id"]), captions, None if confidences[0] is None else confidences)
         except (AttributeError, KeyError, TypeError):
             pass
         raise ValueError(f"holds no caption: {row!r:.100}")
@@ -41,7 +47,8 @@ class CaptionFormat(NamedTuple):
     """Functions for one format.
 
     Attributes:
-        write: writes records, which may be iterated over twice, with a given number of captions per photo.
+        write: writes records, which may be iterated over twice, with a given number of captions per photo. If the
+            first record has confidences, all have.
         read: yields the records of a file.
     """
 
@@ -86,13 +93,16 @@ def _read_jsonl(path: Path) -> Iterator[CaptionRecord]:
 
 def _write_csv(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
     names = ["caption"] if number == 1 else [f"caption_{place}" for place in range(number)]
+    sure = [name.replace("caption", "confidence") for name in names] if _have_confidences(records) else []
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         # Python's writer does not quote a bare CR, which its reader takes for the end of the line.
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(["image_id", *names])
+        writer.writerow(["image_id", *names, *sure])
         for record in records:
-            cells = [_no_formula(cell) for cell in (record.image_id, *record.captions)]
+            missing = [""] * (number - len(record.captions))  # captions that were left out
+            cells = [_no_formula(cell) for cell in (record.image_id, *record.captions)] + missing
+            cells += [str(confidence) for confidence in record.confidences or ()] + missing if sure else []
             (quoting if any("\r" in cell for cell in cells) else writer).writerow(cells)
 
 
@@ -109,12 +119,14 @@ def _read_csv(path: Path) -> Iterator[CaptionRecord]:
         rows = csv.reader(file)
         limit = csv.field_size_limit(_LONGEST_CELL)
         try:
-            next(rows, None)
+            header = next(rows, None) or []
+            number = sum(name.startswith("confidence") for name in header)
             for row in rows:
-                if len(row) < 2:
+                if len(row) < 2 + number:
                     raise ValueError(f"line {rows.line_num} holds no caption: {row!r:.100}")
+                sure = [float(cell) for cell in row[len(row) - number :] if cell] if number else None
                 cells = [cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell for cell in row]
-                yield CaptionRecord(cells[0], cells[1:])
+                yield CaptionRecord(cells[0], cells[1:] if sure is None else cells[1 : 1 + len(sure)], sure)
         except csv.Error as error:
             raise ValueError(f"line {rows.line_num}: {error}") from None
         finally:
@@ -124,7 +136,11 @@ def _read_csv(path: Path) -> Iterator[CaptionRecord]:
 def _write_parquet(records: Iterable[CaptionRecord], path: Path, number: int) -> None:
     pa, pq = _arrow()
     fields = [("image_id", pa.string()), ("caption", pa.string())]
-    schema = pa.schema(fields if number == 1 else [*fields, ("captions", pa.list_(pa.string()))])
+    fields += [("captions", pa.list_(pa.string()))] if number > 1 else []
+    if _have_confidences(records):
+        fields += [("confidence", pa.float64())]
+        fields += [("confidences", pa.list_(pa.float64()))] if number > 1 else []
+    schema = pa.schema(fields)
     with pq.ParquetWriter(path, schema) as writer:
         rows: list[dict] = []
         for record in records:
@@ -141,6 +157,11 @@ def _read_parquet(path: Path) -> Iterator[CaptionRecord]:
         for batch in file.iter_batches():
             for row in batch.to_pylist():
                 yield CaptionRecord.from_json(row)
+
+
+def _have_confidences(records: Iterable[CaptionRecord]) -> bool:
+    first = next(iter(records), None)
+    return first is not None and first.confidences is not None
 
 
 def _arrow() -> tuple:
@@ -162,7 +183,7 @@ def _write_coco(records: Iterable[CaptionRecord], path: Path, number: int) -> No
     numbered = None not in numbers and len(set(numbers)) == len(numbers)
     with path.open("wb") as file:
         for place, record in enumerate(records):
-            row = record.to_json()
+            row = record._replace(confidences=None).to_json()  # a field that the format does not have
             if numbered:
                 row = {"image_id": numbers[place], "caption": record.captions[0], "file_name": record.image_id}
             file.write((b",\n" if place else b"[\n") + json_line(row).rstrip(b"\n"))

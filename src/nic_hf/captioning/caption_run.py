@@ -46,6 +46,7 @@ class CaptionSummary:
         repeated: photos that were named more than once.
         broken: photos that could not be read.
         left_out: number of files in folders and patterns that are not photos, by suffix.
+        unsure: photos none of whose captions reached `min_confidence`.
         finished: whether all photos were processed.
         seconds: wall time.
     """
@@ -55,6 +56,7 @@ class CaptionSummary:
     repeated: int = 0
     broken: list[BrokenPhoto] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    unsure: int = 0
     finished: bool = False
     seconds: float = 0.0
 
@@ -81,8 +83,13 @@ class CaptionRun:
         progress: show a progress bar on standard error.
         sheet: number of photos to keep for [`draw_sheet`].
         processes: the processes that share the work; a single one if None.
+        with_confidence: give the sink the confidence of each caption.
+        min_confidence: leave out captions below this confidence, and photos without a caption that reaches it.
         **generation: arguments of `generate()`. With a `seed`, samples are reproducible: batches are then formed in
             the order of the photos and not of their arrival.
+
+    Raises:
+        ValueError: confidences are asked of a captioner that is not calibrated.
     """
 
     def __init__(
@@ -100,8 +107,13 @@ class CaptionRun:
         progress: bool = False,
         sheet: int = 0,
         processes: Processes | None = None,
+        with_confidence: bool = False,
+        min_confidence: float | None = None,
         **generation: Any,
     ) -> None:
+        self.with_confidence, self.min_confidence = with_confidence, min_confidence
+        if (with_confidence or min_confidence is not None) and isinstance(captioner.calibration, str):
+            raise ValueError(f"{captioner.name}: {captioner.calibration}")
         if on_error not in ("skip", "fail"):
             raise ValueError(f'on_error is {on_error!r}; it must be "skip" or "fail"')
         if sheet > KEPT_FOR_SHEET:
@@ -191,20 +203,35 @@ class CaptionRun:
         with progress_bar(total=total, hidden=hidden, **settings) as self._bar:
             for photo, captions in self._captioned(loader):
                 if captions is not None:
-                    self.sink.add(photo.item, captions)
-                    self.summary.captioned += 1
+                    self._add(photo.item, captions)
                 else:
                     self.summary.broken.append(BrokenPhoto(photo.item.image_id, str(photo.error)))
                     if self.on_error == "fail":
                         raise BrokenPhotoError(str(photo.error))
 
-    def _captioned(self, loader: PhotoLoader) -> Iterator[tuple[LoadedPhoto, list[str] | None]]:
+    def _add(self, item: PhotoItem, captions: list[Any]) -> None:
+        """Give the sink the captions; of pairs of a caption and its confidence those that are sure enough."""
+        if not self._scores:
+            self.sink.add(item, captions)
+        elif kept := [pair for pair in captions if self.min_confidence is None or pair[1] >= self.min_confidence]:
+            texts, confidences = ([*each] for each in zip(*kept, strict=True))
+            self.sink.add(item, texts, *([confidences] if self.with_confidence else []))
+        else:
+            self.summary.unsure += 1
+            return
+        self.summary.captioned += 1
+
+    @property
+    def _scores(self) -> bool:
+        return self.with_confidence or self.min_confidence is not None
+
+    def _captioned(self, loader: PhotoLoader) -> Iterator[tuple[LoadedPhoto, list[Any] | None]]:
         """Yield each photo with its captions, or None if it is broken, in the order of the photos."""
-        waiting: dict[int, tuple[LoadedPhoto, list[str] | None]] = {}
+        waiting: dict[int, tuple[LoadedPhoto, list[Any] | None]] = {}
         place = shown = 0
         for number, batch in enumerate(loader.batches()):
             good = [photo for photo in batch if photo.error is None]
-            generation = dict(self.generation)
+            generation = {"with_confidence": self._scores, **self.generation}
             if generation.get("seed") is not None:
                 generation["seed"] += number  # a different one for each batch
             texts = (
@@ -276,6 +303,7 @@ class CaptionRun:
             captioned=sum(each.captioned for each in gathered),
             already=sum(each.already for each in gathered),
             repeated=sum(each.repeated for each in gathered),
+            unsure=sum(each.unsure for each in gathered),
             broken=[photo for each in gathered for photo in each.broken],
             left_out=dict(self.sources.left_out.most_common()),  # each process lists all folders
             finished=all(each.finished for each in gathered),

@@ -19,8 +19,8 @@ class CaptionSink(Protocol):
     def is_done(self, item: PhotoItem) -> bool:
         """Whether the photo has captions already. Called once per photo, in order, by another thread."""
 
-    def add(self, item: PhotoItem, captions: list[str]) -> None:
-        """Add the captions of a photo."""
+    def add(self, item: PhotoItem, captions: list[str], confidences: list[float] | None = None) -> None:
+        """Add the captions of a photo; `confidences` are only given if the run computes them."""
 
     def flush(self) -> None:
         """Write buffered captions, so that they survive the process."""
@@ -57,7 +57,7 @@ class SidecarFiles:
         # A power failure may leave an empty file: waiting for the disk at each photo would take too long.
         return not self.overwrite and self._path(item).exists() and self._path(item).stat().st_size > 0
 
-    def add(self, item: PhotoItem, captions: list[str]) -> None:
+    def add(self, item: PhotoItem, captions: list[str], confidences: list[float] | None = None) -> None:
         """See [`CaptionSink`]."""
         write_text(self._path(item), "\n".join(captions) + "\n", sync=False)
 
@@ -93,12 +93,12 @@ class Printed:
         """See [`CaptionSink`]."""
         return False
 
-    def add(self, item: PhotoItem, captions: list[str]) -> None:
+    def add(self, item: PhotoItem, captions: list[str], confidences: list[float] | None = None) -> None:
         """See [`CaptionSink`]."""
         if len(self._kept) < KEPT_FOR_SHEET:
             self._kept[item.image_id] = captions
         if self.as_json:
-            self.file.write(json_line(CaptionRecord(item.image_id, captions).to_json()).decode())
+            self.file.write(json_line(CaptionRecord(item.image_id, captions, confidences).to_json()).decode())
             return
         name = item.image_id if item.image_id.isprintable() else repr(item.image_id)[1:-1]
         for caption in captions:

@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ..digests import captioner_digest, file_digest, settings_digest
 from ..lookup import look_up_captioner
+
+if TYPE_CHECKING:
+    from ..model.confidence import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +30,21 @@ class Captioner(Protocol):
     Attributes:
         name: where it was loaded from.
         photo_size: smallest useful width and height of a photo (see [`nic_hf.images.load_photo`]), if known.
+        calibration: numbers of its confidence, or a reason why it has none.
     """
 
     name: str
     photo_size: tuple[int, int] | None
+    calibration: "Calibration | str"
 
     def prepare(self, photo: Image.Image) -> np.ndarray:
         """Return `pixel_values` of shape `(channels, height, width)`; called by several threads at once."""
 
     def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
         """Caption photos of shape `(batch_size, channels, height, width)`; captions of a photo are consecutive."""
+
+    def caption_with_confidence(self, pixel_values: np.ndarray, **generation: Any) -> list[tuple[str, float]]:
+        """Caption photos like [`caption`], each caption with its confidence."""
 
     def digest(self) -> str:
         """Return a digest of everything captions depend on, except the photo and the arguments of `generate`."""
@@ -104,6 +112,9 @@ class TorchCaptioner:
         except (AssertionError, RuntimeError) as error:  # depends on the missing device
             raise ValueError(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
         self.model = (copy.deepcopy(model) if copy_model else model).to(device).optimize_for_inference()
+        from ..model.confidence import NOT_CALIBRATED, Calibration
+
+        self.calibration = Calibration.of(model.config) or NOT_CALIBRATED.format(name or "CAPTIONER")
 
     def prepare(self, photo: Image.Image) -> np.ndarray:
         """See [`Captioner`]."""
@@ -113,13 +124,37 @@ class TorchCaptioner:
         """See [`Captioner`]."""
         import torch
 
+        with torch.inference_mode():
+            ids = self.model.generate(pixel_values=self._pixels(pixel_values, generation), **generation)
+        return self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def caption_with_confidence(self, pixel_values: np.ndarray, **generation: Any) -> list[tuple[str, float]]:
+        """See [`Captioner`].
+
+        Raises:
+            ValueError: the captioner is not calibrated.
+        """
+        import torch
+
+        from ..model.confidence import caption_confidences
+
+        if isinstance(self.calibration, str):
+            raise ValueError(f"{self.name}: {self.calibration}")
+        with torch.inference_mode():
+            features = self.model.get_image_features(self._pixels(pixel_values, generation))
+            ids = self.model.generate(encoder_outputs=features, **generation)
+            confidences = caption_confidences(self.model, features, ids, self.calibration)
+        captions = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [(caption, round(each, 4)) for caption, each in zip(captions, confidences.tolist(), strict=True)]
+
+    def _pixels(self, pixel_values: np.ndarray, generation: dict[str, Any]) -> Any:
+        """Return the photos on the model's device, and set the seed, which `generate` does not know."""
+        import torch
+
         seed = generation.pop("seed", None)
         if seed is not None:
             torch.manual_seed(seed)
-        with torch.inference_mode():
-            pixels = torch.from_numpy(pixel_values).to(self.model.device)
-            ids = self.model.generate(pixel_values=pixels, **generation)
-        return self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return torch.from_numpy(pixel_values).to(self.model.device)
 
     def digest(self) -> str:
         """See [`Captioner`]."""
@@ -134,6 +169,8 @@ class ArrayCaptioner:
         name: where it was loaded from.
     """
 
+    calibration = "ONNX captioners give no confidence: name the checkpoint that it was exported from"
+
     def __init__(self, captioner: Any, name: str = "") -> None:
         self.captioner, self.name = captioner, name
         size = getattr(captioner.preprocess, "size", None)
@@ -146,6 +183,10 @@ class ArrayCaptioner:
     def caption(self, pixel_values: np.ndarray, **generation: Any) -> list[str]:
         """See [`Captioner`]."""
         return self.captioner.decode(self.captioner.generate(pixel_values=pixel_values, **generation))
+
+    def caption_with_confidence(self, pixel_values: np.ndarray, **generation: Any) -> list[tuple[str, float]]:
+        """See [`Captioner`]; it raises ValueError."""
+        raise ValueError(f"{self.name}: {self.calibration}")
 
     def digest(self) -> str:
         """See [`Captioner`]."""
@@ -165,17 +206,26 @@ def photo_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def caption_batch(
-    captioner: Captioner, photos: Sequence[np.ndarray], number: int, **generation: Any
-) -> list[list[str]]:
+    captioner: Captioner,
+    photos: Sequence[np.ndarray],
+    number: int,
+    *,
+    with_confidence: bool = False,
+    **generation: Any,
+) -> list[list[Any]]:
     """Return `number` captions of each photo, in smaller batches if sizes differ or memory does not suffice.
+
+    They are strings, or with `with_confidence` pairs of a caption and its confidence.
 
     Raises:
         MemoryError, RuntimeError: a single photo does not fit into memory.
     """
+    settings: dict[str, Any] = {"with_confidence": with_confidence, **generation}
     if len({photo.shape for photo in photos}) > 1:
-        return [caption_batch(captioner, [photo], number, **generation)[0] for photo in photos]
+        return [caption_batch(captioner, [photo], number, **settings)[0] for photo in photos]
     try:
-        texts = captioner.caption(np.stack(photos), num_return_sequences=number, **generation)
+        call = captioner.caption_with_confidence if with_confidence else captioner.caption
+        texts: Any = call(np.stack(photos), num_return_sequences=number, **generation)
         return [texts[start : start + number] for start in range(0, len(texts), number)]
     except (MemoryError, OSError, RuntimeError) as error:
         if len(photos) == 1 or not _fewer_may_do(error, captioner):
@@ -186,7 +236,7 @@ def caption_batch(
     logger.warning("a batch of %d photos failed (%s): trying %d photos", len(photos), reason, half)
     gc.collect()
     parts = (photos[:half], photos[half:])
-    return [captions for part in parts for captions in caption_batch(captioner, part, number, **generation)]
+    return [captions for part in parts for captions in caption_batch(captioner, part, number, **settings)]
 
 
 def _fewer_may_do(error: Exception, captioner: Captioner) -> bool:

@@ -11,6 +11,7 @@ from .._version import __version__
 from ..malloc_settings import keep_freed_memory
 from ..photo_warnings import name_photos_in_warnings
 from .app import app as app_command
+from .calibrate import calibrate
 from .caption import caption
 from .card import card
 from .demo import demo
@@ -68,6 +69,7 @@ app.command(cls=GroupedCommand)(caption)
 app.command("app")(app_command)
 app.command(context_settings=SETTINGS)(train)
 app.command(cls=GroupedCommand)(evaluate)
+app.command(cls=GroupedCommand)(calibrate)
 app.command(cls=GroupedCommand)(doctor)
 app.add_typer(export)
 app.command()(push)

@@ -24,7 +24,7 @@ def app(
 ) -> None:
     """Caption photos in the browser.
 
-    Upload or take a photo to see captions with their probabilities, and the attention for each word. A second tab
+    Upload or take a photo to see captions with their confidence, and the attention for each word. A second tab
     captions many photos to a file. The app is only reachable from this machine unless --host is set. Photos are
     deleted after ten minutes, and when the app stops.
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import Counter
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..writing import check_writable
-from .checks import check_data, check_files, find_captioner
+from .checks import check_calibrated, check_data, check_files, find_captioner
 from .data_options import load_options, takes_data_options
 from .terminal import A_CAPTIONER, FAILED, INTERRUPTED, OWN_CAPTIONER, fail, reported, silence_transformers
 
@@ -66,6 +67,10 @@ def caption(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Maximum length of a caption in words.", min=1, show_default="the captioner's")
     ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(help="Leave out captions that are less likely to be accepted by people, 0 to 1.", min=0, max=1),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Photos per batch.", min=1)] = 32,
     workers: Annotated[
         int | None, typer.Option(help="Threads that read photos.", min=1, show_default="cores, at most 8")
@@ -94,6 +99,9 @@ def caption(
     with --sidecar. If the run is stopped, the same command continues it: photos that have a caption are skipped.
     Photos that cannot be read are listed at the end; other files in a folder are counted.
 
+    --json, .jsonl, .csv and .parquet have the confidence of each caption, the chance that people accept it, if the
+    captioner is calibrated (nic calibrate). Photos that --min-confidence leaves out are counted at the end.
+
     Exit code: 0, 1 if photos could not be read, 2 if nothing could be captioned, 130 after Ctrl-C, which keeps the
     captions so far.
 
@@ -117,6 +125,8 @@ def caption(
 
             check_picture_path(contact_sheet)
         model = find_captioner(model)
+        if min_confidence is not None:
+            check_calibrated(model)
         check_data(data)
         check_files(lists)
         for file in (output, contact_sheet):
@@ -142,7 +152,13 @@ def caption(
             if verbose and processes.rank == 0:
                 for name, fact in about_captioner(captioner, generation).items():
                     typer.echo(f"{name}: {fact}", err=True)
+            if min_confidence is not None and isinstance(captioner.calibration, str):
+                raise ValueError(f"{model}: {captioner.calibration}")
+            has_field = as_json if output is None else output.suffix.lower() != ".json"
+            with_confidence = has_field and not sidecar and not isinstance(captioner.calibration, str)
             made_by = {"captioner": captioner.digest(), "num_captions": num_captions, **generation}
+            if not isinstance(captioner.calibration, str) and (with_confidence or min_confidence is not None):
+                made_by |= {"confidence": asdict(captioner.calibration), "min_confidence": min_confidence}
             sink = (
                 SidecarFiles(overwrite)
                 if sidecar
@@ -161,6 +177,8 @@ def caption(
                 progress=output is not None or sidecar or not sys.stdout.isatty(),
                 sheet=contact_sheet_photos if contact_sheet is not None else 0,
                 processes=processes,
+                with_confidence=with_confidence,
+                min_confidence=min_confidence,
                 **generation,
             )
     summary, interrupted = _run(run, contact_sheet)
@@ -168,7 +186,7 @@ def caption(
         _report(summary, output, sidecar, as_json)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
-    nothing = not summary.captioned and not summary.already
+    nothing = not summary.captioned and not summary.already and not summary.unsure
     raise typer.Exit((FAILED if nothing else 1) if summary.broken else 0)
 
 
@@ -305,6 +323,7 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
             "repeated": summary.repeated,
             "broken": [vars(photo) for photo in summary.broken],
             "left_out": summary.left_out,
+            "unsure": summary.unsure,
             "finished": summary.finished,
             "seconds": round(summary.seconds, 3),
         }
@@ -318,6 +337,8 @@ def _report(summary: "CaptionSummary", output: Path | None, sidecar: bool, as_js
         typer.echo(f"and {len(summary.broken) - SHOWN} more{where}", err=True)
     if summary.left_out:
         typer.echo(left_out_line(Counter(summary.left_out)), err=True)
+    if summary.unsure:
+        typer.echo(f"{summary.unsure:,} photos left out: no caption reached --min-confidence", err=True)
     is_one = len(summary.broken) == 1 and not summary.captioned and summary.finished  # its reason is enough
     if output is not None or sidecar or (summary.broken and not is_one) or not summary.finished:
         rate = f", {summary.captioned / summary.seconds:.1f} per second" if summary.seconds > 1 else ""

@@ -1,5 +1,6 @@
 """Checks of arguments before torch and Transformers are imported, which takes seconds."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,24 @@ def find_captioner(name_or_path: str | None) -> str:
     captioner = captioner_path(name_or_path)
     look_up_captioner(captioner)
     return captioner
+
+
+def check_calibrated(captioner: str) -> None:
+    """Refuse the folder of a captioner that has no confidence; one of the Hub is refused once it is loaded.
+
+    Raises:
+        ValueError: saying what to do.
+    """
+    folder = Path(captioner)
+    if (folder / "nic_onnx.json").is_file():
+        raise ValueError(
+            f"{captioner}: ONNX captioners give no confidence: name the checkpoint that it was exported from"
+        )
+    if (folder / "config.json").is_file() and not json.loads((folder / "config.json").read_bytes()).get("confidence"):
+        raise ValueError(
+            f"{captioner}: not calibrated: run nic calibrate {captioner} --data DATA, with captioned photos like the"
+            " training data"
+        )
 
 
 def check_data(source: str | None) -> None:

@@ -12,7 +12,7 @@ GROUPS: dict[str, dict[str, Sequence[str]]] = {
     "caption": {
         "Photos": ("lists", "on_error", "timeout", "allow_private"),
         "Captioned photos": OF_DATA,
-        "Captions": ("num_captions", "num_beams", "sample", "temperature", "seed", "max_new_tokens"),
+        "Captions": ("num_captions", "num_beams", "sample", "temperature", "seed", "max_new_tokens", "min_confidence"),
         "Output": ("output", "sidecar", "overwrite", "as_json", "contact_sheet", "contact_sheet_photos", "verbose"),
         "Speed": ("device", "batch_size", "workers"),
     },
@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, Sequence[str]]] = {
         "Captioned photos": OF_DATA,
         "For a file of captions": ("references", "compare", "per_image", "allow_partial"),
     },
+    "calibrate": {"Captioned photos": OF_DATA},
     "doctor": {"Captioned photos": (*OF_DATA, "max_photos")},
 }
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .calibration import calibrate, reliability
     from .cider import DocumentFrequencies
     from .clip_score import clip_scores
     from .diversity import DiversityScores, diversity_scores, self_cider
@@ -48,6 +49,7 @@ _MODULES = {
     "RankingScores": "paper.ranking",
     "annotation_ranking": "paper.ranking",
     "bootstrap_intervals": "significance",
+    "calibrate": "calibration",
     "caption_log_likelihoods": "paper.ranking",
     "caption_words": "words",
     "clip_scores": "clip_score",
@@ -64,6 +66,7 @@ _MODULES = {
     "paired_test": "significance",
     "ptb_tokenize": "ptb",
     "rank_correlation": "paper.human_judgments",
+    "reliability": "calibration",
     "score_captions": "scores",
     "score_file": "file_scores",
     "search_ranking": "paper.ranking",
@@ -83,6 +86,7 @@ __all__ = [
     "RankingScores",
     "annotation_ranking",
     "bootstrap_intervals",
+    "calibrate",
     "caption_log_likelihoods",
     "caption_words",
     "clip_scores",
@@ -99,6 +103,7 @@ __all__ = [
     "paired_test",
     "ptb_tokenize",
     "rank_correlation",
+    "reliability",
     "score_captions",
     "score_file",
     "search_ranking",

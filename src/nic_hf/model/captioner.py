@@ -30,6 +30,7 @@ from .checkpoint import (
     save_code,
     staged_save,
 )
+from .confidence import FIELD
 from .decoder import TrainedAttentiveDecoder, TrainedDecoder
 from .encoder import OptimizedEncoder, faster_encoder, supported_dtype
 from .generation import FastGenerationMixin
@@ -242,6 +243,8 @@ class NICForConditionalGeneration(FastGenerationMixin, CoreModel):
             TypeError: for a misspelt argument.
         """
         check_keywords(kwargs)
+        if self.training and hasattr(self.config, FIELD):
+            delattr(self.config, FIELD)  # it was fitted to the weights before this training
         if len(args) < 2 and kwargs.get("labels") is None and kwargs.get("decoder_input_ids") is None:
             raise ValueError(NO_WORDS)
         if self.training and kwargs.get("labels") is None and kwargs.get("decoder_attention_mask") is not None:

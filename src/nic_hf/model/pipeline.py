@@ -1,12 +1,19 @@
 """The pipeline of this package, which opens on the captioner that comes with it."""
 
+import math
 import os
 from typing import Any
+
+import torch
+from transformers.utils import logging
 
 from .. import pipeline_nic
 from ..captioners import captioner_path
 from .captioner import NICForConditionalGeneration
+from .confidence import NOT_CALIBRATED, Calibration, caption_confidences
 from .processor import NICProcessor
+
+logger = logging.get_logger(__name__)
 
 
 class ImageToTextPipeline(pipeline_nic.ImageToTextPipeline):
@@ -20,8 +27,45 @@ class ImageToTextPipeline(pipeline_nic.ImageToTextPipeline):
     captioner = ImageToTextPipeline.from_pretrained()         # the captioner that comes with nic_hf
     captioner("photo.jpg")                                    # [{"generated_text": "a dog runs through the grass"}]
     captioner(["a.jpg", "b.jpg"], prompt=["two dogs", ""])    # captions begin with these words
+    captioner("photo.jpg", return_scores=True)                # [{"generated_text": "...", "confidence": 0.57}]
     ```
+
+    With `return_scores` each caption has its `confidence`, the chance that people would accept it: a number from 0 to
+    1, or `None` if the captioner is not calibrated ([`nic_hf.evaluation.calibrate`]).
     """
+
+    def _sanitize_parameters(
+        self, return_scores: bool | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        return (
+            preprocess,
+            forward if return_scores is None else {**forward, "return_scores": return_scores},
+            postprocess,
+        )
+
+    def _forward(self, input_tensors: Any, return_scores: bool = False, **generate_kwargs: Any) -> Any:
+        if not return_scores:
+            return super()._forward(input_tensors, **generate_kwargs)
+        if not hasattr(self.model, "get_image_features"):
+            raise ValueError("return_scores=True: an ONNX captioner gives no confidence; load the checkpoint instead")
+        calibration = Calibration.of(self.model.config)
+        features = self.model.get_image_features(input_tensors["pixel_values"])
+        outputs = super()._forward(input_tensors, encoder_outputs=features, **generate_kwargs)
+        ids = outputs["generated_ids"]  # shape: (batch_size, num_return_sequences, sequence_length)
+        if calibration is None:
+            logger.warning_once("the captioner is " + NOT_CALIBRATED.format("CAPTIONER"))
+            return {**outputs, "confidences": torch.full(ids.shape[:2], torch.nan)}
+        confidences = caption_confidences(self.model, features, ids.flatten(0, 1), calibration)
+        return {**outputs, "confidences": confidences.view(ids.shape[:2])}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Decode the captions of one photo."""
+        captions: list[dict[str, Any]] = [*super().postprocess(model_outputs)]
+        if "confidences" in model_outputs:
+            for caption, confidence in zip(captions, model_outputs["confidences"].flatten().tolist(), strict=True):
+                caption["confidence"] = None if math.isnan(confidence) else round(confidence, 4)
+        return captions
 
     @classmethod
     def from_pretrained(
