@@ -182,7 +182,8 @@ class AppCaptioner(TorchCaptioner):
         log_probabilities = output.logits.float().log_softmax(-1).gather(-1, said.unsqueeze(-1)).squeeze(-1).cpu()
         weights = output.cross_attentions[0].float().cpu().numpy() if output.cross_attentions else None
         tokenizer, scored = self.processor.tokenizer, []
-        calibration, unlike = self.calibration, unlikeness(self.model, features).cpu()  # of the one photo
+        known = None if isinstance(self.calibration, str) else self.calibration
+        unlike = unlikeness(self.model, features).cpu()  # of the one photo
         for row, caption in enumerate(said.tolist()):
             end = caption.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in caption else len(caption)
             words = [
@@ -194,15 +195,14 @@ class AppCaptioner(TorchCaptioner):
                 for place in range(end)
             ]
             own = log_probabilities[row, : end + 1]
-            is_known = not isinstance(calibration, str)
             scored.append(
                 ScoredCaption(
                     tokenizer.decode(caption[:end], skip_special_tokens=True),
                     float(own.sum().exp()),
                     tuple(words),
                     ended=end < len(caption),
-                    confidence=float(calibration.confidence(own.mean(), unlike)) if is_known else None,
-                    is_unlike=is_known and calibration.is_unlike(float(unlike)),
+                    confidence=None if known is None else float(known.confidence(own.mean(), unlike)),
+                    is_unlike=known is not None and known.is_unlike(float(unlike)),
                 )
             )
         return scored

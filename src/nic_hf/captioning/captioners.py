@@ -169,7 +169,9 @@ class ArrayCaptioner:
         name: where it was loaded from.
     """
 
-    calibration = "ONNX captioners give no confidence: name the checkpoint that it was exported from"
+    calibration: "Calibration | str" = (
+        "ONNX captioners give no confidence: name the checkpoint that it was exported from"
+    )
 
     def __init__(self, captioner: Any, name: str = "") -> None:
         self.captioner, self.name = captioner, name

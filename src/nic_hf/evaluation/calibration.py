@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,8 +146,8 @@ def fit(own: Evidence, accepted: np.ndarray, odd: Evidence, ridge: float = 1e-3)
     excess = np.maximum(0, np.concatenate([own.unlikeness, odd.unlikeness]) - familiar)
     inputs = np.stack([np.ones_like(excess), log_probabilities, excess], axis=1)
     targets = np.concatenate([accepted, np.zeros(len(odd.captions))])
-    weights = logistic_fit(inputs, targets, ridge)
-    return Calibration(*(round(float(weight), 4) for weight in weights), round(familiar, 4))
+    intercept, slope, penalty = (round(float(weight), 4) for weight in logistic_fit(inputs, targets, ridge))
+    return Calibration(intercept, slope, penalty, round(familiar, 4))
 
 
 def logistic_fit(inputs: np.ndarray, targets: np.ndarray, ridge: float = 1e-3, steps: int = 50) -> np.ndarray:
@@ -218,8 +217,11 @@ def _evidence(model: Any, processor: NICProcessor, inputs: torch.Tensor, *, is_p
 
 
 def _joined(parts: list[Evidence]) -> Evidence:
-    numbers = (np.concatenate([part[field] for part in parts]) for field in (0, 1))
-    return Evidence(*numbers, [caption for part in parts for caption in part.captions])
+    return Evidence(
+        np.concatenate([part.log_probabilities for part in parts]),
+        np.concatenate([part.unlikeness for part in parts]),
+        [caption for part in parts for caption in part.captions],
+    )
 
 
 def _part(evidence: Evidence, chosen: np.ndarray) -> Evidence:

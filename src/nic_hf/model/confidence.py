@@ -7,9 +7,9 @@ is. [`nic_hf.evaluation.calibrate`] fits the four numbers; they travel in `confi
 """
 
 import json
-import math
 import os
 from dataclasses import asdict, dataclass
+from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,10 @@ class Calibration:
         if numbers is None:
             return None
         names = cls.__dataclass_fields__.keys()
-        values = [numbers.get(name) for name in names] if isinstance(numbers, dict) else [None]
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-            raise ValueError(
-                f"`{FIELD}` in config.json must hold numbers for {', '.join(names)}, got {numbers!r:.200}"
-            )
-        return cls(*map(float, values))
+        values = [numbers[name] for name in names if name in numbers] if isinstance(numbers, dict) else []
+        if len(values) < len(names) or any(type(each) not in (int, float) or not isfinite(each) for each in values):
+            raise ValueError(f"config.json: `{FIELD}` must hold {', '.join(names)}, got {numbers!r:.200}")
+        return cls(*values)
 
     def confidence(self, log_probability: torch.Tensor, unlikeness: torch.Tensor) -> torch.Tensor:
         """Chance of acceptance, 0 to 1, given l and u of the same shape."""
@@ -61,7 +59,7 @@ class Calibration:
 
     def is_unlike(self, unlikeness: float) -> bool:
         """Whether the photo is so unlike the training data that this alone halves the odds of its captions."""
-        return self.unlikeness * max(0.0, unlikeness - self.familiar) < -math.log(2)
+        return self.unlikeness * max(0.0, unlikeness - self.familiar) < -log(2)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write it into the `config.json` of a checkpoint, whose other files stay as they are."""

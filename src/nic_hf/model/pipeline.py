@@ -38,14 +38,11 @@ class ImageToTextPipeline(pipeline_nic.ImageToTextPipeline):
         self, return_scores: bool | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
-        return (
-            preprocess,
-            forward if return_scores is None else {**forward, "return_scores": return_scores},
-            postprocess,
-        )
+        forward |= {} if return_scores is None else {"return_scores": return_scores}
+        return preprocess, forward, postprocess
 
-    def _forward(self, input_tensors: Any, return_scores: bool = False, **generate_kwargs: Any) -> Any:
-        if not return_scores:
+    def _forward(self, input_tensors: Any, **generate_kwargs: Any) -> Any:
+        if not generate_kwargs.pop("return_scores", False):
             return super()._forward(input_tensors, **generate_kwargs)
         if not hasattr(self.model, "get_image_features"):
             raise ValueError("return_scores=True: an ONNX captioner gives no confidence; load the checkpoint instead")
