@@ -29,9 +29,7 @@ def check_calibrated(captioner: str) -> None:
     """
     folder = Path(captioner)
     if (folder / "nic_onnx.json").is_file():
-        raise ValueError(
-            f"{captioner}: ONNX captioners give no confidence: name the checkpoint it was exported from"
-        )
+        raise ValueError(f"{captioner}: ONNX captioners give no confidence: name the checkpoint it was exported from")
     if (folder / "config.json").is_file() and not json.loads((folder / "config.json").read_bytes()).get("confidence"):
         raise ValueError(
             f"{captioner}: not calibrated: run nic calibrate {captioner} --data DATA, with captioned photos like the"

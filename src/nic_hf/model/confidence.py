@@ -106,7 +106,9 @@ def mean_log_probabilities(model: Any, features: torch.Tensor, ids: torch.Tensor
     by_photo = ids[:, :-1].reshape(len(features), -1, said.shape[1])
     logits = model(encoder_outputs=features, decoder_input_ids=by_photo, use_cache=False, return_dict=True).logits
     costs = F.cross_entropy(logits.float().flatten(0, 1), said.flatten(), reduction="none").view(said.shape)
-    is_word = said != model.config.pad_token_id
+    is_end = said == model.config.eos_token_id
+    is_before = is_end.cumsum(dim=1) - is_end.int() == 0  # beam search may repeat the end as padding
+    is_word = is_before & (said != model.config.pad_token_id)
     return -(costs * is_word).sum(dim=1) / is_word.sum(dim=1).clamp_min(1)
 
 
