@@ -17,7 +17,6 @@ from nic_hf.captioners import captioner_path
 from nic_hf.captioning import load_captioner
 from nic_hf.captioning.captioners import caption_batch
 from nic_hf.data import load_captions
-from nic_hf.data.feature_cache import load_photo_row
 from nic_hf.images import load_photo
 
 ODD = {
@@ -65,7 +64,7 @@ def main() -> None:
     photos = load_captions(args.data, "test")
     for start in range(0, len(photos), 32):
         rows = photos.select(range(start, min(start + 32, len(photos))))
-        batch = [captioner.prepare(load_photo_row(row["image"])) for row in rows]
+        batch = [captioner.prepare(row["image"].convert("RGB")) for row in rows]
         known += [pairs[0][1] for pairs in caption_batch(captioner, batch, 1, with_confidence=True)]
     quantiles = np.quantile(known, [0.05, 0.25, 0.5, 0.75, 0.95])
     print(
