@@ -1,4 +1,4 @@
-"""Replace the captioner that comes with the package: train one or take one, score it, and write its card.
+"""Replace the captioner that comes with the package: train one or take one, calibrate and score it, write its card.
 
     python benchmarks/ship_captioner.py --data flickr8k --backbone efficientnet-lite0
     python benchmarks/ship_captioner.py --data flickr8k --captioner runs/better
@@ -27,6 +27,7 @@ import nic_hf.captioners
 from nic_hf import NICProcessor
 from nic_hf.captioners import DEFAULT
 from nic_hf.decoding import average_checkpoints
+from nic_hf.evaluation import calibrate
 from nic_hf.evaluation.suite import evaluate_captioner
 from nic_hf.training.checkpoint_integrity import CARD_FILE, RECIPE_FILE, STATE_FILE
 from nic_hf.training.model_cards import CardFacts, write_model_card
@@ -45,6 +46,7 @@ from nic_hf import ImageToTextPipeline
 
 captioner = ImageToTextPipeline.from_pretrained()
 captioner("photo.jpg")  # [{"generated_text": "..."}]
+captioner("photo.jpg", return_scores=True)  # with the chance that people would accept the caption: its confidence
 ```
 
 """
@@ -73,6 +75,7 @@ def main() -> None:
             raise SystemExit(
                 f"{captioner}: {size / 1e6:.1f} MB in float16; at most {LARGEST / 1e6:.0f} MB are shipped"
             )
+        print(calibrate(folder, args.data, cache_dir=args.cache_dir))  # on the dev split, into its config.json
         results = evaluate_captioner(
             folder,
             args.data,

@@ -14,7 +14,7 @@ MAP_SIDE = 320
 # Confidence from which on a caption has this hue, and what is said of it.
 LEVELS = (
     (0.5, 150, "more likely right than wrong"),
-    (0.25, 40, "as likely as not there is a mistake in it"),
+    (0.25, 40, "it may well be wrong"),
     (0.0, 5, "probably wrong"),
 )
 
