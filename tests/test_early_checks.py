@@ -19,10 +19,14 @@ TRAIN = ["train", "--data", "photos", "--backbone", "captioner"]
 MISTAKES = {
     "recipe": (
         ["train", "--recipe", "frozn"],
-        "frozn: no such recipe; did you mean frozen? use compact, finetune, frozen",
+        "frozn: no such recipe; did you mean frozen? use adapt, compact, distill, finetune, frozen",
     ),
     "setting": ([*TRAIN, "--learning_rat", "1"], "no setting 'learning_rat'; did you mean 'learning_rate'?"),
     "number": ([*TRAIN, "--num_train_epochs", "abc"], "num_train_epochs must be a number, got 'abc'"),
+    "start": (
+        [*TRAIN, "--recipe", "adapt"],
+        "the teacher 'start' is the captioner that training starts from: give --from_checkpoint",
+    ),
     "whole number": ([*TRAIN, "--frozen.hidden_size=1.5"], "hidden_size must be a whole number, got '1.5'"),
     "number of Transformers": ([*TRAIN, "--max_steps", "many"], "max_steps must be a whole number, got 'many'"),
     "switch": ([*TRAIN, "--use_cpu", "maybe"], "use_cpu must be true or false, got 'maybe'"),

@@ -219,6 +219,27 @@ def test_nic_train_learns_from_two_teachers(workshop: Workshop, folder: Path, su
     assert wrong.exit_code == 2 and "runs/none" in wrong.output and wrong.output.count("\n") == 1
 
 
+def test_a_captioner_that_is_trained_further_is_its_own_teacher(folder: Path, subset: Path, tmp_path: Path) -> None:
+    words = [
+        "train",
+        "--from_checkpoint",
+        str(folder),
+        "--data",
+        str(subset),
+        "--views",
+        "1",
+        "--num_train_epochs",
+        "1",
+    ]
+    words += ["--cache_dir", str(tmp_path / "features"), "--use_cpu", "true", "--output_dir", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output[-3000:]
+    finished = json.loads((tmp_path / "run" / "1-adapt" / "finished.json").read_text("utf-8"))
+    assert finished["settings"]["teacher"] == ["start"] and finished["settings"]["learning_rate"] == 1e-4
+    history = json.loads((tmp_path / "run" / "1-adapt" / "trainer_state.json").read_text("utf-8"))["log_history"]
+    assert sum("eval_cider" in line for line in history) >= 1
+
+
 def distillation_trainer(
     workshop: Workshop, folder: Path, model: Any, dataset: CaptionDataset, **arguments: Any
 ) -> DistillationTrainer:

@@ -20,11 +20,13 @@ _MEANING = {
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="paper, frozen, finetune, compact, distill, self-critical, or a YAML file (recipe.yaml of a run)."
+            help="paper, frozen, finetune, compact, distill, self-critical, adapt, or a YAML file (recipe.yaml of a"
+            " run).",
+            show_default="frozen; with --from_checkpoint adapt",
         ),
-    ] = "frozen",
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Captioned photos: a folder, a file or a Hub id.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Pretrained vision model: a Hub id or a path.")] = None,
     output_dir: Annotated[str, typer.Option("--output_dir", "--output-dir", help="Folder for the run.")] = "runs/nic",
@@ -66,12 +68,12 @@ def train(
 
         changes = _changes(context.args)
         changes.update({name: value for name, value in (("data", data), ("backbone", backbone)) if value is not None})
-        settings = load_recipe(recipe)
+        settings = load_recipe(recipe or ("frozen" if from_checkpoint is None else "adapt"))
         if from_checkpoint is not None:
             from_checkpoint = find_captioner(from_checkpoint)
             changes.setdefault("backbone", from_checkpoint)  # it has a backbone
             settings = {**settings, "stages": _after_first(settings["stages"])}
-        _check(settings, changes, None if show else output_dir, resume)
+        _check(settings, changes, None if show else output_dir, resume, from_checkpoint)
         from ..training.recipes import resolve
 
         stages = resolve(settings, changes)
@@ -98,9 +100,18 @@ def train(
         )
 
 
-def _check(recipe: dict[str, Any], changes: dict[str, Any], output_dir: str | None, resume: bool) -> None:
+def _check(
+    recipe: dict[str, Any], changes: dict[str, Any], output_dir: str | None, resume: bool, from_checkpoint: str | None
+) -> None:
     """Check names and types of settings and, if a run is to begin, what they name."""
-    from ..training.recipe_files import check_new_run, check_values, merged_settings, missing_settings, setting_types
+    from ..training.recipe_files import (
+        START,
+        check_new_run,
+        check_values,
+        merged_settings,
+        missing_settings,
+        setting_types,
+    )
 
     types = setting_types()
     stages = merged_settings(recipe, changes, types)
@@ -111,13 +122,16 @@ def _check(recipe: dict[str, Any], changes: dict[str, Any], output_dir: str | No
         raise ValueError("give " + " and ".join(f"--{name}, {_MEANING.get(name, 'a setting')}" for name in missing))
     if output_dir is None:
         return
+    if from_checkpoint is None and START in _teachers(next(iter(stages.values()))):
+        raise ValueError(f"the teacher {START!r} is the captioner that training starts from: give --from_checkpoint")
     for settings in stages.values():
         check_data(str(settings["data"]))
         for name in ("backbone", "word_vectors"):
             if settings.get(name):
                 check_model(str(settings[name]), name)
         for name in _teachers(settings):
-            find_captioner(name)
+            if name != START:
+                find_captioner(name)
     check_writable(output_dir)
     check_new_run(output_dir, stages, resume)
 

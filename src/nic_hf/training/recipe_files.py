@@ -18,6 +18,7 @@ from .recipe_settings import DataSettings, ModelSettings
 Settings = dict[str, Any]
 
 LISTS = [f.name for kind in (ModelSettings, DataSettings) for f in dataclasses.fields(kind) if f.type == list[str]]
+START = "start"  # as a teacher: the captioner that training starts from
 NOTES = ("recipe", "description", "versions", "split")  # not settings
 # Classes of settings, and the files next to this one that have them.
 _SETTINGS = {

@@ -26,7 +26,7 @@ from .distillation import (
 from .hub_upload import push_captioner
 from .model_cards import CardFacts, write_model_card
 from .progress_callback import show_progress
-from .recipe_files import check_new_run
+from .recipe_files import START, check_new_run
 from .recipes import Stage, as_recipe, save_recipe
 from .sample_captions import SampleCaptionsCallback
 from .self_critical import SelfCriticalTrainer
@@ -115,7 +115,7 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
     data = stage.data
     if stage.objective == "self-critical":  # samples are scored against all captions of their photo
         data = dataclasses.replace(data, captions_per_sample=max(map(len, tables["train"]["captions"])))
-    teachers = _teachers(stage, tables)
+    teachers = _teachers(stage, tables, start)
     photos, train, evaluation = caption_datasets(model, processor, tables, data, args, set_statistics=start is None)
     if teachers:
         train.soft_targets = soft_targets(teachers, train, processor.tokenizer, args.device)
@@ -161,11 +161,14 @@ def _trainer_of(stage: Stage) -> type[CaptioningTrainer]:
     return DistillationTrainer if stage.data.teacher else CaptioningTrainer
 
 
-def _teachers(stage: Stage, tables: dict[str, datasets.Dataset]) -> list[Teacher]:
+def _teachers(stage: Stage, tables: dict[str, datasets.Dataset], start: str | None) -> list[Teacher]:
     """Load the teachers of a stage, and add their captions, and photos without captions, to the training photos."""
     data = stage.data
     if stage.objective == "self-critical" or not data.teacher:
         return []
+    if start is None and START in data.teacher:
+        raise ValueError(f"stage {stage.name}: the teacher {START} is the captioner of from_checkpoint: give one")
+    names = [start if start is not None and name == START else name for name in data.teacher]
     if data.unlabeled is not None:
         if data.teacher_captions < 1:
             raise ValueError(f"stage {stage.name}: unlabeled needs teacher_captions, at least 1")
@@ -173,7 +176,7 @@ def _teachers(stage: Stage, tables: dict[str, datasets.Dataset]) -> list[Teacher
         tables["train"] = datasets.concatenate_datasets([tables["train"].select_columns(more.column_names), more])
     with stage.args.main_process_first(desc="teachers"):
         options = {"cache_dir": data.cache_dir, "on_error": data.on_error}
-        teachers = load_teachers(data.teacher, tables["train"], stage.args.device, **options)
+        teachers = load_teachers(names, tables["train"], stage.args.device, **options)
     if data.teacher_captions:
         tables["train"] = add_teacher_captions(tables["train"], teachers, data.teacher_captions)
     return teachers

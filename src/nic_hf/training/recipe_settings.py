@@ -153,7 +153,7 @@ class DataSettings:
         default_factory=list,
         metadata={
             "help": "Captioners whose word probabilities are learned too, except in self-critical stages: folders or"
-            " Hub ids, separated by spaces."
+            " Hub ids, separated by spaces; start is the captioner that the stage starts from."
         },
     )
     teacher_captions: int = field(
