@@ -21,6 +21,7 @@ MARKS = {
     "nic demo": "<!-- skip-test: is tested by itself -->\n",
     "nic app": "<!-- skip-test: waits for visitors -->\n",
     "nic doctor": "<!-- test-exit: 0 1 -->\n",
+    "nic calibrate": "<!-- skip-test: is tested by itself -->\n",
     "nic card": "<!-- slow-test: needs what nic evaluate wrote -->\n",
     "nic export": "<!-- slow-test: docs/export.md exports -->\n",
     "nic push": "<!-- slow-test: docs/hub.md pushes -->\n",

@@ -63,7 +63,8 @@ def test_the_version_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "offered"), [("nic c", ["caption", "card"]), ("nic caption --num-", ["--num-captions", "--num-beams"])]
+    ("typed", "offered"),
+    [("nic ca", ["caption", "calibrate", "card"]), ("nic caption --num-", ["--num-captions", "--num-beams"])],
 )
 def test_the_shell_completes_commands_and_options(typed: str, offered: list[str]) -> None:
     words = {"_NIC_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}

@@ -86,7 +86,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
 
 
 def test_a_recipe_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(FileNotFoundError, match=r"best: no such recipe; use compact, finetune, frozen, paper"):
+    with pytest.raises(FileNotFoundError, match=r"best: no such recipe; use adapt, compact, distill, finetune"):
         load_recipe("best")
 
 
