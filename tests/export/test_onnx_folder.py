@@ -1,6 +1,7 @@
 """`nic export onnx`, its output folder, and incomplete folders."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tiny import CAPTIONS, save_tiny_checkpoint, tiny_features, tiny_model, tiny
 from typer.testing import CliRunner
 
 from nic_hf import NICProcessor
+from nic_hf.captioning.about import terms_of_weights
 from nic_hf.cli import app
 from nic_hf.data import load_captions
 from nic_hf.export import NICOnnxCaptioner, export_onnx, exporter, quantize_onnx
@@ -191,6 +193,32 @@ def test_what_cannot_be_exported_is_refused(folder: Path, tmp_path: Path) -> Non
     processor.tokenizer = train_tokenizer(CAPTIONS[:2], min_frequency=1)
     with pytest.raises(ValueError, match="the processor: the tokenizer has 17 words and the model 27"):
         export_onnx(tiny_model(), tmp_path / "out", processor=processor)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("name", [*FILES, "README.md"])
+def test_files_that_are_of_no_export_are_not_replaced(folder: Path, tmp_path: Path, name: str, int8: bool) -> None:
+    (tmp_path / name).write_text("mine")
+    message = f"{tmp_path} is not an export (it has no {MANIFEST}) and contains {name}, which"
+    done = nic_export(folder.parent / "checkpoint", tmp_path, *(["--int8"] if int8 else []))
+    assert done.exit_code == 2 and message in done.output
+    with pytest.raises(ValueError, match=re.escape(message)):
+        export_onnx(folder.parent / "checkpoint", tmp_path, int8=int8)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        quantize_onnx(folder, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_card_comes_with_the_export(folder: Path, tmp_path: Path, int8: bool) -> None:
+    """So that the terms of the weights can be read."""
+    checkpoint = shutil.copytree(folder.parent / "checkpoint", tmp_path / "checkpoint")
+    (checkpoint / "README.md").write_text("# Mine\n\n**Terms of the weights**: for research.\n")
+    out = tmp_path / "out"
+    export_onnx(checkpoint, out, int8=int8).save_pretrained(tmp_path / "copy")
+    assert terms_of_weights(str(out)) == terms_of_weights(str(tmp_path / "copy")) == "for research."
+    export_onnx(folder.parent / "checkpoint", out, int8=int8)  # another captioner, without a card
+    assert terms_of_weights(str(out)) == "not stated; it has no card"
 
 
 def test_8_bits_are_made_of_float32_with_photos(folder: Path, tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, metadata_load
+from huggingface_hub import metadata_load
 
+from ..lookup import card_of
 from .captioners import ArrayCaptioner, TorchCaptioner
 
-CARD = "README.md"
 _TERMS = re.compile(r"^\*\*Terms of the weights\*\*: *(.+)$", re.MULTILINE)
 
 
@@ -44,11 +42,8 @@ def about_captioner(captioner: TorchCaptioner | ArrayCaptioner, generation: Mapp
 
 def terms_of_weights(name_or_path: str) -> str:
     """The terms that the card of a captioner states: in words, or the licence in its metadata."""
-    card = Path(name_or_path) / CARD
-    if not Path(name_or_path).is_dir():
-        with suppress(OSError, ValueError):
-            card = Path(hf_hub_download(name_or_path, CARD))
-    if not card.is_file():
+    card = card_of(name_or_path)
+    if card is None:
         return "not stated; it has no card"
     found = _TERMS.search(card.read_text("utf-8"))
     if found:

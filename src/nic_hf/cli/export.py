@@ -62,6 +62,9 @@ def onnx(
         checkpoint, out = find_captioner(folders[0] if len(folders) == 2 else None), Path(folders[-1])
         check_data(calibration)
         check_writable(out)
+        from ..export.onnx_folder import check_output_folder
+
+        check_output_folder(out)
         from ..export import calibration_photos, export_onnx
 
         photos = None

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from os import PathLike
@@ -15,6 +16,7 @@ import transformers
 
 from .._version import __version__
 from ..digests import weights_digest
+from ..lookup import card_of
 from ..model.captioner import NICForConditionalGeneration
 from ..model.checkpoint import staged_save
 from ..model.encoder import OptimizedEncoder
@@ -25,12 +27,14 @@ from .generation_settings import resolve_settings
 from .graphs import OPSET, export_graphs
 from .onnx_captioner import NICOnnxCaptioner
 from .onnx_folder import (
+    CARD,
     CONFIG,
     FLOAT32,
     GENERATION_CONFIG,
     PROCESSOR,
     TOKENIZER,
     TOKENIZER_CONFIG,
+    check_output_folder,
     read_json,
     write_manifest,
 )
@@ -53,8 +57,8 @@ def export_onnx(
     """Export a captioner to ONNX files that run without torch and Transformers.
 
     The folder contains three graphs (see [`nic_hf.export.graphs`]), `config.json`, `generation_config.json`, the files
-    of the processor, and `nic_onnx.json` with digests of all files. Before the folder is put in place, features and
-    logits are compared with PyTorch's (to 1e-4), and pixels with the image processor's (exactly).
+    of the processor, the card, and `nic_onnx.json` with digests of all other files. Before the folder is put in place,
+    features and logits are compared with PyTorch's (to 1e-4), and pixels with the image processor's (exactly).
 
     Args:
         checkpoint: a folder, a Hub id, or a model.
@@ -71,17 +75,14 @@ def export_onnx(
 
     Raises:
         OSError: if the checkpoint does not exist, or `out_dir` is a file or cannot be written.
-        ValueError: if the captioner cannot be exported, or the export computes different values.
+        ValueError: if the captioner cannot be exported, the export computes different values, or `out_dir` contains
+            files of these names that are not of an export.
         ImportError: if onnx, onnxscript or onnxruntime is not installed.
     """
     if calibration_photos is not None and not int8:
         raise ValueError("`calibration_photos` need int8=True")
-    if Path(out_dir).is_file():
-        raise NotADirectoryError(f"cannot export to {out_dir}: it is a file; give a folder")
-    if (Path(out_dir) / "model.safetensors").exists():
-        raise ValueError(
-            f"{out_dir} contains a PyTorch checkpoint, whose config.json would be replaced: give another folder"
-        )
+    check_output_folder(Path(out_dir))
+    card = card_of(checkpoint) if isinstance(checkpoint, str | PathLike) else None
     with progress_bar(total=3 + int8, desc="loading", hidden=not progress, unit="step", leave=False) as bar:
         model, processor = _load(checkpoint, processor)
         facts = _facts(model, processor)
@@ -89,16 +90,20 @@ def export_onnx(
             with staged_save(temporary if int8 else out_dir) as folder:
                 _next(bar, "writing graphs")
                 _write_settings(model, processor, folder)
+                if card is not None:
+                    shutil.copyfile(card, folder / CARD)
                 export_graphs(model, torch.zeros(2, *facts["image_shape"]), folder)
                 write_manifest(folder, facts)
                 _next(bar, "comparing with PyTorch")
                 captioner = NICOnnxCaptioner(folder)
                 check_against_pytorch(captioner, model)
                 check_words(captioner, processor.tokenizer)
-            if not int8:
-                return NICOnnxCaptioner(out_dir)
-            _next(bar, "quantizing to 8 bits")
-            return quantize_onnx(temporary, out_dir, calibration_photos)
+            if int8:
+                _next(bar, "quantizing to 8 bits")
+                quantize_onnx(temporary, out_dir, calibration_photos)
+    if card is None:
+        (Path(out_dir) / CARD).unlink(missing_ok=True)  # of an earlier export
+    return NICOnnxCaptioner(out_dir)
 
 
 def _next(bar: Any, step: str) -> None:

@@ -16,13 +16,13 @@ from .generation_settings import GenerationSettings, resolve_settings
 from .onnx_folder import (
     CONFIG,
     ENCODER,
-    FILES,
     GENERATION_CONFIG,
     GRAPHS,
     INT8_STATIC,
     MANIFEST,
     PROCESSOR,
     TOKENIZER,
+    files_to_copy,
     find_folder,
     read_json,
     read_manifest,
@@ -213,7 +213,7 @@ class NICOnnxCaptioner:
             OSError: if `save_directory` cannot be written.
         """
         with staged_save(save_directory) as folder:
-            for name in (*FILES, MANIFEST):
+            for name in (*files_to_copy(self.folder), MANIFEST):
                 shutil.copyfile(self.folder / name, folder / name)
 
     def to(self, *args: Any, **kwargs: Any) -> "NICOnnxCaptioner":

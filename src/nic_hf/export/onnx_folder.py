@@ -15,10 +15,38 @@ CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 PROCESSOR, TOKENIZER, TOKENIZER_CONFIG = "processor_config.json", "tokenizer.json", "tokenizer_config.json"
 FILES = (*GRAPHS, CONFIG, GENERATION_CONFIG, PROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
 MANIFEST = "nic_onnx.json"
+CARD = "README.md"  # of the captioner that was exported, if it has one
 FORMAT = 1
 FLOAT32, INT8_STATIC, INT8_DYNAMIC = "float32", "int8, static", "int8, dynamic"
 # Users may edit this as in any checkpoint: beam sizes, lengths and penalties do not depend on the weights.
 _MAY_CHANGE = (GENERATION_CONFIG,)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Refuse a folder in which an export would replace files that are not of an export.
+
+    Raises:
+        NotADirectoryError: if it is a file.
+        ValueError: naming the files.
+    """
+    if folder.is_file():
+        raise NotADirectoryError(f"cannot export to {folder}: it is a file; give a folder")
+    if (folder / "model.safetensors").exists():
+        raise ValueError(
+            f"{folder} contains a PyTorch checkpoint, whose config.json would be replaced: give another folder"
+        )
+    if not (folder / MANIFEST).exists():
+        others = [name for name in (*FILES, CARD) if (folder / name).exists()]
+        if others:
+            raise ValueError(
+                f"{folder} is not an export (it has no {MANIFEST}) and contains {', '.join(others)}, which would be"
+                " replaced: give another folder"
+            )
+
+
+def files_to_copy(folder: Path) -> list[str]:
+    """Names of the files of an exported captioner, with its card but without the manifest."""
+    return [*FILES, *([CARD] if (folder / CARD).is_file() else [])]
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -87,7 +115,7 @@ def find_folder(name_or_path: Any, subfolder: str = "", **hub: Any) -> Path:
             raise NotADirectoryError(f"{folder} is a file; give the folder that contains {MANIFEST}")
         from huggingface_hub import snapshot_download
 
-        wanted = [f"{subfolder}/{name}" if subfolder else name for name in (*FILES, MANIFEST)]
+        wanted = [f"{subfolder}/{name}" if subfolder else name for name in (*FILES, MANIFEST, CARD)]
         try:
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=wanted, **hub))
         except ValueError as error:  # not the name of a repository

@@ -29,12 +29,13 @@ from .onnx_captioner import NICOnnxCaptioner
 from .onnx_folder import (
     DECODER_STEP,
     ENCODER,
-    FILES,
     FIRST_STEP,
     FLOAT32,
     GRAPHS,
     INT8_DYNAMIC,
     INT8_STATIC,
+    check_output_folder,
+    files_to_copy,
     write_manifest,
 )
 from .verification import trial_photos, word_agreement
@@ -62,15 +63,16 @@ def quantize_onnx(
 
     Raises:
         OSError: if the captioner does not exist, or `out_dir` cannot be written.
-        ValueError: if `source` is not in float32, `calibration_photos` is empty, or the result disagrees with `source`
-            on most words.
+        ValueError: if `source` is not in float32, `calibration_photos` is empty, the result disagrees with `source`
+            on most words, or `out_dir` contains files of these names that are not of an export.
     """
+    check_output_folder(Path(out_dir))
     captioner = NICOnnxCaptioner(source)
     facts = {name: value for name, value in captioner.manifest.items() if name not in ("format", "files")}
     if facts["precision"] != FLOAT32:
         raise ValueError(f"{source} is in {facts['precision']}; only float32 captioners can be quantized")
     with staged_save(out_dir) as folder:
-        for name in FILES:
+        for name in files_to_copy(captioner.folder):
             shutil.copyfile(captioner.folder / name, folder / name)
         if calibration_photos is None:
             photos = trial_photos()
