@@ -12,6 +12,7 @@ from .scored_captions import AppCaptioner
 from .sent_photos import caption_file
 
 MOST_CAPTIONS, MOST_BEAMS, MOST_PHOTOS = 10, 20, 500
+VISITORS = 32  # photos at a time, which share batches; gradio's pool has 40 threads
 SEARCH, DRAW = "beam search", "sampling"
 FORMATS = {"JSON lines": ".jsonl", "CSV": ".csv"}
 
@@ -37,7 +38,7 @@ CSS = STYLE + LAYOUT
 def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
     """Build the page.
 
-    Several threads read photos; the model serves one visitor at a time (see [`AppCaptioner`]).
+    Several threads read photos, and the model captions in batches what is sent meanwhile (see [`AppCaptioner`]).
 
     Args:
         captioner: the captioner.
@@ -126,7 +127,7 @@ def _photo_tab(captioner: AppCaptioner) -> None:
         trigger_mode="always_last",
         show_progress="minimal",
         concurrency_id="photo",
-        concurrency_limit=4,
+        concurrency_limit=VISITORS,
         api_visibility="private",
     )
     method.change(
@@ -142,7 +143,7 @@ def _photo_tab(captioner: AppCaptioner) -> None:
         gr.JSON(visible=False, label="captions"),
         api_name="caption",
         concurrency_id="photo",
-        concurrency_limit=4,
+        concurrency_limit=VISITORS,
     )
 
 

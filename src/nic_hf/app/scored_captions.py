@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..batching import BatchedCalls
 from ..captioning.captioners import TorchCaptioner, is_onnx, load_checkpoint
 from ..images import load_photo, photo_size, reason
 from ..model.confidence import unlikeness
 
 MAX_PIXELS = 50_000_000
+READERS = 4  # photos decoded at a time, each of which may take 150 MB
 
 
 class UnknownFormatError(OSError):
@@ -82,7 +84,7 @@ class ScoredCaption:
 
 
 class AppCaptioner(TorchCaptioner):
-    """A captioner that serves one visitor at a time.
+    """A captioner for many visitors at a time: their photos share batches (see [`nic_hf.batching.BatchedCalls`]).
 
     Args:
         model, processor, name, device: see [`nic_hf.captioning.TorchCaptioner`].
@@ -93,6 +95,8 @@ class AppCaptioner(TorchCaptioner):
         self.has_attention = self.model.config.attention is not None
         # generate() keeps state in the model, and samples come from a single generator.
         self._turn = threading.Lock()
+        self._batches = BatchedCalls(self._describe)
+        self._reading = threading.BoundedSemaphore(READERS)
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str], device: str | None = None) -> "AppCaptioner":
@@ -151,39 +155,50 @@ class AppCaptioner(TorchCaptioner):
         Raises:
             OSError: the photo cannot be read.
         """
-        pixels = torch.from_numpy(self.prepare(self.read(photo))).unsqueeze(0)
+        with self._reading:
+            pixels = torch.from_numpy(self.prepare(self.read(photo)))
         settings: dict[str, Any] = {"num_return_sequences": num_captions}
         if temperature is not None:
             settings |= {"do_sample": True, "num_beams": 1, "temperature": temperature}
         else:
             beams = num_beams or self.model.generation_config.num_beams or 1
             settings |= {"do_sample": False, "num_beams": max(beams, num_captions)}
+        # Samples are drawn alone: those of a seed must not depend on other visitors.
+        group = (pixels.shape, *settings.values()) if temperature is None else object()
+        scored = self._batches((pixels, settings, seed), group)
+        if temperature is not None:
+            scored = sorted({each.text: each for each in scored}.values(), key=lambda each: -each.probability)
+        return scored
+
+    def _describe(self, asked: list[tuple[torch.Tensor, dict[str, Any], int | None]]) -> list[list[ScoredCaption]]:
+        """Caption photos of one size with the same settings."""
+        pixels, (_, settings, seed) = torch.stack([each[0] for each in asked]), asked[0]
         with self._turn, torch.inference_mode():
             if seed is not None:
                 torch.manual_seed(seed)
             features = self.model.get_image_features(pixels.to(self.model.device))
             ids = self.model.generate(encoder_outputs=features, **settings)
-            scored = self._score(features, ids, (pixels.shape[-2], pixels.shape[-1]))
-        if temperature is not None:
-            scored = sorted({each.text: each for each in scored}.values(), key=lambda each: -each.probability)
-        return scored
+            return self._score(features, ids, (pixels.shape[-2], pixels.shape[-1]))
 
-    def _score(self, features: torch.Tensor, ids: torch.Tensor, photo_shape: tuple[int, int]) -> list[ScoredCaption]:
-        """Score captions of one photo, of shape `(num_captions, sequence_length)`, which start with `<bos>`."""
+    def _score(
+        self, features: torch.Tensor, ids: torch.Tensor, photo_shape: tuple[int, int]
+    ) -> list[list[ScoredCaption]]:
+        """Score captions, of shape `(num_photos * num_captions, sequence_length)`, which start with `<bos>`."""
+        number = len(ids) // len(features)
         read, said = ids[:, :-1], ids[:, 1:]
         output = self.model(
             encoder_outputs=features,
-            decoder_input_ids=read.unsqueeze(0),
+            decoder_input_ids=read.unflatten(0, (-1, number)),
             use_cache=False,
             output_attentions=True,
             return_dict=True,
         )
-        # shape: (num_captions, sequence_length)
+        # shape: (num_photos * num_captions, sequence_length)
         log_probabilities = output.logits.float().log_softmax(-1).gather(-1, said.unsqueeze(-1)).squeeze(-1).cpu()
         weights = output.cross_attentions[0].float().cpu().numpy() if output.cross_attentions else None
         tokenizer, scored = self.processor.tokenizer, []
         known = None if isinstance(self.calibration, str) else self.calibration
-        unlike = unlikeness(self.model, features).cpu()  # of the one photo
+        unlike = unlikeness(self.model, features).cpu().repeat_interleave(number)
         for row, caption in enumerate(said.tolist()):
             end = caption.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in caption else len(caption)
             words = [
@@ -201,11 +216,11 @@ class AppCaptioner(TorchCaptioner):
                     float(own.sum().exp()),
                     tuple(words),
                     ended=end < len(caption),
-                    confidence=None if known is None else float(known.confidence(own.mean(), unlike)),
-                    is_unlike=known is not None and known.is_unlike(float(unlike)),
+                    confidence=None if known is None else float(known.confidence(own.mean(), unlike[row])),
+                    is_unlike=known is not None and known.is_unlike(float(unlike[row])),
                 )
             )
-        return scored
+        return [scored[start : start + number] for start in range(0, len(scored), number)]
 
     def seen(self, photo: str | os.PathLike[str] | Image.Image, side: int) -> Image.Image:
         """Return the part of a photo that the model sees, with `side` pixels on the longer side."""

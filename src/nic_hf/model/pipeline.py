@@ -8,12 +8,15 @@ import torch
 from transformers.utils import logging
 
 from .. import pipeline_nic
+from ..batching import BatchedCalls
 from ..captioners import captioner_path
 from .captioner import NICForConditionalGeneration
 from .confidence import NOT_CALIBRATED, Calibration, caption_confidences
 from .processor import NICProcessor
 
 logger = logging.get_logger(__name__)
+
+_PLAIN = (bool, int, float, str)
 
 
 class ImageToTextPipeline(pipeline_nic.ImageToTextPipeline):
@@ -32,7 +35,15 @@ class ImageToTextPipeline(pipeline_nic.ImageToTextPipeline):
 
     With `return_scores` each caption has its `confidence`, the chance that people would accept it: a number from 0 to
     1, or `None` if the captioner is not calibrated ([`nic_hf.evaluation.calibrate`]).
+
+    Threads may share a pipeline: photos that they send at the same time are captioned in one batch.
     """
+
+    _batches: BatchedCalls
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._batches = BatchedCalls(self._caption_together)
 
     def _sanitize_parameters(
         self, return_scores: bool | None = None, **kwargs: Any
@@ -42,6 +53,25 @@ class ImageToTextPipeline(pipeline_nic.ImageToTextPipeline):
         return preprocess, forward, postprocess
 
     def _forward(self, input_tensors: Any, **generate_kwargs: Any) -> Any:
+        """Caption a batch of one caller, or photos of several threads that call the pipeline at the same time."""
+        pixels = input_tensors.get("pixel_values")
+        if len(input_tensors) > 1 or len(pixels) > 1 or not self._can_share(generate_kwargs):
+            return self._caption(input_tensors, **generate_kwargs)
+        group = (pixels.shape, pixels.dtype, *sorted(generate_kwargs.items()))
+        return self._batches((pixels, generate_kwargs), group)
+
+    def _can_share(self, generate_kwargs: dict[str, Any]) -> bool:
+        """Whether the captions of a photo do not depend on the other photos of its batch: not if they are drawn."""
+        samples = generate_kwargs.get("do_sample", getattr(self.model.generation_config, "do_sample", False))
+        return not samples and all(isinstance(value, _PLAIN) for value in generate_kwargs.values())
+
+    def _caption_together(self, asked: list[tuple[torch.Tensor, dict[str, Any]]]) -> list[dict[str, torch.Tensor]]:
+        """Caption single photos with the same settings."""
+        pixels = torch.cat([each[0] for each in asked])
+        outputs = self._caption({"pixel_values": pixels}, **asked[0][1])
+        return [{name: value[row : row + 1] for name, value in outputs.items()} for row in range(len(asked))]
+
+    def _caption(self, input_tensors: Any, **generate_kwargs: Any) -> Any:
         if not generate_kwargs.pop("return_scores", False):
             return super()._forward(input_tensors, **generate_kwargs)
         if not hasattr(self.model, "get_image_features"):
