@@ -1,0 +1,136 @@
+"""What the machine could do at most: operations of a captioner, and the rate of the CPU for each kind of them.
+
+    python benchmarks/limits.py runs/flickr8k
+
+The limit of a path is the time that its multiplications would take at the rates of a large matrix product and of a
+depthwise convolution, measured in the same run: no time for memory, activations, choice of words and Python.
+`benchmarks/throughput.py` prints the share of it that each path reaches.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import save
+from torch import nn
+
+from nic_hf import NICForConditionalGeneration
+from nic_hf.captioners import captioner_path
+
+SIDE = 2048  # of the matrices
+BYTES = 2**28  # of the tensor that is copied
+DEPTHWISE = (32, 240, 28, 28)  # photos, channels, height, width
+
+
+def best(call: Callable[[], Any], seconds: float = 1.0) -> float:
+    """Shortest time of a call in seconds, without the first."""
+    call()
+    times, end = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@torch.inference_mode()
+def machine_limits() -> dict[str, float]:
+    """Operations per second of matrix products and depthwise convolutions, and bytes per second of a copy."""
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        left, right = torch.randn(2, SIDE, SIDE).to(dtype)
+        found[f"{name} products"] = 2 * SIDE**3 / best(lambda a=left, b=right: a @ b)
+        photos = torch.randn(DEPTHWISE).to(dtype).to(memory_format=torch.channels_last)
+        layer = nn.Conv2d(DEPTHWISE[1], DEPTHWISE[1], 3, padding=1, groups=DEPTHWISE[1], bias=False).to(dtype)
+        layer = layer.to(memory_format=torch.channels_last)
+        found[f"{name} depthwise"] = 2 * 9 * photos.numel() / best(lambda c=layer, x=photos: c(x))
+    found["int8 products"] = 2 * SIDE**3 / best(integer_product())
+    # ONNX Runtime reads each value of a depthwise convolution once: an 8-bit one is limited by float32's at least.
+    found["int8 depthwise"] = found["float32 depthwise"]
+    source = torch.zeros(BYTES, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    found["bytes copied"] = 2 * BYTES / best(lambda: target.copy_(source))
+    return found
+
+
+def integer_product() -> Callable[[], Any]:
+    """A product of 8-bit matrices in ONNX Runtime, with all threads."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    shape = [SIDE, SIDE]
+    inputs = [
+        helper.make_tensor_value_info("a", TensorProto.UINT8, shape),
+        helper.make_tensor_value_info("b", TensorProto.INT8, shape),
+    ]
+    output = helper.make_tensor_value_info("c", TensorProto.INT32, shape)
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["c"])], "product", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    arrays = {
+        "a": generator.integers(0, 255, shape, dtype=np.uint8),
+        "b": generator.integers(-127, 127, shape, dtype=np.int8),
+    }
+    return lambda: session.run(None, arrays)
+
+
+@torch.inference_mode()
+def operations(model: NICForConditionalGeneration, beams: int, words: int) -> dict[str, float]:
+    """Multiplications and additions of a caption of a photo, in products and in depthwise convolutions."""
+    found = {"products": 0.0, "depthwise": 0.0}
+
+    def count(layer: nn.Module, inputs: Any, output: Any) -> None:
+        weights = layer.weight
+        per_output = weights[0].numel()  # of a channel, or of a unit
+        is_depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+        found["depthwise" if is_depthwise else "products"] += 2.0 * per_output * output.numel()
+
+    hooks = [
+        layer.register_forward_hook(count)
+        for layer in model.encoder.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    size = model.config.backbone_config.to_dict().get("image_size") or 224
+    model.get_image_features(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    lstm = sum(weights.numel() for name, weights in model.decoder.lstm.named_parameters() if "weight" in name)
+    found["products"] += 2.0 * model.image_projection.linear.weight.numel() + 2.0 * lstm
+    found["products"] += 2.0 * (lstm + model.lm_head.weight.numel()) * (1 + beams * (words - 1))
+    return found
+
+
+def limit(counted: dict[str, float], limits: dict[str, float], dtype: str = "float32") -> float:
+    """Captions per second if only the multiplications took time."""
+    return 1 / sum(number / limits[f"{dtype} {kind}"] for kind, number in counted.items())
+
+
+def main() -> None:
+    """Measure, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", help="by default the captioner that comes with the package")
+    parser.add_argument("--num_beams", type=int, default=3)
+    parser.add_argument("--words", type=int, default=12)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    model = NICForConditionalGeneration.from_pretrained(captioner_path(args.checkpoint)).eval()
+    counted, limits = operations(model, args.num_beams, args.words), machine_limits()
+    for name, rate in limits.items():
+        print(f"{name}: {rate / 1e9:,.1f} G/s")
+    for kind, number in counted.items():
+        print(f"{kind} of a caption: {number / 1e6:,.1f} million operations")
+    captions = {dtype: limit(counted, limits, dtype) for dtype in ("float32", "bfloat16", "int8")}
+    for dtype, rate in captions.items():
+        print(f"limit in {dtype}: {rate:,.0f} captions/s")
+    save(args.output, limits=limits, operations=counted, captions=captions, threads=torch.get_num_threads())
+
+
+if __name__ == "__main__":
+    main()
