@@ -167,6 +167,7 @@ def test_commands_that_do_not_run_exist_with_their_options() -> None:
     from nic_hf.cli import app
     from nic_hf.training import CaptioningTrainingArguments
     from nic_hf.training.recipe_settings import DataSettings, ModelSettings
+    from nic_hf.training.recipes import load_recipe
     from nic_hf.training.self_critical import SelfCriticalTrainingArguments
 
     kinds = (ModelSettings, DataSettings, CaptioningTrainingArguments, SelfCriticalTrainingArguments)
@@ -189,11 +190,15 @@ def test_commands_that_do_not_run_exist_with_their_options() -> None:
                     of_nic: Any = get_command(app).commands[match[1]]  # type: ignore[attr-defined]
                     of_nic = of_nic.commands["onnx"] if match[2] else of_nic
                     known = {option for parameter in of_nic.params for option in parameter.opts}
-                    known |= settings if match[1] == "train" else set()
+                    if match[1] == "train":
+                        recipe = re.search(r"--recipe (\w[\w-]*)\b(?!\.)", command)
+                        stages = load_recipe(recipe[1])["stages"] if recipe else ()
+                        known |= settings
+                        known |= {f"--{stage}.{name.removeprefix('--')}" for stage in stages for name in settings}
                 else:
                     continue
                 checked += 1
-                unknown = set(re.findall(r"(?<=\s)--[\w-]+", command[match.end() :])) - known
+                unknown = set(re.findall(r"(?<=\s)--[\w.-]+", command[match.end() :])) - known
                 assert not unknown, f"{name_of(page)}: {command}: there is no {unknown}"
     assert checked > 10
 
