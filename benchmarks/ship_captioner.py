@@ -29,7 +29,8 @@ from nic_hf.captioners import DEFAULT
 from nic_hf.decoding import average_checkpoints
 from nic_hf.evaluation import calibrate
 from nic_hf.evaluation.suite import evaluate_captioner
-from nic_hf.training.checkpoint_integrity import CARD_FILE, RECIPE_FILE, STATE_FILE
+from nic_hf.lookup import CARD_FILE
+from nic_hf.training.checkpoint_integrity import RECIPE_FILE, STATE_FILE
 from nic_hf.training.model_cards import CardFacts, write_model_card
 
 LARGEST = 25_000_000  # bytes

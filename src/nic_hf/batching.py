@@ -1,19 +1,17 @@
 """Calls from several threads that arrive together run as one batch."""
 
 import threading
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 
-class _Call:
+class _Call(Future):
     """A call that waits for its result."""
 
     def __init__(self, item: Any, group: Hashable) -> None:
+        super().__init__()
         self.item, self.group = item, group
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.done = False
 
 
 class BatchedCalls:
@@ -33,7 +31,7 @@ class BatchedCalls:
         self._start()
 
     def _start(self) -> None:
-        self._waiting: deque[_Call] = deque()
+        self._waiting: list[_Call] = []
         self._queue = threading.Lock()  # of `_waiting`, never held for long
         self._turn = threading.Lock()  # held while a batch runs
 
@@ -50,26 +48,23 @@ class BatchedCalls:
         call = _Call(item, group)
         with self._queue:
             self._waiting.append(call)
-        while not call.done:
+        while not call.done():
             with self._turn:
-                if not call.done:
+                if not call.done():
                     self._run_next()
-        if call.error is not None:
-            raise call.error
-        return call.result
+        return call.result()
 
     def _run_next(self) -> None:
         """Run the batch of the call that waits longest."""
         with self._queue:
             group = self._waiting[0].group
             batch = [call for call in self._waiting if call.group == group][: self.most]
-            taken = set(map(id, batch))
-            self._waiting = deque(call for call in self._waiting if id(call) not in taken)
+            self._waiting = [call for call in self._waiting if call not in batch]
         try:
             self._run(batch)
         except BaseException:  # Ctrl-C in the thread of one call: the others wait for the next batch
             with self._queue:
-                self._waiting.extendleft(call for call in reversed(batch) if not call.done)
+                self._waiting[:0] = [call for call in batch if not call.done()]
             raise
 
     def _run(self, batch: list[_Call]) -> None:
@@ -77,11 +72,11 @@ class BatchedCalls:
             results = self.run([call.item for call in batch])
         except Exception as error:
             if len(batch) == 1:
-                batch[0].error, batch[0].done = error, True
+                batch[0].set_exception(error)
                 return
         else:
             for call, result in zip(batch, results, strict=True):
-                call.result, call.done = result, True
+                call.set_result(result)
             return
         for call in batch:  # outside the handler, where the error would keep the tensors of the batch alive
             self._run([call])

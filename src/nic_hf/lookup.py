@@ -18,7 +18,7 @@ _ADVICE = {
 }
 # Files of which a captioner's folder has at least one: a checkpoint, an ONNX export, a PEFT adapter.
 _OF_CAPTIONER = ("config.json", "nic_onnx.json", "adapter_config.json")
-CARD = "README.md"
+CARD_FILE = "README.md"
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2")  # huggingface_hub uses different ones in its versions
 _TIMEOUT = 10.0  # seconds, as in huggingface_hub
@@ -99,12 +99,12 @@ def check_captioner_folder(name_or_path: Any) -> None:
 
 def card_of(name_or_path: Any) -> Path | None:
     """The model card of a captioner: of its folder, or downloaded from the Hub. None if it has none."""
-    card = Path(name_or_path) / CARD
+    card = Path(name_or_path) / CARD_FILE
     if not Path(name_or_path).is_dir():
         from huggingface_hub import hf_hub_download
 
         with suppress(OSError, ValueError):
-            card = Path(hf_hub_download(os.fspath(name_or_path), CARD))
+            card = Path(hf_hub_download(os.fspath(name_or_path), CARD_FILE))
     return card if card.is_file() else None
 
 

@@ -16,7 +16,7 @@ import transformers
 
 from .._version import __version__
 from ..digests import weights_digest
-from ..lookup import card_of
+from ..lookup import CARD_FILE, card_of
 from ..model.captioner import NICForConditionalGeneration
 from ..model.checkpoint import staged_save
 from ..model.encoder import OptimizedEncoder
@@ -27,7 +27,6 @@ from .generation_settings import resolve_settings
 from .graphs import OPSET, export_graphs
 from .onnx_captioner import NICOnnxCaptioner
 from .onnx_folder import (
-    CARD,
     CONFIG,
     FLOAT32,
     GENERATION_CONFIG,
@@ -82,16 +81,16 @@ def export_onnx(
     if calibration_photos is not None and not int8:
         raise ValueError("`calibration_photos` need int8=True")
     check_output_folder(Path(out_dir))
-    card = card_of(checkpoint) if isinstance(checkpoint, str | PathLike) else None
     with progress_bar(total=3 + int8, desc="loading", hidden=not progress, unit="step", leave=False) as bar:
         model, processor = _load(checkpoint, processor)
+        card = card_of(checkpoint) if isinstance(checkpoint, str | PathLike) else None
         facts = _facts(model, processor)
         with tempfile.TemporaryDirectory() as temporary:
             with staged_save(temporary if int8 else out_dir) as folder:
                 _next(bar, "writing graphs")
                 _write_settings(model, processor, folder)
                 if card is not None:
-                    shutil.copyfile(card, folder / CARD)
+                    shutil.copyfile(card, folder / CARD_FILE)
                 export_graphs(model, torch.zeros(2, *facts["image_shape"]), folder)
                 write_manifest(folder, facts)
                 _next(bar, "comparing with PyTorch")
@@ -100,10 +99,12 @@ def export_onnx(
                 check_words(captioner, processor.tokenizer)
             if int8:
                 _next(bar, "quantizing to 8 bits")
-                quantize_onnx(temporary, out_dir, calibration_photos)
+                captioner = quantize_onnx(temporary, out_dir, calibration_photos)
+            else:
+                captioner = NICOnnxCaptioner(out_dir)
     if card is None:
-        (Path(out_dir) / CARD).unlink(missing_ok=True)  # of an earlier export
-    return NICOnnxCaptioner(out_dir)
+        (Path(out_dir) / CARD_FILE).unlink(missing_ok=True)  # of an earlier export
+    return captioner
 
 
 def _next(bar: Any, step: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..digests import file_digest
-from ..lookup import look_up
+from ..lookup import CARD_FILE, look_up
 from ..writing import write_text
 
 ENCODER, FIRST_STEP, DECODER_STEP = "encoder.onnx", "first_step.onnx", "decoder_step.onnx"
@@ -15,7 +15,6 @@ CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 PROCESSOR, TOKENIZER, TOKENIZER_CONFIG = "processor_config.json", "tokenizer.json", "tokenizer_config.json"
 FILES = (*GRAPHS, CONFIG, GENERATION_CONFIG, PROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
 MANIFEST = "nic_onnx.json"
-CARD = "README.md"  # of the captioner that was exported, if it has one
 FORMAT = 1
 FLOAT32, INT8_STATIC, INT8_DYNAMIC = "float32", "int8, static", "int8, dynamic"
 # Users may edit this as in any checkpoint: beam sizes, lengths and penalties do not depend on the weights.
@@ -36,7 +35,7 @@ def check_output_folder(folder: Path) -> None:
             f"{folder} contains a PyTorch checkpoint, whose config.json would be replaced: give another folder"
         )
     if not (folder / MANIFEST).exists():
-        others = [name for name in (*FILES, CARD) if (folder / name).exists()]
+        others = [name for name in (*FILES, CARD_FILE) if (folder / name).exists()]
         if others:
             raise ValueError(
                 f"{folder} is not an export (it has no {MANIFEST}) and contains {', '.join(others)}, which would be"
@@ -46,7 +45,7 @@ def check_output_folder(folder: Path) -> None:
 
 def files_to_copy(folder: Path) -> list[str]:
     """Names of the files of an exported captioner, with its card but without the manifest."""
-    return [*FILES, *([CARD] if (folder / CARD).is_file() else [])]
+    return [*FILES, *([CARD_FILE] if (folder / CARD_FILE).is_file() else [])]
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -115,7 +114,7 @@ def find_folder(name_or_path: Any, subfolder: str = "", **hub: Any) -> Path:
             raise NotADirectoryError(f"{folder} is a file; give the folder that contains {MANIFEST}")
         from huggingface_hub import snapshot_download
 
-        wanted = [f"{subfolder}/{name}" if subfolder else name for name in (*FILES, MANIFEST, CARD)]
+        wanted = [f"{subfolder}/{name}" if subfolder else name for name in (*FILES, MANIFEST, CARD_FILE)]
         try:
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=wanted, **hub))
         except ValueError as error:  # not the name of a repository

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -62,8 +63,11 @@ class ImageToTextPipeline(pipeline_nic.ImageToTextPipeline):
 
     def _can_share(self, generate_kwargs: dict[str, Any]) -> bool:
         """Whether the captions of a photo do not depend on the other photos of its batch: not if they are drawn."""
-        samples = generate_kwargs.get("do_sample", getattr(self.model.generation_config, "do_sample", False))
-        return not samples and all(isinstance(value, _PLAIN) for value in generate_kwargs.values())
+        own = self.model.generation_config  # an ONNX captioner's is a mapping
+        samples = own.get("do_sample") if isinstance(own, Mapping) else own.do_sample
+        if generate_kwargs.get("do_sample", samples):
+            return False
+        return all(isinstance(value, _PLAIN) for value in generate_kwargs.values())
 
     def _caption_together(self, asked: list[tuple[torch.Tensor, dict[str, Any]]]) -> list[dict[str, torch.Tensor]]:
         """Caption single photos with the same settings."""

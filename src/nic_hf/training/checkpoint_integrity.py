@@ -9,13 +9,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..lookup import CARD_FILE
 from ..model.checkpoint import changed_weights
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 PROVENANCE_FILE = "provenance.json"
-CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.yaml"
 
 _NAME = re.compile(r"checkpoint-(\d+)")

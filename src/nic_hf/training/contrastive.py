@@ -25,7 +25,8 @@ class ContrastiveLoss:
 
     def __init__(self, args: CaptioningTrainingArguments) -> None:
         self.args = args
-        self._losses: list[torch.Tensor] = []  # since the last log entry
+        self._sum: torch.Tensor | None = None  # since the last log entry
+        self._number = 0
 
     def __call__(
         self,
@@ -42,7 +43,8 @@ class ContrastiveLoss:
                 batches.
         """
         loss = contrastive_loss(model, image_features, labels)
-        self._losses.append(loss.detach())
+        self._sum = loss.detach() if self._sum is None else self._sum + loss.detach()
+        self._number += 1
         share: Any = 1.0
         if num_items_in_batch is not None:
             share = (labels != IGNORED_LABEL).sum() / num_items_in_batch
@@ -50,8 +52,11 @@ class ContrastiveLoss:
 
     def mean(self) -> dict[str, float]:
         """The mean loss since the last call, as a log entry; empty if there was none."""
-        losses, self._losses = self._losses, []
-        return {"contrastive_loss": torch.stack(losses).mean().item()} if losses else {}
+        if self._sum is None:
+            return {}
+        mean = self._sum.item() / self._number
+        self._sum, self._number = None, 0
+        return {"contrastive_loss": mean}
 
 
 def contrastive_loss(

@@ -11,8 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import filter_repo_objects
 
 from .._version import __version__
-from ..lookup import is_of_http
-from .checkpoint_integrity import CARD_FILE, RECIPE_FILE
+from ..lookup import CARD_FILE, is_of_http
+from .checkpoint_integrity import RECIPE_FILE
 from .model_cards import CardFacts, write_model_card
 
 # An output directory also has sample captions drawn over photos, and logs with the same, which may not be published.

@@ -13,8 +13,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.score_names import JAVA_METRICS, SCORES
+from ..lookup import CARD_FILE
 from ..writing import markdown_text, write_text
-from .checkpoint_integrity import CARD_FILE, RECIPE_FILE, STATE_FILE, read_json
+from .checkpoint_integrity import RECIPE_FILE, STATE_FILE, read_json
 from .dataset_facts import CITATION, KnownData, known_data
 from .run_records import (
     CHECKPOINT,
