@@ -15,19 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from nic_hf import NICForConditionalGeneration, NICProcessor, load_captions
-from nic_hf.data import PhotoDataset, cache_features
 from nic_hf.dataset_captions import generate_captions
 from nic_hf.decoding import average_checkpoints
 from nic_hf.evaluation import score_captions
-
-LAST = 3  # checkpoints that are averaged, and evaluations that are smoothed
+from nic_hf.evaluation.suite.tables import photos_with_features
+from nic_hf.training.trainer import SMOOTHED_EVALUATIONS as LAST  # also the number of checkpoints that are averaged
 
 
 def photo_scores(model, processor, photos, cache_dir):
     """CIDEr-D of each photo in percent, with the document frequencies of the whole split."""
-    model.eval().set_backbone_frozen(True)
-    features = cache_features(model, processor, photos, cache_dir=cache_dir)
-    dataset = PhotoDataset(photos, processor, features)
+    dataset = photos_with_features(model.eval(), processor, photos, cache_dir=cache_dir)
     captions = generate_captions(model, dataset, batch_size=128)
     scores = score_captions(captions, dataset.references(), ["cider"], per_image=True)["per_image"]
     return np.array([100 * scores[name]["cider"] for name in captions])

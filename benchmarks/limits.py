@@ -4,11 +4,9 @@
 
 The limit of a path is the time that its multiplications would take at the rates of a large matrix product and of a
 depthwise convolution, measured in the same run: no time for memory, activations, choice of words and Python.
-`benchmarks/throughput.py` prints the share of it that each path reaches.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import save
+from throughput import seconds
 from torch import nn
 
 from nic_hf import NICForConditionalGeneration
@@ -23,18 +22,13 @@ from nic_hf.captioners import captioner_path
 
 SIDE = 2048  # of the matrices
 BYTES = 2**28  # of the tensor that is copied
+ROUNDS = 10
 DEPTHWISE = (32, 240, 28, 28)  # photos, channels, height, width
 
 
-def best(call: Callable[[], Any], seconds: float = 1.0) -> float:
-    """Shortest time of a call in seconds, without the first."""
-    call()
-    times, end = [], time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def best(call: Callable[[], Any]) -> float:
+    """Shortest time of a call in seconds."""
+    return seconds(call, ROUNDS)[0]
 
 
 @torch.inference_mode()
@@ -49,7 +43,7 @@ def machine_limits() -> dict[str, float]:
         layer = layer.to(memory_format=torch.channels_last)
         found[f"{name} depthwise"] = 2 * 9 * photos.numel() / best(lambda c=layer, x=photos: c(x))
     found["int8 products"] = 2 * SIDE**3 / best(integer_product())
-    # ONNX Runtime reads each value of a depthwise convolution once: an 8-bit one is limited by float32's at least.
+    # Not measured: PyTorch has no such operator. They are a small part of the operations.
     found["int8 depthwise"] = found["float32 depthwise"]
     source = torch.zeros(BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
@@ -107,7 +101,7 @@ def operations(model: NICForConditionalGeneration, beams: int, words: int) -> di
     return found
 
 
-def limit(counted: dict[str, float], limits: dict[str, float], dtype: str = "float32") -> float:
+def limit(counted: dict[str, float], limits: dict[str, float], dtype: str) -> float:
     """Captions per second if only the multiplications took time."""
     return 1 / sum(number / limits[f"{dtype} {kind}"] for kind, number in counted.items())
 

@@ -8,47 +8,19 @@ interface. Clients are another process on the same machine, and check each answe
 """
 
 import argparse
-import json
 import re
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from machine import save
+from photo_server import photo_server
 
 from nic_hf import ImageToTextPipeline
 
 LOAD = Path(__file__).parents[1] / "tests" / "reliability" / "load_generator.py"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Caption the body of a request."""
-
-    server: "Server"
-
-    def do_POST(self) -> None:
-        """Answer with JSON."""
-        photo = self.rfile.read(int(self.headers["Content-Length"]))
-        answer = json.dumps({"caption": self.server.captioner(photo)[0]["generated_text"]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    """Each request has its own thread, and all of them share the pipeline."""
-
-    daemon_threads = True
-    request_queue_size = 256
-    captioner: ImageToTextPipeline
 
 
 def main() -> None:
@@ -74,11 +46,8 @@ def main() -> None:
 
     results["batches"] = {"rate": rate(lambda photos: pipeline(photos, batch_size=32))}
     results["one by one"] = {"rate": rate(lambda photos: [pipeline(photo) for photo in photos])}
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.captioner = pipeline
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        results["server"] = load(f"http://127.0.0.1:{server.server_port}", args)
-        server.shutdown()
+    with photo_server(pipeline) as url:
+        results["server"] = load(url, args)
     command = [sys.executable, "-m", "nic_hf", "app", *([args.captioner] if args.captioner else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
         assert app.stdout is not None
@@ -93,7 +62,15 @@ def main() -> None:
 
 def load(url: str, args: argparse.Namespace, *more: str) -> dict[str, float]:
     """Answers a second, and the median and 99th percentile of their times in seconds."""
-    command = [sys.executable, str(LOAD), url, str(args.photos), "--clients", str(args.clients), *more]
+    command = [
+        sys.executable,
+        str(LOAD),
+        url,
+        str(args.photos),
+        "--clients",
+        str(args.clients),
+        *more,
+    ]
     done = subprocess.run([*command, "--seconds", str(args.seconds)], capture_output=True, text=True, check=True)
     found = re.search(r"([\d.]+) a second; p50 (\d+) ms, p99 (\d+) ms; errors: 0", done.stdout)
     if found is None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tiny import tiny_model, tiny_photos, tiny_processor
 from nic_hf import ImageToTextPipeline
 from nic_hf.app.scored_captions import AppCaptioner
 from nic_hf.batching import BatchedCalls
+from nic_hf.export import export_onnx
 
 
 class Recorder:
@@ -53,6 +55,19 @@ def first_batch_running(recorder: Recorder, calls: BatchedCalls) -> Iterator[Cal
 
         yield together
         assert first.result(30) == 0
+
+
+def count_batches(calls: BatchedCalls) -> list[int]:
+    """The sizes of the batches that run from now on."""
+    sizes: list[int] = []
+    run = calls.run
+
+    def counted(items: list[Any]) -> Any:
+        sizes.append(len(items))
+        return run(items)
+
+    calls.run = counted
+    return sizes
 
 
 def test_calls_that_arrive_meanwhile_are_one_batch_and_no_larger_than_allowed() -> None:
@@ -118,14 +133,7 @@ def test_threads_that_share_a_pipeline_share_batches(settings: dict[str, Any]) -
     pipeline = ImageToTextPipeline(model=tiny_model(), processor=tiny_processor())
     photos = tiny_photos(24, seed=3)
     alone = [pipeline(photo, **settings) for photo in photos]
-    sizes: list[int] = []
-    caption = pipeline._batches.run
-
-    def counted(asked: list[Any]) -> Any:
-        sizes.append(len(asked))
-        return caption(asked)
-
-    pipeline._batches.run = counted
+    sizes = count_batches(pipeline._batches)
     with ThreadPoolExecutor(24) as pool:
         together = list(pool.map(lambda photo: pipeline(photo, **settings), photos))
     assert sum(sizes) == 24 and max(sizes) > 1
@@ -146,25 +154,25 @@ def test_samples_and_prompts_are_not_shared() -> None:
     assert len(pipeline([photo, photo], batch_size=2)) == 2
 
 
+def test_an_onnx_captioner_that_samples_by_its_own_settings_is_not_shared(tmp_path: Path) -> None:
+    captioner = export_onnx(tiny_model(), tmp_path / "onnx", processor=tiny_processor())
+    pipeline = ImageToTextPipeline(model=captioner, processor=tiny_processor(), framework="pt")
+    assert pipeline._can_share({"num_beams": 2})
+    captioner.generation_config["do_sample"] = True
+    assert not pipeline._can_share({"num_beams": 1}) and pipeline._can_share({"do_sample": False})
+
+
 def test_visitors_of_the_app_share_batches() -> None:
     captioner = AppCaptioner(tiny_model(), tiny_processor())
     photos = tiny_photos(24, seed=5)
     alone = [captioner.describe(photo, 2, num_beams=3) for photo in photos]
-    batches: list[int] = []
-    describe = captioner._batches.run
-
-    def counted(asked: list[Any]) -> Any:
-        batches.append(len(asked))
-        return describe(asked)
-
-    captioner._batches.run = counted
+    sizes = count_batches(captioner._batches)
     with ThreadPoolExecutor(24) as pool:
         together = list(pool.map(lambda photo: captioner.describe(photo, 2, num_beams=3), photos))
-    assert sum(batches) == 24 and max(batches) > 1
+    assert sum(sizes) == 24 and max(sizes) > 1
     for own, other in zip(alone, together, strict=True):
         assert [each.text for each in own] == [each.text for each in other]
         assert [each.probability for each in own] == pytest.approx([each.probability for each in other], rel=1e-3)
-    captioner._batches.run = describe
     with ThreadPoolExecutor(8) as pool:
         samples = pool.map(lambda photo: captioner.describe(photo, 2, temperature=1.0, seed=1), photos[:8] * 2)
         texts = [[each.text for each in own] for own in samples]

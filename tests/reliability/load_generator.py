@@ -102,7 +102,7 @@ def same(answer: Any, mine: Any) -> bool:
     if isinstance(answer, list) and isinstance(mine, list):
         return len(answer) == len(mine) and all(map(same, answer, mine))
     if isinstance(answer, float) and isinstance(mine, float):
-        return math.isclose(answer, mine, rel_tol=1e-3, abs_tol=2e-4)
+        return math.isclose(answer, mine, rel_tol=1e-4, abs_tol=1.5e-4)
     return bool(answer == mine)
 
 

@@ -2,11 +2,10 @@
 
 import gc
 import io
-import json
-import threading
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,6 +15,9 @@ from load_generator import plain, press
 from tiny import tiny_model, tiny_photos, tiny_processor
 
 from nic_hf import ImageToTextPipeline
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from photo_server import photo_server
 
 CLIENTS = 64
 
@@ -45,38 +47,15 @@ def alone(captioner: ImageToTextPipeline, photos: list[bytes]) -> list[str]:
     return captions
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Captions the body; each request has its thread, and all of them the one model."""
-
-    def do_POST(self) -> None:
-        photo = self.rfile.read(int(self.headers["Content-Length"]))
-        answer = json.dumps({"caption": self.server.captioner(photo)[0]["generated_text"]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-
 def check_load(captioner: Any, photos: list[bytes], alone: list[str], seconds: float) -> None:
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.captioner = captioner
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        ask, process = plain(f"http://127.0.0.1:{server.server_port}"), psutil.Process()
+    with photo_server(captioner) as url:
+        ask, process = plain(url), psutil.Process()
         warm = press(ask, photos, alone, CLIENTS, seconds / 4)  # pools fill up
         gc.collect()
         before = process.memory_info().rss
         load = press(ask, photos, alone, CLIENTS, seconds)
         gc.collect()
         growth = process.memory_info().rss / before - 1
-        server.shutdown()
     print(f"{load}; memory {100 * growth:+.1f} % of {before / 2**20:.0f} MiB")
     assert warm.errors == load.errors == []
     assert load.answers >= CLIENTS
