@@ -52,7 +52,9 @@ def main() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
         assert app.stdout is not None
         url = app.stdout.readline().split()[2]
-        results["app"] = load(url, args, "--gradio", "caption", "--inputs", '[1, "beam search", 3, 1.0]')
+        asked = ("--gradio", "caption", "--inputs", '[1, "beam search", 3, 1.0]')
+        results["app, through its queue"] = load(url, args, *asked)
+        results["app, in one request"] = load(url, args, *asked, "--at_once")
         app.terminate()
     for name, result in results.items():
         result["relative"] = result["rate"] / results["batches"]["rate"]

@@ -1,12 +1,14 @@
 """Captions per second on a CPU, in PyTorch and ONNX Runtime, compared with ViT-GPT2, GIT-base and BLIP-base.
 
-    nic export onnx runs/flickr8k captioner-onnx
-    python benchmarks/throughput.py runs/flickr8k --onnx captioner-onnx captioner-int8 --output throughput.json
+    nic export onnx captioner-onnx
+    nic export onnx captioner-int8 --int8 --calibration path/to/flickr8k
+    python benchmarks/throughput.py --onnx captioner-onnx captioner-int8 --bfloat16 --output throughput.json
 
 From decoded photos (arrays of 224 x 224, or 384 x 384 for BLIP) to exactly `--words` words per caption. The other
 models have random weights of their published shapes, which does not affect their speed. For ONNX captioners, the time
 of one photo from an array of bytes to a text of natural length is measured too. All run in one process, several times
-each, and the best time counts. Prints a table, and writes JSON with the machine, versions and ratios to ViT-GPT2.
+each, and the best time counts. Prints a table, and writes JSON with the machine, versions, ratios to ViT-GPT2, and the
+share of the rate that the captioner's multiplications alone would have (see limits.py), measured before and after.
 """
 
 import argparse
@@ -17,9 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from limits import limit, machine_limits, operations
 from machine import save
 
 from nic_hf import NICForConditionalGeneration
+from nic_hf.captioners import captioner_path
 from nic_hf.malloc_settings import keep_freed_memory
 
 
@@ -61,11 +65,11 @@ def torch_captioner(model, size, batch_size, beams, words):
     return run
 
 
-def onnx_captioner(folder, batch_size, beams, words):
+def onnx_captioner(folder, batch_size, beams, words, providers):
     """The same in ONNX Runtime."""
     from nic_hf.export import NICOnnxCaptioner
 
-    captioner = NICOnnxCaptioner.from_pretrained(folder)
+    captioner = NICOnnxCaptioner.from_pretrained(folder, providers=providers)
     shape = (batch_size, *captioner.manifest["image_shape"])
     photos = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
@@ -75,12 +79,19 @@ def onnx_captioner(folder, batch_size, beams, words):
     return run
 
 
-def onnx_one_photo(folder, photo):
+def precision(folder):
+    """Name of the limit of an export."""
+    from nic_hf.export import NICOnnxCaptioner
+
+    return NICOnnxCaptioner.from_pretrained(folder).manifest["precision"].split(",")[0]
+
+
+def onnx_one_photo(folder, photo, providers):
     """One photo, from its pixels as bytes to its caption."""
     from nic_hf.export import NICOnnxCaptioner
     from nic_hf.images import load_photo
 
-    captioner = NICOnnxCaptioner.from_pretrained(folder)
+    captioner = NICOnnxCaptioner.from_pretrained(folder, providers=providers)
     if photo is None:
         pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     else:
@@ -102,8 +113,9 @@ def seconds(run, rounds):
 def main():
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", nargs="?", help="By default the captioner that comes with the package.")
     parser.add_argument("--onnx", nargs="*", default=[], help="Folders that `nic export onnx` wrote.")
+    parser.add_argument("--providers", nargs="*", help="ONNX Runtime's execution providers, by default the CPU.")
     parser.add_argument("--photo", help="Photo to time, instead of noise.")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--bfloat16", action="store_true", help="Also measure bfloat16 in PyTorch.")
@@ -116,45 +128,53 @@ def main():
     args = parser.parse_args()
     keep_freed_memory()
     beams, words = args.num_beams, args.words
-    plain = NICForConditionalGeneration.from_pretrained(args.checkpoint)
-    fast = NICForConditionalGeneration.from_pretrained(args.checkpoint).optimize_for_inference()
+    folder = captioner_path(args.checkpoint)
+    plain, fast = (NICForConditionalGeneration.from_pretrained(folder) for _ in range(2))
+    models = [("PyTorch", "float32", plain), ("optimize_for_inference", "float32", fast.optimize_for_inference())]
+    if args.bfloat16:
+        model = NICForConditionalGeneration.from_pretrained(folder).optimize_for_inference(torch.bfloat16)
+        models.append(("optimize_for_inference, bfloat16", "bfloat16", model))
+    exports = [(each, precision(each)) for each in args.onnx]
+    counted, before = operations(plain.eval(), beams, words), machine_limits()
     runs = []
     for batch_size in (args.batch_size, 1):
-        for name, model in (("PyTorch", plain), ("optimize_for_inference", fast)):
-            run = torch_captioner(model, 224, batch_size, beams, words)
-            runs.append((f"nic_hf, {name}", batch_size, run))
-        if args.bfloat16:
-            model = NICForConditionalGeneration.from_pretrained(args.checkpoint).optimize_for_inference(torch.bfloat16)
-            run = torch_captioner(model, 224, batch_size, beams, words)
-            runs.append(("nic_hf, optimize_for_inference, bfloat16", batch_size, run))
-        for folder in args.onnx:
-            name = f"nic_hf, ONNX, {Path(folder).name}"
-            runs.append((name, batch_size, onnx_captioner(folder, batch_size, beams, words)))
-    runs += [
-        (f"nic_hf, ONNX, {Path(folder).name}, array to text", 1, onnx_one_photo(folder, args.photo))
-        for folder in args.onnx
-    ]
+        for name, kind, model in models:
+            runs.append((f"nic_hf, {name}", kind, batch_size, torch_captioner(model, 224, batch_size, beams, words)))
+        for export, kind in exports:
+            run = onnx_captioner(export, batch_size, beams, words, args.providers)
+            runs.append((f"nic_hf, ONNX, {Path(export).name}", kind, batch_size, run))
+    for export, kind in exports:
+        run = onnx_one_photo(export, args.photo, args.providers)
+        runs.append((f"nic_hf, ONNX, {Path(export).name}, array to text", kind, 1, run))
     rows = []
 
-    def measure(name, batch_size, run, rounds):
+    def measure(name, kind, batch_size, run, rounds):
         best, median = seconds(run, rounds)
         rows.append({"what": name, "batch": batch_size, "photos_a_second": batch_size / best, "ms": 1e3 * best})
-        rows[-1]["median_ms"] = 1e3 * median
+        rows[-1] |= {"median_ms": 1e3 * median, "limit": kind}
         print(f"{name:44} batch {batch_size:3}  {batch_size / best:8.1f} photos/s  {1e3 * best:9.1f} ms", flush=True)
 
-    for name, batch_size, run in runs:
-        measure(name, batch_size, run, args.rounds if batch_size > 1 else 6 * args.rounds)
+    for name, kind, batch_size, run in runs:
+        measure(name, kind, batch_size, run, args.rounds if batch_size > 1 else 6 * args.rounds)
+    after = machine_limits()
+    limits = {name: max(rate, after[name]) for name, rate in before.items()}
     for name in args.peers:
         model, size = PEERS[name]()
-        measure(name, args.peer_batch_size, torch_captioner(model, size, args.peer_batch_size, beams, words), 2)
+        measure(name, None, args.peer_batch_size, torch_captioner(model, size, args.peer_batch_size, beams, words), 2)
         del model
         gc.collect()
     reference = next((row["photos_a_second"] for row in rows if row["what"] == "ViT-GPT2"), None)
-    if reference:
-        for row in rows:
+    for row in rows:
+        if row["limit"]:
+            row["of_the_limit"] = row["photos_a_second"] / limit(counted, limits, row["limit"])
+            print(
+                f"{row['what']:44} batch {row['batch']:3}  {row['of_the_limit']:8.0%} of the {row['limit']}"
+            )
+        if reference:
             row["times_vit_gpt2"] = row["photos_a_second"] / reference
             print(f"{row['what']:44} batch {row['batch']:3}  {row['times_vit_gpt2']:8.1f} x ViT-GPT2")
-    save(args.output, settings=vars(args), threads=torch.get_num_threads(), rows=rows)
+    threads = torch.get_num_threads()
+    save(args.output, settings=vars(args), threads=threads, limits=limits, operations=counted, rows=rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -177,6 +178,28 @@ def test_uploads_have_a_size(app: Server) -> None:
                 assert reply.status == answer
         except urllib.error.HTTPError as error:
             assert error.code == answer
+
+
+def test_a_photo_that_is_part_of_the_request_is_captioned(
+    app: Server, captioner: AppCaptioner, photos: list[Path], tmp_path: Path
+) -> None:
+    def ask(photo: bytes) -> Any:
+        file = {"url": f"data:image/png;base64,{b64encode(photo).decode()}", "meta": {"_type": "gradio.FileData"}}
+        body = json.dumps({"data": [file, 1, "beam search", 3, 1.0]}).encode()
+        request = urllib.request.Request(f"{app.url}gradio_api/run/caption", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.load(reply)["data"][0]
+
+    jpeg = tmp_path / "photo.jpg"  # a lossy file: were it stored once more, its pixels would change
+    Image.open(photos[0]).save(jpeg)
+    (expected,) = captioner.describe(jpeg, 1, num_beams=3)
+    (found,) = ask(jpeg.read_bytes())["captions"]
+    assert found["caption"] == expected.text
+    assert found["probability"] == pytest.approx(expected.to_json()["probability"], rel=1e-3)
+    for broken, message in ((b"\0" * 1_500_000, "the photo is larger than 1 MB"), (b"no photo", "cannot read it")):
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            ask(broken)
+        assert message in refusal.value.read().decode()
 
 
 def test_the_space_runs_as_it_is_and_answers_many_at_once(

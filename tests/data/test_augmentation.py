@@ -80,20 +80,22 @@ def test_edited_views_come_last_and_are_the_same_each_time() -> None:
         default_views(1, edited=-1)
 
 
-def test_edited_views_have_grey_dark_and_padded_photos_in_their_shares() -> None:
-    view, grey, padded, light = EditedView(area=1.0), 0, 0, []
+def test_edited_views_have_grey_dark_small_and_padded_photos_in_their_shares() -> None:
+    view, grey, padded, small, light = EditedView(area=1.0), 0, 0, 0, []
     for seed in range(300):
         base = photo(80, 60, seed)
         edited = view(base)
         pixels = np.asarray(edited).astype(int)
-        assert edited.mode == "RGB" and edited.width >= 70 and edited.height >= 50
+        assert edited.mode == "RGB" and edited.width >= 32 and edited.height >= 24
         assert max(edited.size) / min(edited.size) <= 16 / 9 * 80 / 60 + 0.1
         grey += bool((np.ptp(pixels, axis=-1) <= 2).all())
-        is_padded = max(edited.size) > 84 or edited.height > 64
+        is_padded = abs(edited.width / edited.height - 80 / 60) > 0.08
         padded += is_padded
+        small += not is_padded and edited.width < 80
         if not is_padded:
             light.append(pixels.mean() / np.asarray(base).mean())
     assert 0.3 < grey / 300 < 0.5 and 0.35 < padded / 300 < 0.6
+    assert 0.2 < small / (300 - padded) < 0.4
     assert min(light) < 0.6 and max(light) > 1.1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from load_generator import gradio, press
+from load_generator import gradio, gradio_at_once, press
 from tiny import save_tiny_checkpoint, tiny_photos
 
 from nic_hf.app.server import KEPT_VISITORS
@@ -42,11 +42,12 @@ def check_app(seconds: float, answers_before: int, folder: Path) -> None:
             errors += warm.errors
         before = process.memory_info().rss
         load = press(ask, photos, alone, CLIENTS, seconds)
+        at_once = press(gradio_at_once(server.url, "caption", INPUTS), photos, alone, CLIENTS, seconds / 4)
         growth = process.memory_info().rss / before - 1
         after = process.num_threads()
-        print(f"{load}; memory {100 * growth:+.1f} % of {before / 2**20:.0f} MiB; threads {threads}, then {after}")
-    assert errors + load.errors == []
-    assert load.answers >= CLIENTS
+        print(f"{load}; in one request: {at_once}; memory {100 * growth:+.1f} % of {before / 2**20:.0f} MiB; threads {threads}, then {after}")
+    assert errors + load.errors + at_once.errors == []
+    assert load.answers >= CLIENTS and at_once.answers >= CLIENTS
     assert after <= threads + POOL
     assert growth < 0.05
 

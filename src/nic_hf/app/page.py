@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_base64_to_cache
 
 from .caption_html import MAP_SIDE, STYLE, bars_html, caption_html, maps_html, table_html, titled
 from .scored_captions import AppCaptioner
@@ -35,7 +36,7 @@ footer { gap: 1rem } footer .divider { display: none !important }
 CSS = STYLE + LAYOUT
 
 
-def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
+def build_page(captioner: AppCaptioner, keep_seconds: int = 600, max_upload: int = 20) -> gr.Blocks:
     """Build the page.
 
     Several threads read photos, and the model captions in batches what is sent meanwhile (see [`AppCaptioner`]).
@@ -43,6 +44,7 @@ def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
     Args:
         captioner: the captioner.
         keep_seconds: how long uploads and results stay on disk.
+        max_upload: maximum size in megabytes of a photo that is part of a request.
 
     Returns:
         The page; launch it with `theme=THEME, css=CSS`.
@@ -52,7 +54,7 @@ def build_page(captioner: AppCaptioner, keep_seconds: int = 600) -> gr.Blocks:
     with gr.Blocks(title=f"{name} - nic", analytics_enabled=False, delete_cache=(often, keep_seconds)) as page:
         gr.Markdown(f"# Caption photos\n{_about(captioner, name)}")
         with gr.Tab("Photo"):
-            _photo_tab(captioner)
+            _photo_tab(captioner, max_upload)
         with gr.Tab("Folder"):
             _folder_tab(captioner)
     return page.queue(max_size=512)
@@ -67,7 +69,7 @@ def _about(captioner: AppCaptioner, name: str) -> str:
     )
 
 
-def _photo_tab(captioner: AppCaptioner) -> None:
+def _photo_tab(captioner: AppCaptioner, max_upload: int) -> None:
     default_beams = min(captioner.model.generation_config.num_beams or 1, MOST_BEAMS)
 
     def caption(photo: str | None, number: int, method: str, beams: int, temperature: float) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _photo_tab(captioner: AppCaptioner) -> None:
             height=340,
             elem_id="nic-photo",
         )
-        _leave_to_the_captioner(photo)
+        _leave_to_the_captioner(photo, max_upload)
         with gr.Column(elem_id="nic-caption"):
             gr.Markdown("### Caption")
             best = gr.HTML(_note("Drop or take a photo to see its caption here."), elem_id="nic-best")
@@ -221,12 +223,18 @@ def _settings(number: int, method: str, beams: int, temperature: float) -> dict[
     return {"num_captions": int(number), "num_beams": int(beams)}
 
 
-def _leave_to_the_captioner(photo: gr.Image) -> None:
-    """Pass an uploaded file on as it is: gradio would open it first, and reports broken files poorly."""
+def _leave_to_the_captioner(photo: gr.Image, max_upload: int) -> None:
+    """Pass a photo on as it is: gradio would open it first, and reports broken files poorly."""
     preprocess: Callable[..., Any] = photo.preprocess
 
     def path_of(payload: Any) -> Any:
-        return payload.path if payload is not None and payload.path else preprocess(payload)
+        if payload is not None and payload.path:
+            return payload.path
+        if payload is None or not str(payload.url).startswith("data:"):
+            return preprocess(payload)
+        if len(payload.url) * 3 / 4 > max_upload * 2**20:  # base64 has four characters for three bytes
+            raise _refusal(f"the photo is larger than {max_upload} MB")
+        return save_base64_to_cache(payload.url, photo.GRADIO_CACHE)
 
     photo.preprocess = path_of  # type: ignore[method-assign]
 

@@ -53,7 +53,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="nic_app_", ignore_cleanup_errors=True) as folder, _environment(folder):
         from .page import CSS, THEME, build_page
 
-        page = build_page(captioner, keep_seconds)
+        page = build_page(captioner, keep_seconds, max_upload)
         try:
             page.launch(
                 server_name=host,

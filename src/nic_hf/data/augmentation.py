@@ -48,19 +48,22 @@ class EditedView(PhotoView):
     """A crop of every photo as people edit, print or scan them: in grey, darker, with bars, compressed more.
 
     Each photo gets the same edits each time: 40 % of them are grey, the others have more or less colour; half have
-    another brightness and contrast; half have black, white or grey bars, which make them narrower or wider, up to
-    9 : 16; 30 % are compressed with a JPEG quality of 20 to 60.
+    another brightness and contrast; 30 % are smaller, down to 0.4 of their width and height; half have black, white or
+    grey bars, which make them narrower or wider, up to 9 : 16; 30 % are compressed with a JPEG quality of 20 to 60.
     """
 
     def __call__(self, photo: Image.Image) -> Image.Image:
         """Apply the view; bars make the result larger than the crop."""
         generator = np.random.default_rng([self.seed, zlib.crc32(photo.tobytes()), 1])
         photo = super().__call__(photo)
-        is_grey, changes_light, has_bars, is_compressed = generator.random(4) < (0.4, 0.5, 0.5, 0.3)
+        is_grey, changes_light, has_bars, is_compressed, is_small = generator.random(5) < (0.4, 0.5, 0.5, 0.3, 0.3)
         photo = ImageEnhance.Color(photo).enhance(0.0 if is_grey else generator.uniform(0.4, 1.4))
         if changes_light:
             photo = ImageEnhance.Brightness(photo).enhance(generator.uniform(0.4, 1.3))
             photo = ImageEnhance.Contrast(photo).enhance(generator.uniform(0.6, 1.3))
+        if is_small:
+            scale = generator.uniform(0.4, 0.8)
+            photo = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
         if has_bars:
             longer = round(max(photo.size) * generator.uniform(1.1, 16 / 9))
             size = (longer, photo.height) if generator.random() < 0.5 else (photo.width, longer)
@@ -88,5 +91,5 @@ def default_views(number: int, area: float = 0.6, edited: int = 0) -> list[Photo
     if edited < 0:
         raise ValueError(f"the number of edited views must be at least 0, not {edited}")
     cuts = [PhotoView(mirrored=bool(index % 2), area=area, seed=index) for index in range(2, number)]
-    edits = [EditedView(mirrored=bool(index % 2), area=(1 + area) / 2, seed=1000 + index) for index in range(edited)]
+    edits = [EditedView(mirrored=bool(index % 2), area=(1 + area) / 2, seed=2000 + index) for index in range(edited)]
     return [*[None, PhotoView(mirrored=True), *cuts][:number], *edits]
