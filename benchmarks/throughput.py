@@ -167,9 +167,7 @@ def main():
     for row in rows:
         if row["limit"]:
             row["of_the_limit"] = row["photos_a_second"] / limit(counted, limits, row["limit"])
-            print(
-                f"{row['what']:44} batch {row['batch']:3}  {row['of_the_limit']:8.0%} of the {row['limit']}"
-            )
+            print(f"{row['what']:44} batch {row['batch']:3}  {row['of_the_limit']:8.0%} of the {row['limit']}")
         if reference:
             row["times_vit_gpt2"] = row["photos_a_second"] / reference
             print(f"{row['what']:44} batch {row['batch']:3}  {row['times_vit_gpt2']:8.1f} x ViT-GPT2")

@@ -186,7 +186,8 @@ def test_a_photo_that_is_part_of_the_request_is_captioned(
     def ask(photo: bytes) -> Any:
         file = {"url": f"data:image/png;base64,{b64encode(photo).decode()}", "meta": {"_type": "gradio.FileData"}}
         body = json.dumps({"data": [file, 1, "beam search", 3, 1.0]}).encode()
-        request = urllib.request.Request(f"{app.url}gradio_api/run/caption", body, {"Content-Type": "application/json"})
+        kind = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{app.url}gradio_api/run/caption", body, kind)
         with urllib.request.urlopen(request, timeout=60) as reply:
             return json.load(reply)["data"][0]
 

@@ -100,7 +100,8 @@ def gradio_at_once(url: str, name: str, inputs: Sequence[Any]) -> Ask:
     """Ask a gradio app in one request, with the photo inside, which does not wait in gradio's queue."""
 
     def ask(photo: bytes) -> Any:
-        file = {"url": f"data:image/png;base64,{base64.b64encode(photo).decode()}", "meta": {"_type": "gradio.FileData"}}
+        inside = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+        file = {"url": inside, "meta": {"_type": "gradio.FileData"}}
         call = json.dumps({"data": [file, *inputs]}).encode()
         return json.loads(_request(url, "POST", f"/gradio_api/run/{name}", call, "application/json"))["data"]
 

@@ -45,7 +45,8 @@ def check_app(seconds: float, answers_before: int, folder: Path) -> None:
         at_once = press(gradio_at_once(server.url, "caption", INPUTS), photos, alone, CLIENTS, seconds / 4)
         growth = process.memory_info().rss / before - 1
         after = process.num_threads()
-        print(f"{load}; in one request: {at_once}; memory {100 * growth:+.1f} % of {before / 2**20:.0f} MiB; threads {threads}, then {after}")
+        print(f"in one request: {at_once}")
+        print(f"{load}; memory {100 * growth:+.1f} % of {before / 2**20:.0f} MiB; threads {threads}, then {after}")
     assert errors + load.errors + at_once.errors == []
     assert load.answers >= CLIENTS and at_once.answers >= CLIENTS
     assert after <= threads + POOL
