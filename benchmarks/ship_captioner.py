@@ -143,6 +143,7 @@ def write_card(folder: Path, captioner: Path, args: argparse.Namespace, evaluati
     recipe = yaml.safe_load((captioner / RECIPE_FILE).read_text("utf-8"))
     for settings in recipe["stages"].values():
         settings.update({key: Path(settings[key]).name for key in ("data", "backbone") if settings.get(key)})
+        settings["teacher"] = [Path(teacher).name for teacher in settings.get("teacher") or []]
     (folder / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False, width=119), "utf-8")
     captions = nic_hf.ImageToTextPipeline.from_pretrained(folder)([str(photo) for photo in args.photos])
     last = list(recipe["stages"].values())[-1]

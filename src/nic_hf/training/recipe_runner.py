@@ -170,15 +170,14 @@ def _teachers(stage: Stage, tables: dict[str, datasets.Dataset], start: str | No
         raise ValueError(f"stage {stage.name}: the teacher {START} is the captioner of from_checkpoint: give one")
     names = [start if start is not None and name == START else name for name in data.teacher]
     if data.unlabeled is not None:
-        if data.teacher_captions < 1:
-            raise ValueError(f"stage {stage.name}: unlabeled needs teacher_captions, at least 1")
         more = photos_without_captions(data.unlabeled, tables["train"])
         tables["train"] = datasets.concatenate_datasets([tables["train"].select_columns(more.column_names), more])
     with stage.args.main_process_first(desc="teachers"):
         options = {"cache_dir": data.cache_dir, "on_error": data.on_error}
         teachers = load_teachers(names, tables["train"], stage.args.device, **options)
-    if data.teacher_captions:
-        tables["train"] = add_teacher_captions(tables["train"], teachers, data.teacher_captions)
+    number = max(data.teacher_captions, int(data.unlabeled is not None))
+    if number:
+        tables["train"] = add_teacher_captions(tables["train"], teachers, number)
     return teachers
 
 

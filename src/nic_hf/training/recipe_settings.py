@@ -157,7 +157,10 @@ class DataSettings:
         },
     )
     teacher_captions: int = field(
-        default=0, metadata={"help": "Captions of the teachers to add to those of each training photo."}
+        default=0,
+        metadata={
+            "help": "Captions of the teachers to add to those of each training photo; with unlabeled at least 1."
+        },
     )
     unlabeled: str | None = field(
         default=None,
