@@ -65,12 +65,6 @@ class CaptioningTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Share of input words that are the model's own; it grows linearly from 0 to this value."},
     )
-    contrastive_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of a loss that is low if captions are likelier for their photo than for similar photos."
-        },
-    )
     distillation_weight: float = field(
         default=0.5, metadata={"help": "With teachers: weight of their word probabilities, against the captions."}
     )
@@ -112,8 +106,6 @@ class CaptioningTrainingArguments(TrainingArguments):
         for name in ("ema_decay", "scheduled_sampling"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.contrastive_weight < 0:
-            raise ValueError(f"contrastive_weight must not be negative, got {self.contrastive_weight}")
         if not 0 <= self.distillation_weight <= 1:
             raise ValueError(f"distillation_weight must be at least 0 and at most 1, got {self.distillation_weight}")
 

@@ -1,6 +1,5 @@
 """Callbacks of `CaptioningTrainer` for time, data order and checkpoints."""
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.streaming import StreamingCaptionDataset
 from ..data.torch_datasets import CaptionDataset
-from .arguments import CaptioningTrainingArguments
 from .resume_check import record_files
 
 if TYPE_CHECKING:
     from ..data.stream_loader import StreamLoader
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingClock(TrainerCallback):
@@ -119,16 +114,3 @@ class CheckpointCallback(TrainerCallback):
         if args.should_save and self.saving is not None:
             record_files(self.saving)
         self.saving = None
-
-
-def check_stream(dataset: StreamingCaptionDataset, args: CaptioningTrainingArguments) -> None:
-    """Refuse a stream that ends, and warn of settings that a stream gives another meaning.
-
-    Raises:
-        ValueError: if it ends.
-    """
-    if dataset.passes is not None:
-        raise ValueError(f"training needs an endless stream (passes=None), got passes={dataset.passes}")
-    for name in ("save_strategy", "eval_strategy"):
-        if getattr(args, name) == "epoch":
-            logger.warning('%s is "epoch", but a stream has no epochs: it happens once, at the end; use "steps"', name)

@@ -57,7 +57,6 @@ SHOWN = {
     "weight_decay": 0.0,
     "ema_decay": None,
     "scheduled_sampling": 0.0,
-    "contrastive_weight": 0.0,
     "cross_entropy_weight": 0.0,
     "metric_for_best_model": None,
     "max_train_photos": None,

@@ -99,7 +99,7 @@ class SelfCriticalTrainer(CaptioningTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """-sum of (reward - baseline) log p over the words of the samples, and cross-entropy and contrastive loss."""
+        """-sum of (reward - baseline) log p over the words of the samples, and the cross-entropy of the captions."""
         if not model.training or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         start = time.perf_counter()
@@ -127,8 +127,8 @@ class SelfCriticalTrainer(CaptioningTrainer):
         length = max(people.shape[-1], learned.shape[-1])
         together = torch.cat([_padded(people, length), _padded(learned, length)], dim=1)
         read = captioner.prepare_decoder_input_ids_from_labels(together)
-        outputs = model(**image, decoder_input_ids=read, return_dict=True)
-        logits = outputs.logits.float().view(*together.shape, -1)
+        logits = model(**image, decoder_input_ids=read, return_dict=True).logits
+        logits = logits.float().view(*together.shape, -1)
         losses = _word_losses(logits[:, : people.shape[1]], together[:, : people.shape[1]])
         never = _never_sampled(captioner.config)
         sampled = _word_losses(logits[:, people.shape[1] :], together[:, people.shape[1] :], never)
@@ -137,8 +137,6 @@ class SelfCriticalTrainer(CaptioningTrainer):
         if self.args.cross_entropy_weight:
             words = (people != IGNORED_LABEL).sum().clamp_min(1)
             loss = loss + self.args.cross_entropy_weight * losses.sum() / words
-        if self.args.contrastive_weight:
-            loss = loss + self.contrastive(captioner, outputs.image_features, labels)
         self._note(on_host[0], rewards, reward_seconds, time.perf_counter() - start)
         return loss
 

@@ -25,9 +25,8 @@ from ..evaluation.scores import score_captions
 from ..evaluation.words import caption_length
 from ..writing import write_text
 from .arguments import CaptioningTrainingArguments
-from .callbacks import CheckpointCallback, EpochViewsCallback, StreamPassesCallback, TrainingClock, check_stream
+from .callbacks import CheckpointCallback, EpochViewsCallback, StreamPassesCallback, TrainingClock
 from .checkpoint_integrity import begin_checkpoint, last_checkpoint, read_json, why_incomplete
-from .contrastive import ContrastiveLoss
 from .divergence import DivergenceCallback
 from .ema import WeightAverageCallback
 from .fine_tuning import set_backbone_learning_rate
@@ -61,8 +60,7 @@ class CaptioningTrainer(PublishingTrainer):
 
     With `ema_decay` the moving average of the weights is evaluated, saved and left in the model at the end. With
     `scheduled_sampling` some input words are sampled from the model (see [`mixed_inputs`]); their share grows linearly
-    from 0 at the first step to this value at the last. With `contrastive_weight` captions learn to be more likely for
-    their photo than for similar ones of the batch (see [`contrastive_loss`]); the log has its mean.
+    from 0 at the first step to this value at the last.
 
     The `predictions` of `predict()` are the captions, one per photo.
 
@@ -96,7 +94,6 @@ class CaptioningTrainer(PublishingTrainer):
         self._stream_from: Path | None = None  # the checkpoint with the position at which a stream continues
         self.stream: StreamLoader | None = None
         self.clock = TrainingClock()
-        self.contrastive = ContrastiveLoss(self.args)
         self.divergence = DivergenceCallback(self.args)
         self.checkpoints = CheckpointCallback()
         self.ema = WeightAverageCallback(self.args.ema_decay) if self.args.ema_decay else None
@@ -108,7 +105,7 @@ class CaptioningTrainer(PublishingTrainer):
         if self.args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(self.args.early_stopping_patience))
         if isinstance(self.train_dataset, StreamingCaptionDataset):
-            check_stream(self.train_dataset, self.args)
+            _check_stream(self.train_dataset, self.args)
             callbacks.append(self._passes)
         elif isinstance(self.train_dataset, CaptionDataset):
             callbacks.append(EpochViewsCallback(self.train_dataset))
@@ -185,8 +182,6 @@ class CaptioningTrainer(PublishingTrainer):
             logs["train_seconds"] = round(self.clock.seconds, 3)
         if self.stream is not None and self.stream.skipped():
             logs["skipped"] = self.stream.skipped()  # by this process
-        if "loss" in logs:
-            logs.update(self.contrastive.mean())
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -229,17 +224,12 @@ class CaptioningTrainer(PublishingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Compute the loss, after scheduled sampling of the input words, with the contrastive loss where it counts."""
+        """Compute the loss, after scheduled sampling of the input words."""
         if model.training and self.args.scheduled_sampling:
             share = self.args.scheduled_sampling * self.state.global_step / max(1, self.state.max_steps)
             words = mixed_inputs(self.accelerator.unwrap_model(model), inputs, share)
             inputs = {**inputs, "decoder_input_ids": words}
-        if not (model.training and self.args.contrastive_weight):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        captioner = self.accelerator.unwrap_model(model)
-        loss = loss + self.contrastive(captioner, outputs.image_features, inputs["labels"], num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
         """Get batches, but none if a finished run is resumed: Trainer would train it one step further."""
@@ -397,3 +387,11 @@ def caption_metrics(captions: dict[str, str], references: dict[str, list[str]]) 
         "distinct": len(set(captions.values())) / len(captions),
         "words": sum(map(caption_length, captions.values())) / len(captions),
     }
+
+
+def _check_stream(dataset: StreamingCaptionDataset, args: CaptioningTrainingArguments) -> None:
+    if dataset.passes is not None:
+        raise ValueError(f"training needs an endless stream (passes=None), got passes={dataset.passes}")
+    for name in ("save_strategy", "eval_strategy"):
+        if getattr(args, name) == "epoch":
+            logger.warning('%s is "epoch", but a stream has no epochs: it happens once, at the end; use "steps"', name)
