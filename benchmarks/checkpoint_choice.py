@@ -1,7 +1,7 @@
 """Which checkpoint of a run to keep: rules that choose on one half of the dev split, scored on the other half.
 
     nic train --recipe frozen ... --seed 1 --save_total_limit 100 --output_dir runs/seed1     # and seeds 2 and 3
-    python benchmarks/checkpoint_choice.py runs/seed1 runs/seed2 runs/seed3 --data path/to/flickr8k
+    python benchmarks/checkpoint_choice.py runs/seed*/1-frozen --data path/to/flickr8k
 
 Each checkpoint captions the dev split with its own generation config, the decoding that will be used. Then the photos
 are split in half at random, many times. Prints the mean CIDEr-D of the other half in percent for each rule, over
@@ -55,6 +55,8 @@ def main():
     generator = np.random.default_rng(0)
     for run in args.runs:
         checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        if len(checkpoints) < 2:
+            raise SystemExit(f"{run}: {len(checkpoints)} checkpoints; give the folder of a stage that kept several")
         processor = NICProcessor.from_pretrained(checkpoints[-1])
         models = (NICForConditionalGeneration.from_pretrained(checkpoint) for checkpoint in checkpoints)
         scores = np.stack([photo_scores(model, processor, photos, args.cache_dir) for model in models])

@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--split", default="dev")
     parser.add_argument("--photos", type=int, default=500, help="number of photos")
     parser.add_argument("--captions", type=int, default=1, help="captions of each photo")
+    parser.add_argument("--bfloat16", action="store_true", help="score in bfloat16, for CPUs with instructions for it")
     parser.add_argument("--cache_dir")
     args = parser.parse_args()
     table = load_captions(args.data, args.split)
@@ -30,6 +31,9 @@ def main() -> None:
     folder = captioner_path(args.captioner)
     model, processor = NICForConditionalGeneration.from_pretrained(folder).eval(), NICProcessor.from_pretrained(folder)
     photos = photos_with_features(model, processor, table, cache_dir=args.cache_dir)
+    if args.bfloat16:
+        for part in (model.image_projection, model.decoder, model.lm_head):
+            part.bfloat16()
     for row in ranking(Subject(model, processor, photos, None, ()))["directions"]:
         print(json.dumps(row))
 
