@@ -11,6 +11,7 @@ ordinary word. With attention, the first step also outputs `region_features` and
 reads. The numbers of photos and of captions per photo are dynamic, the height and width of photos are fixed.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from ..layers_nic import NICAttention, NICRegions
 from ..model.captioner import NICForConditionalGeneration
+from ..model.encoder import pool_whole_maps, skip_neutral_gates
 from ..quiet_libraries import errors_only
 from .onnx_folder import DECODER_STEP, ENCODER, FIRST_STEP
 
@@ -91,7 +93,13 @@ def export_graphs(model: NICForConditionalGeneration, pixel_values: torch.Tensor
         ids = torch.full((len(pixel_values), 3), model.config.bos_token_id)
         state = {1: photos, 2: captions}
         region_names = REGIONS if has_regions else ()
-        _write(encoder, (pixel_values,), [{0: photos}], ["pixel_values"], ["image_features"], folder / ENCODER)
+        original, model.encoder = model.encoder, copy.deepcopy(model.encoder)
+        try:
+            skip_neutral_gates(model.encoder)
+            pool_whole_maps(model.encoder)
+            _write(encoder, (pixel_values,), [{0: photos}], ["pixel_values"], ["image_features"], folder / ENCODER)
+        finally:
+            model.encoder = original
         _write(
             first_step, (features,), [{0: photos}], ["image_features"], [*STATE, *region_names], folder / FIRST_STEP
         )

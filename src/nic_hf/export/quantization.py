@@ -44,7 +44,17 @@ from .verification import trial_photos, word_agreement
 _TYPES = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
 _WEIGHTED = ["MatMul", "Gemm", "Gather"]
 # Operators that pool the outputs of the last layer, or of all layers, to one feature.
-_POOLING = {"Concat", "Flatten", "GlobalAveragePool", "ReduceMean", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_POOLING = {
+    "AveragePool",
+    "Concat",
+    "Flatten",
+    "GlobalAveragePool",
+    "ReduceMean",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
 
 
 def quantize_onnx(
