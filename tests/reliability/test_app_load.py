@@ -42,9 +42,9 @@ def check_app(seconds: float, answers_before: int, folder: Path) -> None:
             errors += warm.errors
         before = process.memory_info().rss
         load = press(ask, photos, alone, CLIENTS, seconds)
-        at_once = press(gradio_at_once(server.url, "caption", INPUTS), photos, alone, CLIENTS, seconds / 4)
         growth = process.memory_info().rss / before - 1
         after = process.num_threads()
+        at_once = press(gradio_at_once(server.url, "caption", INPUTS), photos, alone, CLIENTS, seconds / 4)
         print(f"in one request: {at_once}")
         print(f"{load}; memory {100 * growth:+.1f} % of {before / 2**20:.0f} MiB; threads {threads}, then {after}")
     assert errors + load.errors + at_once.errors == []

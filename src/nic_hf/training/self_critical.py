@@ -33,7 +33,7 @@ class SelfCriticalTrainingArguments(CaptioningTrainingArguments):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Photos per step and device."})
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW."})
     metric_for_best_model: str | None = field(
-        default="eval_cider", metadata={"help": "Metric that selects the best checkpoint."}
+        default="eval_cider_smoothed", metadata={"help": "Metric that selects the best checkpoint."}
     )
     num_samples: int = field(default=5, metadata={"help": "Sampled captions per photo, at least 2."})
     cider_weight: float = field(default=1.0, metadata={"help": "Weight of CIDEr-D in the reward."})
