@@ -7,14 +7,13 @@ depthwise convolution, measured in the same run: no time for memory, activations
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import save
+from machine import save, seconds
 from torch import nn
 
 from nic_hf import NICForConditionalGeneration
@@ -28,13 +27,7 @@ DEPTHWISE = (32, 240, 28, 28)  # photos, channels, height, width
 
 def best(call: Callable[[], Any]) -> float:
     """Shortest time of a call in seconds, without the first one."""
-    call()
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return seconds(call, ROUNDS)[0]
 
 
 @torch.inference_mode()

@@ -1,9 +1,11 @@
-"""Facts about the machine of a benchmark: CPU, instruction sets, cores, versions."""
+"""The machine of a benchmark: CPU, instruction sets, cores, versions; and the time of a call on it."""
 
 import importlib.metadata
 import json
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,17 @@ def save(path: Path | None, **content: Any) -> None:
     """Write results and facts about the machine, unless `path` is None."""
     if path is not None:
         path.write_text(json.dumps({"machine": about(), **content}, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def seconds(run: Callable[[], Any], rounds: int) -> tuple[float, float]:
+    """Best and median time of a call, without the first one."""
+    run()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times), sorted(times)[len(times) // 2]
 
 
 def _version(name: str) -> str | None:

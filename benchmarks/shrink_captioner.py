@@ -11,17 +11,19 @@ singular value decomposition). Both are measured on captions of the training spl
 import argparse
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn import functional as F
 
 from nic_hf import NICForConditionalGeneration, NICProcessor, load_captions
 from nic_hf.captioners import captioner_path
+from nic_hf.configuration_nic import IGNORED_LABEL
 from nic_hf.evaluation.suite.tables import photos_with_features
 
 
-def lstm_inputs_and_outputs(model, features, sequences):
+def lstm_inputs_and_outputs(model, features, labels):
     """Inputs `(steps, embedding_size)` and outputs `(steps, hidden_size)` of the LSTM over whole captions."""
-    inputs = torch.cat([model.image_projection(features), model.decoder.embed_tokens(sequences)], dim=1)
-    real = torch.cat([torch.ones_like(sequences[:, :1]), sequences], dim=1) != model.config.pad_token_id
+    words = model.decoder.embed_tokens(model.prepare_decoder_input_ids_from_labels(labels))
+    inputs = torch.cat([model.image_projection(features), words], dim=1)
+    real = F.pad(labels != IGNORED_LABEL, (1, 0), value=True)  # the image comes first
     return inputs[real], model.decoder.lstm(inputs)[0][real]
 
 
@@ -71,10 +73,9 @@ def main():
     table = load_captions(args.data, "train").select(range(args.photos))
     photos = photos_with_features(model, processor, table)
     features = torch.stack([photos.features[row] for row in photos.rows])
-    captions = [processor.tokenizer(own[0]).input_ids for own in photos.references().values()]
-    bos = [torch.tensor([model.config.decoder_start_token_id, *caption[:-1]]) for caption in captions]
-    words = pad_sequence(bos, batch_first=True, padding_value=model.config.pad_token_id)
-    inputs, outputs = lstm_inputs_and_outputs(model, features.view(len(features), 1, -1), words)
+    captions = [own[0] for own in photos.references().values()]
+    labels = processor(text_target=captions, return_tensors="pt")["labels"]
+    inputs, outputs = lstm_inputs_and_outputs(model, features.view(len(features), 1, -1), labels)
     small = shrink(model, inputs, outputs, args.hidden_size, args.embedding_size)
     print(f"{small.num_parameters():,} parameters, before {model.num_parameters():,}")
     small.save_pretrained(args.output)

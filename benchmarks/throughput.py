@@ -13,17 +13,17 @@ share of the rate that the captioner's multiplications alone would have (see lim
 
 import argparse
 import gc
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 from limits import limit, machine_limits, operations
-from machine import save
+from machine import save, seconds
 
 from nic_hf import NICForConditionalGeneration
 from nic_hf.captioners import captioner_path
+from nic_hf.images import load_photo
 from nic_hf.malloc_settings import keep_freed_memory
 
 
@@ -65,11 +65,16 @@ def torch_captioner(model, size, batch_size, beams, words):
     return run
 
 
-def onnx_captioner(folder, batch_size, beams, words, providers):
-    """The same in ONNX Runtime."""
+def onnx_captioners(folders, providers):
+    """Name, precision and captioner of each export."""
     from nic_hf.export import NICOnnxCaptioner
 
-    captioner = NICOnnxCaptioner.from_pretrained(folder, providers=providers)
+    opened = [NICOnnxCaptioner.from_pretrained(folder, providers=providers) for folder in folders]
+    return [(each.folder.name, each.manifest["precision"].split(",")[0], each) for each in opened]
+
+
+def onnx_captioner(captioner, batch_size, beams, words):
+    """The same in ONNX Runtime."""
     shape = (batch_size, *captioner.manifest["image_shape"])
     photos = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
@@ -79,35 +84,13 @@ def onnx_captioner(folder, batch_size, beams, words, providers):
     return run
 
 
-def precision(folder):
-    """Name of the limit of an export."""
-    from nic_hf.export import NICOnnxCaptioner
-
-    return NICOnnxCaptioner.from_pretrained(folder).manifest["precision"].split(",")[0]
-
-
-def onnx_one_photo(folder, photo, providers):
+def onnx_one_photo(captioner, photo):
     """One photo, from its pixels as bytes to its caption."""
-    from nic_hf.export import NICOnnxCaptioner
-    from nic_hf.images import load_photo
-
-    captioner = NICOnnxCaptioner.from_pretrained(folder, providers=providers)
     if photo is None:
         pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     else:
         pixels = np.asarray(load_photo(photo).resize((224, 224)))
     return lambda: captioner.caption(pixels, num_beams=3)
-
-
-def seconds(run, rounds):
-    """Best time of a call, without the first one."""
-    run()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times), sorted(times)[len(times) // 2]
 
 
 def main():
@@ -134,18 +117,18 @@ def main():
     if args.bfloat16:
         model = NICForConditionalGeneration.from_pretrained(folder).optimize_for_inference(torch.bfloat16)
         models.append(("optimize_for_inference, bfloat16", "bfloat16", model))
-    exports = [(each, precision(each)) for each in args.onnx]
+    exports = onnx_captioners(args.onnx, args.providers)
     counted, before = operations(plain.eval(), beams, words), machine_limits()
     runs = []
     for batch_size in (args.batch_size, 1):
         for name, kind, model in models:
             runs.append((f"nic_hf, {name}", kind, batch_size, torch_captioner(model, 224, batch_size, beams, words)))
-        for export, kind in exports:
-            run = onnx_captioner(export, batch_size, beams, words, args.providers)
-            runs.append((f"nic_hf, ONNX, {Path(export).name}", kind, batch_size, run))
-    for export, kind in exports:
-        run = onnx_one_photo(export, args.photo, args.providers)
-        runs.append((f"nic_hf, ONNX, {Path(export).name}, array to text", kind, 1, run))
+        for name, kind, captioner in exports:
+            runs.append(
+                (f"nic_hf, ONNX, {name}", kind, batch_size, onnx_captioner(captioner, batch_size, beams, words))
+            )
+    for name, kind, captioner in exports:
+        runs.append((f"nic_hf, ONNX, {name}, array to text", kind, 1, onnx_one_photo(captioner, args.photo)))
     rows = []
 
     def measure(name, kind, batch_size, run, rounds):

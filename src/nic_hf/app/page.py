@@ -230,7 +230,7 @@ def _leave_to_the_captioner(photo: gr.Image, max_upload: int) -> None:
     def path_of(payload: Any) -> Any:
         if payload is not None and payload.path:
             return payload.path
-        if payload is None or not str(payload.url).startswith("data:"):
+        if payload is None or not (payload.url or "").startswith("data:"):
             return preprocess(payload)
         if len(payload.url) * 3 / 4 > max_upload * 2**20:  # base64 has four characters for three bytes
             raise _refusal(f"the photo is larger than {max_upload} MB")

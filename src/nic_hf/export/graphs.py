@@ -86,20 +86,17 @@ def export_graphs(model: NICForConditionalGeneration, pixel_values: torch.Tensor
     photos, captions = torch.export.Dim("batch_size"), torch.export.Dim("num_captions")
     has_regions = model.config.attention is not None
     with torch.no_grad():
-        encoder, first_step, decoder_step = _Encoder(model), _FirstStep(model), _DecoderStep(model)
+        simpler = copy.deepcopy(model)  # the model itself is what the graphs are compared with
+        skip_neutral_gates(simpler.encoder)
+        pool_whole_maps(simpler.encoder, max(pixel_values.shape[-2:]))
+        encoder, first_step, decoder_step = _Encoder(simpler), _FirstStep(model), _DecoderStep(model)
         features = encoder(pixel_values)
         hidden, cell, *regions = first_step(features)
         hidden, cell = (part.unsqueeze(2).repeat(1, 1, 3, 1) for part in (hidden, cell))
         ids = torch.full((len(pixel_values), 3), model.config.bos_token_id)
         state = {1: photos, 2: captions}
         region_names = REGIONS if has_regions else ()
-        original, model.encoder = model.encoder, copy.deepcopy(model.encoder)
-        try:
-            skip_neutral_gates(model.encoder)
-            pool_whole_maps(model.encoder)
-            _write(encoder, (pixel_values,), [{0: photos}], ["pixel_values"], ["image_features"], folder / ENCODER)
-        finally:
-            model.encoder = original
+        _write(encoder, (pixel_values,), [{0: photos}], ["pixel_values"], ["image_features"], folder / ENCODER)
         _write(
             first_step, (features,), [{0: photos}], ["image_features"], [*STATE, *region_names], folder / FIRST_STEP
         )

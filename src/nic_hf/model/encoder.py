@@ -88,20 +88,20 @@ def _is_neutral(gate: nn.Module) -> bool:
     return not expand.weight.any() and bool((activation(expand.bias) == 1).all())
 
 
-def pool_whole_maps(encoder: NICEncoder) -> None:
+def pool_whole_maps(module: nn.Module, side: int) -> None:
     """Replace average pooling with a window that is larger than the photo by the mean over all positions, in place.
 
     The pooling layer of `EfficientNetModel` has a window of 1,280, its number of channels. OpenVINO refuses it.
+
+    Args:
+        module: a backbone, or a module that contains one.
+        side: the larger of the photo's height and width.
     """
-    size = max(random_images(encoder, 1).shape[-2:])
-    for module in list(encoder.modules()):
-        for name, pool in module.named_children():
-            if isinstance(pool, nn.AvgPool2d) and pool.ceil_mode and not pool.padding and _least(pool) >= size:
-                setattr(module, name, nn.AdaptiveAvgPool2d(1))
-
-
-def _least(pool: nn.AvgPool2d) -> int:
-    return pool.kernel_size if isinstance(pool.kernel_size, int) else min(pool.kernel_size)
+    for parent in list(module.modules()):
+        for name, pool in parent.named_children():
+            clips = isinstance(pool, nn.AvgPool2d) and pool.ceil_mode and not pool.padding
+            if clips and torch.as_tensor(pool.kernel_size).min() >= side:
+                setattr(parent, name, nn.AdaptiveAvgPool2d(1))
 
 
 def _same(inputs: torch.Tensor) -> torch.Tensor:
