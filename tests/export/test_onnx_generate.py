@@ -330,3 +330,15 @@ def test_nic_caption_waits_for_neither_torch_nor_transformers(tiny_onnx: NICOnnx
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().split("\t")[1] == tiny_onnx.caption(photo)
+
+
+def test_features_of_a_photo_do_not_depend_on_its_batch(tiny_onnx: NICOnnxCaptioner) -> None:
+    """A CPU encodes one photo after the other, in one thread or several, so all bits are the same."""
+    pixels = tiny_pixels(7).numpy()
+    alone = NICOnnxCaptioner(tiny_onnx.folder, num_threads=1)
+    together = alone.get_image_features(pixels)
+    one_by_one = np.concatenate([alone.get_image_features(pixels[i : i + 1]) for i in range(7)])
+    np.testing.assert_array_equal(together, one_by_one)
+    for threads in (2, 3):
+        captioner = NICOnnxCaptioner(tiny_onnx.folder, num_threads=threads)
+        np.testing.assert_array_equal(captioner.get_image_features(pixels), together)

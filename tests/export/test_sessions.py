@@ -59,11 +59,12 @@ def test_8_bits_compute_the_same_with_and_without_the_slow_sums(
 IN_LITTLE_MEMORY = """
 import logging, resource, sys
 import numpy as np
-from nic_hf.captioning import load_captioner
-from nic_hf.captioning.captioners import caption_batch
+from nic_hf.captioning.captioners import ArrayCaptioner, caption_batch
+from nic_hf.export import NICOnnxCaptioner
 
 logging.basicConfig(format="%(message)s")
-captioner = load_captioner(sys.argv[1])
+# Providers that are named encode a batch as a whole, as on a GPU.
+captioner = ArrayCaptioner(NICOnnxCaptioner(sys.argv[1], providers=["CPUExecutionProvider"]), sys.argv[1])
 photos = list(np.random.default_rng(0).standard_normal((6000, 3, 32, 32), dtype=np.float32))
 few = caption_batch(captioner, photos[:6], 1)
 assert sys.argv[2] in ("little", "plenty")
@@ -107,15 +108,15 @@ def test_whatever_a_failed_operator_raises_a_smaller_batch_is_tried(
     captioner = load_captioner(tiny_onnx.folder)
     photos = list(tiny_pixels(4).numpy())
     expected = caption_batch(captioner, photos, 1)
-    run = captioner.captioner._encoder.run
+    run = captioner.captioner._first_step.run
 
     class LittleMemory:
         def run(self, outputs: Any, inputs: Any) -> Any:
-            if len(inputs["pixel_values"]) > 1:
+            if len(inputs["image_features"]) > 1:
                 raise kind("Failed to allocate memory for requested buffer")
             return run(outputs, inputs)
 
-    monkeypatch.setattr(captioner.captioner, "_encoder", LittleMemory())
+    monkeypatch.setattr(captioner.captioner, "_first_step", LittleMemory())
     assert caption_batch(captioner, photos, 1) == expected
 
 

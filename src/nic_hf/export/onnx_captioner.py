@@ -151,7 +151,7 @@ class NICOnnxCaptioner:
         prompt = self._check_prompt(decoder_input_ids, len(images), resolved.decoder_start_token_id)
         if decoder_input_ids is not None and decoder_attention_mask is not None:
             prompt = np.where(_to_array(decoder_attention_mask, bool), prompt, NO_WORD)
-        number = self._number_of_parts(len(images), resolved)
+        number = 1 if resolved.do_sample else self._number_of_parts(len(images))  # sampling draws for a whole batch
         if number < 2:
             output = self._generate(images, prompt, resolved)
         else:
@@ -169,7 +169,10 @@ class NICOnnxCaptioner:
         pixels = self._check_pixels(pixel_values)
         if len(pixels) == 0:
             return np.empty((0, *self._feature_shape()), dtype=np.float32)
-        return run_session(self._encoder, ["image_features"], {"pixel_values": pixels})[0]
+        number = self._number_of_parts(len(pixels))
+        if number < 2:
+            return self._encode(pixels)
+        return np.concatenate(list(self._pool.map(self._one_thread._encode, np.array_split(pixels, number))))
 
     def caption(self, images: Any, *, batch_size: int = 32, **settings: Any) -> Any:
         """Caption photos.
@@ -247,11 +250,22 @@ class NICOnnxCaptioner:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._num_threads or cores(), thread_name_prefix="nic-onnx")
 
-    def _number_of_parts(self, num_photos: int, settings: GenerationSettings) -> int:
-        """Number of parts to split a batch into; sampling draws for the whole batch at once."""
-        if self._providers is not None or settings.do_sample:
+    def _number_of_parts(self, num_photos: int) -> int:
+        """Number of parts to split a batch into."""
+        if self._providers is not None:
             return 1
         return min(self._num_threads or cores(), num_photos // _PHOTOS_A_THREAD)
+
+    def _encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Features of photos, in this thread; on the CPU one photo after the other.
+
+        The first layers' outputs for a photo of 224 px take 5 MB and stay in a core's cache. Those of a batch of 16 do
+        not: it takes 1.3 times as long in float32 and 1.4 times in 8 bits.
+        """
+        photos = np.split(pixels, len(pixels)) if self._providers is None else [pixels]
+        return np.concatenate(
+            [run_session(self._encoder, ["image_features"], {"pixel_values": photo})[0] for photo in photos]
+        )
 
     def _generate(self, images: np.ndarray, prompt: np.ndarray, settings: GenerationSettings) -> NICOnnxOutput:
         """Caption photos (four dimensions) or features (fewer) in this thread."""
