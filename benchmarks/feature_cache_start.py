@@ -23,6 +23,7 @@ from transformers.utils import logging
 from nic_hf import NICForConditionalGeneration, NICProcessor
 from nic_hf.data import FeatureTable, cache_features, default_views, load_captions, photo_digests
 from nic_hf.data.photo_digests import INDEX
+from nic_hf.malloc_settings import keep_freed_memory
 from nic_hf.model.processor import load_image_processor
 from nic_hf.tokenization import train_tokenizer
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     logging.set_verbosity_error()
+    keep_freed_memory()  # as the commands do
 
     photos = load_captions(args.data, "train")
     photos = photos.select(list(itertools.islice(itertools.cycle(range(len(photos))), args.photos)))
