@@ -237,7 +237,12 @@ def test_a_captioner_that_is_trained_further_is_its_own_teacher(folder: Path, su
     finished = json.loads((tmp_path / "run" / "1-adapt" / "finished.json").read_text("utf-8"))
     assert finished["settings"]["teacher"] == ["start"] and finished["settings"]["learning_rate"] == 1e-4
     history = json.loads((tmp_path / "run" / "1-adapt" / "trainer_state.json").read_text("utf-8"))["log_history"]
-    assert sum("eval_cider" in line for line in history) >= 1
+    scores = {line["step"]: line["eval_cider"] for line in history if "eval_cider" in line}
+    assert min(scores) == 0 and len(scores) >= 2, "scored before the first step, and after"
+    assert finished["metrics"]["eval_cider_before_training"] == scores[0]
+    smoothed = [line["eval_cider_smoothed"] for line in history if line["step"] and "eval_cider_smoothed" in line]
+    assert smoothed[0] == pytest.approx(scores[sorted(scores)[1]]), "the captioner before training does not count"
+    assert f"CIDEr-D {100 * scores[0]:.1f} % before training)" in done.output
 
 
 def distillation_trainer(

@@ -94,9 +94,10 @@ def train(
     if as_json:
         print_json({"output_dir": output_dir, "metrics": metrics})
     else:
+        before = metrics.get("eval_cider_before_training")
         typer.echo(
             f"{output_dir}: BLEU-4 {percent(metrics['eval_bleu_4'])} %, CIDEr-D {percent(metrics['eval_cider'])} % "
-            "(validation)"
+            + ("(validation)" if before is None else f"(validation; CIDEr-D {percent(before)} % before training)")
         )
 
 

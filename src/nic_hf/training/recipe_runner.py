@@ -11,6 +11,7 @@ import datasets
 import transformers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
+from ..evaluation.score_names import percent
 from ..model.captioner import NICForConditionalGeneration
 from ..model.processor import NICProcessor
 from ..writing import write_bytes, write_text
@@ -142,6 +143,7 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
     trainer.save_model()
     trainer.save_state()
     metrics = {**result.metrics, **trainer.evaluate()}
+    _compare_with_start(trainer.state.log_history, metrics, start)
     if "predict" in photos and stage is stages[-1]:
         captions = trainer.caption(photos["predict"])
         if trainer.is_world_process_zero():
@@ -153,6 +155,19 @@ def _run_stage(stage: Stage, stages: Sequence[Stage], folder: Path, start: str |
         write_text(folder / FINISHED, json.dumps({"settings": requested, "metrics": metrics}, indent=1))
     trainer.accelerator.end_training()
     return metrics
+
+
+def _compare_with_start(history: list[dict[str, float]], metrics: dict[str, Any], start: str | None) -> None:
+    """Add the score before the first step (`eval_on_start`) to the metrics, and warn if it was higher."""
+    before = [line["eval_cider"] for line in history if line["step"] == 0 and "eval_cider" in line]
+    if not before:
+        return
+    metrics["eval_cider_before_training"] = before[0]
+    if start is not None and before[0] > metrics["eval_cider"]:
+        logger.warning(
+            f"CIDEr-D on the validation photos was {percent(before[0])} % before training and is "
+            f"{percent(metrics['eval_cider'])} % now: {start} may be the better captioner for photos like these"
+        )
 
 
 def _trainer_of(stage: Stage) -> type[CaptioningTrainer]:

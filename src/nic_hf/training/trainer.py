@@ -341,8 +341,8 @@ class CaptioningTrainer(PublishingTrainer):
         return output._replace(predictions=np.array(list(captions.values())), metrics=metrics)
 
     def _smoothed(self, name: str, metrics: dict[str, float]) -> float:
-        """Mean of a metric over this evaluation and those before it in the run."""
-        before = [line[name] for line in self.state.log_history if name in line]
+        """Mean of a metric over this evaluation and those before it in the run, but not before the first step."""
+        before = [line[name] for line in self.state.log_history if name in line and line["step"]]
         return float(np.mean([*before, metrics[name]][-SMOOTHED_EVALUATIONS:]))
 
     def prediction_step(
