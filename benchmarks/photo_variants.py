@@ -4,11 +4,13 @@
 
 Each photo is captioned as it is, and changed: of another shape (stretched, as a squeezed photo that is not square was
 before; padded with bars; its middle alone), larger, smaller, compressed more, lying on its side with an EXIF
-orientation, in grey, darker. Prints the scores of each and the difference in CIDEr-D, in percent.
+orientation, in grey, darker. Prints the scores of each and the difference in CIDEr-D, in percent; the last column is
+the difference if colours are left out of captions and references.
 """
 
 import argparse
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +60,25 @@ VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+COLOURS = re.compile(
+    r"\b(black|white|gr[ae]y|red|blue|green|yellow|orange|brown|pink|purple|tan|blond|blonde|golden|colou?red|dark|bright)\b",
+    re.IGNORECASE,
+)
+
+
+def without_colours(captions: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Captions of photos without the names of colours."""
+    return {name: [COLOURS.sub("", caption) for caption in texts] for name, texts in captions.items()}
+
+
+def cider_without_colours(captions: dict[str, str], references: dict[str, list[str]]) -> float:
+    """CIDEr-D if nobody spoke of colours, in percent."""
+    plain = {
+        name: texts[0] for name, texts in without_colours({key: [text] for key, text in captions.items()}).items()
+    }
+    return 100 * score_captions(plain, without_colours(references), ["cider"])["cider"]
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,9 +106,11 @@ def main() -> None:
             captions.update(zip(batch["image_id"], texts, strict=True))
         scores = score_captions(captions, references, ["bleu", "cider"])
         found[variant] = {key: round(100 * scores[key], 1) for key in ("bleu_1", "bleu_4", "cider")}
-        cost = found[variant]["cider"] - found["as it is"]["cider"]
+        found[variant]["cider_without_colours"] = round(cider_without_colours(captions, references), 1)
+        row, whole = found[variant], found["as it is"]
+        costs = [row[name] - whole[name] for name in ("cider", "cider_without_colours")]
         print(
-            f"| {variant} | {found[variant]['bleu_4']:.1f} | {found[variant]['cider']:.1f} | {cost:+.1f} |", flush=True
+            f"| {variant} | {row['bleu_4']:.1f} | {row['cider']:.1f} | {costs[0]:+.1f} | {costs[1]:+.1f} |", flush=True
         )
     save(args.output, captioner=str(args.captioner or "flickr8k"), split=args.split, variants=found)
 

@@ -97,12 +97,15 @@ def gradio(url: str, name: str, inputs: Sequence[Any]) -> Ask:
 
 
 def gradio_at_once(url: str, name: str, inputs: Sequence[Any]) -> Ask:
-    """Ask a gradio app in one request, with the photo inside, which does not wait in gradio's queue."""
+    """Ask a gradio app in one request, with the photo inside, which does not wait in gradio's queue.
+
+    Each thread is a visitor with a name of its own, for whom gradio keeps a copy of the page's settings.
+    """
 
     def ask(photo: bytes) -> Any:
         inside = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
         file = {"url": inside, "meta": {"_type": "gradio.FileData"}}
-        call = json.dumps({"data": [file, *inputs]}).encode()
+        call = json.dumps({"data": [file, *inputs], "session_hash": f"client {threading.get_ident()}"}).encode()
         return json.loads(_request(url, "POST", f"/gradio_api/run/{name}", call, "application/json"))["data"]
 
     return ask
