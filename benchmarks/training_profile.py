@@ -98,8 +98,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     keep_freed_memory()  # as the commands do
-    table = load_captions(args.data, "train").select(range(args.max_photos))
+    table = load_captions(args.data, "train")
     tokenizer = train_tokenizer(caption for captions in table["captions"] for caption in captions)
+    table = table.select(range(args.max_photos))  # the vocabulary is that of all
     processor = NICProcessor(squeeze_to(load_image_processor(args.backbone), 224), tokenizer)
     model = NICForConditionalGeneration.from_backbone_pretrained(
         args.backbone,
