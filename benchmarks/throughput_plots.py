@@ -60,7 +60,7 @@ def main():
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for beams, values in rates.items():
         axes.plot(BATCHES, values, marker="o", label=f"beam {beams}" if beams > 1 else "greedy")
-    axes.set(xscale="log", xlabel="photos a batch", ylabel="photos a second", ylim=(0, None))
+    axes.set(xscale="log", xlabel="photos per batch", ylabel="photos per second", ylim=(0, None))
     axes.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
@@ -72,18 +72,21 @@ def main():
     for row in rows:
         if row["what"].endswith("array to text"):
             continue
-        best[row["what"]] = max(best.get(row["what"], 0.0), row["photos_a_second"])
+        name = row["what"]
+        if name.startswith("nic_hf, ONNX"):  # followed by the name of the folder
+            name = f"nic_hf, ONNX, {'8 bits' if row['limit'] == 'int8' else row['limit']}"
+        best[name] = max(best.get(name, 0.0), row["photos_a_second"])
     costs = {name: 1e6 / rate / 3600 * args.dollars_an_hour for name, rate in best.items()}
     costs = dict(sorted(costs.items(), key=lambda item: -item[1]))
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     colours = ["#2a8c6a" if name.startswith("nic_hf") else "#9a9a9a" for name in costs]
     bars = axes.barh(list(costs), list(costs.values()), color=colours)
     axes.bar_label(bars, [f"${cost:,.2f}" for cost in costs.values()], padding=4)
-    axes.set(xscale="log", xlabel=f"dollars a million captions, at ${args.dollars_an_hour} an hour")
+    axes.set(xscale="log", xlabel=f"dollars per million captions, at ${args.dollars_an_hour} per hour")
     axes.set_xlim(right=3 * max(costs.values()))  # room for the labels
     figure.savefig(args.output / "cost.png", dpi=130)
     for name, cost in costs.items():
-        print(f"{name:40} ${cost:8.2f} a million")
+        print(f"{name:40} ${cost:8.2f} per million")
 
 
 if __name__ == "__main__":
