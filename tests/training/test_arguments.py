@@ -1,11 +1,15 @@
 """Defaults that suit a small captioner."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import HfArgumentParser, IntervalStrategy
 
+import nic_hf
 from nic_hf.training import CaptioningTrainingArguments
 from nic_hf.training.recipes import load_recipe, resolve
 
@@ -64,3 +68,42 @@ def test_a_recipe_in_yaml_may_say_no_without_quotes(tmp_path: Path) -> None:
 def test_early_stopping_needs_evaluations(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="early_stopping_patience needs evaluations: set eval_strategy"):
         CaptioningTrainingArguments(output_dir=str(tmp_path), eval_strategy="no", early_stopping_patience=2)
+
+
+PROCESSES = """
+import sys
+import torch
+from nic_hf.training import CaptioningTrainingArguments
+
+if sys.argv[1] == "like a Mac":  # which has an accelerator that Accelerate cannot distribute
+    torch.accelerator.is_available = lambda: True
+try:
+    arguments = CaptioningTrainingArguments(output_dir=sys.argv[2], report_to="none")
+    place = f"process {arguments.process_index} of {arguments.world_size}"
+    print(f"{place} on {arguments.device.type}\\n", end="", flush=True)
+except ValueError as error:
+    print(f"{error}\\n", end="", flush=True)
+"""
+
+
+@pytest.mark.parametrize("machine", ["without an accelerator", "like a Mac"])
+def test_processes_that_torchrun_starts_train_together_or_not_at_all(machine: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(PROCESSES, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(nic_hf.__file__).parents[1])
+    done = subprocess.run(
+        [*command, str(tmp_path / "script.py"), machine, str(tmp_path / "out")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = sorted(done.stdout.splitlines())
+    if machine == "like a Mac":
+        assert len(lines) == 2 and all(
+            "2 processes were started, and each would train alone" in line for line in lines
+        )
+    else:
+        assert lines == ["process 0 of 2 on cpu", "process 1 of 2 on cpu"]

@@ -1,6 +1,7 @@
 """Training arguments with defaults for small captioners."""
 
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class CaptioningTrainingArguments(TrainingArguments):
         """Check what Trainer does not, and turn load_best_model_at_end off if nothing is evaluated or saved.
 
         Raises:
-            ValueError: if a field is out of range.
+            ValueError: if a field is out of range, or several processes were started that cannot train together.
         """
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if str(getattr(self, name)) == "False":  # how YAML reads `no`
@@ -94,7 +95,15 @@ class CaptioningTrainingArguments(TrainingArguments):
         keeps_last = self.load_best_model_at_end and bool(missing)
         if keeps_last:
             self.load_best_model_at_end = False
+        started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+        if started > 1 and not torch.accelerator.is_available():
+            self.use_cpu = True  # otherwise Accelerate would not connect the processes
         super().__post_init__()
+        if started > 1 and self.world_size == 1:
+            raise ValueError(
+                f"{started} processes were started, and each would train alone in the same folder: Accelerate does "
+                f"not connect processes on {self.device}. Start one, or use the CPU with use_cpu=true"
+            )
         if keeps_last and self.should_log:
             logger.warning(f"{missing[0]} is no: training ends with the last weights (load_best_model_at_end is off)")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
