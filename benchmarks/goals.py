@@ -5,8 +5,8 @@
     python benchmarks/goals.py --onnx captioner-onnx --int8 captioner-int8 --data path/to/flickr8k \\
         --backbone path/to/efficientnet-lite0 --output goals
 
-Each part runs a benchmark of this folder in a separate process, which takes two to four minutes; `accuracy` takes ten
-minutes, and `stream`, which captions 100,000 photos, five. `--parts` selects parts; the table includes all results
+Each part runs a benchmark of this folder in a separate process, which takes half a minute to two minutes; `stream`,
+which captions 100,000 photos, takes five. `--parts` selects parts; the table includes all results
 in `--output`, so that parts can be run separately.
 """
 

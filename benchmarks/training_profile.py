@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from machine import save
 from torch.profiler import ProfilerActivity, profile
+from training_step import only_training
 from transformers import TrainerCallback
 from where_time_goes import kind_of
 
@@ -28,7 +29,6 @@ from nic_hf.data import CaptionDataset, PhotoDataset, cache_features, load_capti
 from nic_hf.malloc_settings import keep_freed_memory
 from nic_hf.model.processor import load_image_processor, squeeze_to
 from nic_hf.tokenization import train_tokenizer
-from nic_hf.training import CaptioningTrainer, CaptioningTrainingArguments
 
 WARM_UP = 3  # steps before the clock starts
 
@@ -61,26 +61,10 @@ def run(
     model = copy.deepcopy(model)  # Accelerate prepares a model once, for the number format of that time
     if way.endswith("compiled loss"):
         model.score = torch.compile(model.score)  # type: ignore[method-assign]
+    settings = {"per_device_train_batch_size": photos, "bf16": way.startswith("bfloat16"), "ema_decay": 0.998}
+    clock = Clock(profiler)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = CaptioningTrainer(
-            model=model,
-            args=CaptioningTrainingArguments(
-                output_dir=folder,
-                max_steps=WARM_UP + steps,
-                per_device_train_batch_size=photos,
-                eval_strategy="no",
-                save_strategy="no",
-                load_best_model_at_end=False,
-                disable_tqdm=True,
-                report_to="none",
-                use_cpu=True,
-                bf16=way.startswith("bfloat16"),
-                ema_decay=0.998,
-            ),
-            train_dataset=data,
-            callbacks=[clock := Clock(profiler)],
-        )
-        trainer.train()
+        only_training(model, data, folder, [clock], max_steps=WARM_UP + steps, **settings).train()
     return clock.seconds / steps
 
 

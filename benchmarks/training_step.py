@@ -73,30 +73,28 @@ def plain_loop(features, samples, vocab_size, steps, args, seed, order=None):
     return (time.perf_counter() - start) / steps, loss.item()
 
 
+def only_training(model, dataset, folder, callbacks=None, **settings):
+    """A Trainer on the CPU without evaluations, checkpoints and progress bars."""
+    args = CaptioningTrainingArguments(
+        output_dir=folder,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=True,
+        **settings,
+    )
+    return CaptioningTrainer(model=model, args=args, train_dataset=dataset, callbacks=callbacks)
+
+
 def trainer_loop(model, dataset, steps, args, seed, bf16=False):
     """Seconds per step of CaptioningTrainer, without its setup."""
     model = copy.deepcopy(model)  # Accelerate prepares a model once, for the number format of that time
     model.init_weights()
+    settings = {"per_device_train_batch_size": args.batch_size, "learning_rate": args.learning_rate}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = CaptioningTrainer(
-            model=model,
-            args=CaptioningTrainingArguments(
-                output_dir=folder,
-                max_steps=steps,
-                per_device_train_batch_size=args.batch_size,
-                learning_rate=args.learning_rate,
-                eval_strategy="no",
-                save_strategy="no",
-                load_best_model_at_end=False,
-                disable_tqdm=True,
-                seed=seed,
-                report_to="none",
-                use_cpu=True,
-                bf16=bf16,
-            ),
-            train_dataset=dataset,
-        )
-        result = trainer.train()
+        result = only_training(model, dataset, folder, max_steps=steps, seed=seed, bf16=bf16, **settings).train()
     return result.metrics["train_runtime"] / steps, result.training_loss
 
 

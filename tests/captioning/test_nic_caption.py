@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tiny import tiny_photos
+from two_processes import TORCHRUN
 from typer.testing import CliRunner
 
 import nic_hf
@@ -338,15 +339,14 @@ def test_two_processes_write_one_ordered_file(
 ) -> None:
     """And a killed run of two processes is gone on with, by two or by one."""
     path = tmp_path / "captions.jsonl"
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     command = [many, "--model", checkpoint, "--output", path, "--json"]
-    process = started(*command, "--batch-size", 2, launcher=torchrun)
+    process = started(*command, "--batch-size", 2, launcher=TORCHRUN[1:])
     parts = [tmp_path / f".captions.jsonl.1.{rank}.part" for rank in range(2)]
     next(wait_for(lambda: all(part.exists() and part.read_bytes().count(b"\n") > 10 for part in parts), process))
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert not path.exists() or len(lines(path)) < 300
-    done = started(*command, launcher=torchrun)
+    done = started(*command, launcher=TORCHRUN[1:])
     out, err = done.communicate(timeout=240)
     assert done.returncode == 0, err
     summary = json.loads(out)

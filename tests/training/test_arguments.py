@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import HfArgumentParser, IntervalStrategy
+from two_processes import TORCHRUN
 
 import nic_hf
 from nic_hf.training import CaptioningTrainingArguments
@@ -89,11 +89,10 @@ except ValueError as error:
 @pytest.mark.parametrize("machine", ["without an accelerator", "like a Mac"])
 def test_processes_that_torchrun_starts_train_together_or_not_at_all(machine: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(PROCESSES, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(nic_hf.__file__).parents[1])
     done = subprocess.run(
-        [*command, str(tmp_path / "script.py"), machine, str(tmp_path / "out")],
+        [*TORCHRUN, str(tmp_path / "script.py"), machine, str(tmp_path / "out")],
         env=environment,
         capture_output=True,
         text=True,

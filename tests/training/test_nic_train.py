@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from subset import real_backbone
 from tiny import save_tiny_data
+from two_processes import TORCHRUN
 from typer.testing import CliRunner
 
 import nic_hf
@@ -258,7 +259,7 @@ def test_of_several_processes_one_alone_writes_the_files_of_the_run(tmp_path: Pa
     save_tiny_data(tmp_path)
     (tmp_path / "recipe.yaml").write_text("stages: {frozen: {}}\n", "utf-8")
     (tmp_path / "watched.py").write_text(WATCHED, "utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "watched.py"]
+    command = [*TORCHRUN, "watched.py"]
     command += ["train", "--recipe", "recipe.yaml", "--data", "pets", "--backbone", "backbone", "--output_dir", "run"]
     settings = "hidden_size 8 embedding_size 8 min_frequency 1 max_steps 1 num_sample_photos 2 use_cpu true"
     words = settings.split()

@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny_pixels
+from two_processes import TORCHRUN
 
 import nic_hf
 from nic_hf import NICForConditionalGeneration
@@ -19,8 +19,7 @@ SCRIPT = Path(__file__).parent / "sharded.py"
 def test_two_processes_that_share_weights_train_as_one(attention: str, tmp_path: Path) -> None:
     paths = [str(Path(nic_hf.__file__).parents[1]), str(SCRIPT.parents[1])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, str(SCRIPT), str(tmp_path / "saved"), attention]
+    command = [*TORCHRUN, str(SCRIPT), str(tmp_path / "saved"), attention]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     loaded = NICForConditionalGeneration.from_pretrained(tmp_path / "saved").eval()

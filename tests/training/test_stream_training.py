@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 import transformers
 from packaging.version import Version
 from shards import photo_rows, write_shards
+from two_processes import TORCHRUN
 from workshop import Workshop
 
 import nic_hf
@@ -161,8 +161,7 @@ def test_two_processes_each_get_their_share_and_resume(workshop: Workshop, shard
     (tmp_path / "train.py").write_text(WORKER, "utf-8")
     source = str(Path(nic_hf.__file__).parents[1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(tmp_path / "train.py"), str(start), str(Path(shards[0]).parent), str(tmp_path / "run")]
+    command = [*TORCHRUN, str(tmp_path / "train.py"), str(start), str(Path(shards[0]).parent), str(tmp_path / "run")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     reports = [json.loads((tmp_path / "run" / f"seen-{n}.json").read_text("utf-8")) for n in (0, 1)]

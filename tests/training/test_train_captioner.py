@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from subset import real_backbone
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from two_processes import TORCHRUN
 
 import nic_hf
 
@@ -70,8 +71,7 @@ def two_processes(test_data: Path, subset: Path, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("two")
     settings = options(test_data, subset, folder, per_device_train_batch_size=4, per_device_eval_batch_size=2)
     (folder / "options.json").write_text(json.dumps(settings), "utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, str(EXAMPLE), str(folder / "options.json")]
+    command = [*TORCHRUN, str(EXAMPLE), str(folder / "options.json")]
     done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "run"

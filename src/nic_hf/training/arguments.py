@@ -95,7 +95,7 @@ class CaptioningTrainingArguments(TrainingArguments):
         keeps_last = self.load_best_model_at_end and bool(missing)
         if keeps_last:
             self.load_best_model_at_end = False
-        started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+        started = int(os.environ.get("WORLD_SIZE") or 1) if "LOCAL_RANK" in os.environ else 1
         if started > 1 and not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise Accelerate would not connect the processes
         super().__post_init__()
